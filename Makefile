@@ -1,0 +1,139 @@
+# ServerlessLoRA. `make help` lists the targets; ARCHITECTURE.md says why the code is cut this way.
+
+BUILD    ?= build
+CC       := gcc
+SAN      ?=
+WARN     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith \
+            -Wcast-qual -Wvla -Wformat=2 -Werror
+CFLAGS   := -std=gnu17 -O2 -g -fno-omit-frame-pointer -fstack-protector-strong -D_GNU_SOURCE \
+            $(WARN) -Isrc $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -DSLLORA_SANITIZED)
+LDFLAGS  := $(if $(SAN),-fsanitize=$(SAN)) -Wl,--as-needed -Wl,-z,relro,-z,now
+DEPFLAGS  = -MMD -MP
+
+# Every folder of src/ is one static library; the programs and tests link the ones they need.
+DIRS     := base policy sched wire model weights kernels engine sandbox worker gateway store \
+            daemon sim cli
+MAINS    := src/worker/main.c src/cli/main.c
+srcs      = $(filter-out $(MAINS),$(wildcard src/$(1)/*.c))
+lib       = $(BUILD)/lib$(1).a
+
+KERNEL_FLAGS_ref     := -O2 -ffp-contract=off
+KERNEL_FLAGS_avx2    := -O3 -mavx2 -mfma -mf16c
+KERNEL_FLAGS_avx512  := -O3 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c -mprefer-vector-width=512
+
+LLHTTP_OBJ := $(patsubst %,$(BUILD)/llhttp/%.o,api http llhttp)
+
+# Reverse order of use: a library may call only what stands to its right (checked by `make tidy`).
+SLLORA_LIBS := cli daemon sim gateway store sched policy sandbox wire base
+WORKER_LIBS := worker engine kernels weights model sandbox wire base
+SLLORA_SYS  := -levent -ljansson -lsqlite3 -lcurl -lcrypto -lseccomp -lm
+WORKER_SYS  := -ljansson -lpcre2-8 -lutf8proc -lcrypto -lseccomp -lpthread -lm
+TEST_SYS    := -lcmocka -levent -ljansson -lsqlite3 -lcurl -lpcre2-8 -lutf8proc -lcrypto \
+               -lseccomp -lpthread -lm
+
+UNIT  := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test_*.c))
+FUZZ  := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
+
+.PHONY: help all demo test unit live check bench sim tidy format setup clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+all: $(BUILD)/sllora $(BUILD)/sllora-worker ## build both programs into build/
+
+demo: setup ## install what is missing, build, start the service, ask three functions
+	@$(MAKE) --no-print-directory -j2 all
+	@tools/demo.sh $(BUILD)
+
+test: setup ## install what is missing, build, run every test
+	@$(MAKE) --no-print-directory -j2 all tests
+	@python3 tests/run.py --build $(BUILD) unit fuzz live
+
+unit: all tests ## only the tests that need no daemon
+	@python3 tests/run.py --build $(BUILD) unit fuzz
+
+live: all ## only the tests that drive the real daemon
+	@python3 tests/run.py --build $(BUILD) live
+
+check: setup ## ASan + UBSan over unit and fuzz tests, longer fuzzing; TSan where threads meet
+	@$(MAKE) --no-print-directory -j2 BUILD=build-asan SAN=address,undefined all tests
+	@python3 tests/run.py --build build-asan --fuzz-seconds 20 unit fuzz live
+	@$(MAKE) --no-print-directory -j2 BUILD=build-tsan SAN=thread tests
+	@python3 tests/run.py --build build-tsan --only threads unit
+
+bench: all ## the figures of PERF.md, one JSON object a line
+	@$(BUILD)/sllora bench all --json
+
+sim: all ## replay the last live event log through the scheduler core
+	@$(BUILD)/sllora sim --help
+
+tidy: ## include direction, line and function length, banned calls, leftover marks, format
+	@python3 tools/tidy.py
+
+format: ## rewrite the sources in the house format
+	@clang-format -i $$(git ls-files 'src/*.c' 'src/*.h' 'tests/*.c' 'tests/*.h')
+
+setup: ## install the packages of packages.apt and the Python environment of the live tests
+	@tools/setup.sh
+
+clean: ## remove everything that was built
+	rm -rf build build-asan build-tsan
+
+.PHONY: tests
+tests: $(UNIT) $(FUZZ)
+
+# --- objects and libraries ---
+
+define dir_rules
+$(BUILD)/lib$(1).a: $(patsubst src/%.c,$(BUILD)/obj/%.o,$(call srcs,$(1)))
+	@rm -f $$@
+	@ar rcs $$@ $$^
+endef
+$(foreach d,$(DIRS),$(eval $(call dir_rules,$(d))))
+
+$(BUILD)/obj/kernels/%.o: src/kernels/%.c
+	@mkdir -p $(@D)
+	@echo "  CC    $<"
+	@$(CC) $(CFLAGS) $(KERNEL_FLAGS_$*) $(DEPFLAGS) -c -o $@ $<
+
+$(BUILD)/obj/%.o: src/%.c
+	@mkdir -p $(@D)
+	@echo "  CC    $<"
+	@$(CC) $(CFLAGS) $(DEPFLAGS) -c -o $@ $<
+
+# llhttp comes as C sources in Debian's node-llhttp; it is generated code with its own warnings.
+$(BUILD)/llhttp/%.o: /usr/share/llhttp/%.c
+	@mkdir -p $(@D)
+	@$(CC) -O2 -g $(if $(SAN),-fsanitize=$(SAN)) -I/usr/share/include/llhttp \
+	    -I/usr/include/llhttp -c -o $@ $<
+
+$(BUILD)/obj/gateway/%.o: CFLAGS += -isystem /usr/share/include/llhttp
+
+# --- programs ---
+
+$(BUILD)/sllora: $(BUILD)/obj/cli/main.o $(foreach l,$(SLLORA_LIBS),$(call lib,$(l))) $(LLHTTP_OBJ)
+	@echo "  LD    $@"
+	@$(CC) $(LDFLAGS) -o $@ $^ $(SLLORA_SYS)
+
+$(BUILD)/sllora-worker: $(BUILD)/obj/worker/main.o $(foreach l,$(WORKER_LIBS),$(call lib,$(l)))
+	@echo "  LD    $@"
+	@$(CC) $(LDFLAGS) -o $@ $^ $(WORKER_SYS)
+
+# --- tests: each its own program ---
+
+TEST_LIBS := $(foreach l,$(filter-out sandbox wire base,$(SLLORA_LIBS)) $(WORKER_LIBS),$(call lib,$(l)))
+
+$(BUILD)/tests/test_%: tests/unit/test_%.c $(TEST_LIBS) $(LLHTTP_OBJ)
+	@mkdir -p $(@D)
+	@echo "  TEST  $@"
+	@$(CC) $(CFLAGS) -Itests $(DEPFLAGS) -Wno-missing-prototypes $(LDFLAGS) -o $@ $< \
+	    -Wl,--start-group $(TEST_LIBS) -Wl,--end-group $(LLHTTP_OBJ) $(TEST_SYS)
+
+$(BUILD)/tests/fuzz_%: tests/fuzz/fuzz_%.c tests/fuzz/driver.c $(TEST_LIBS) $(LLHTTP_OBJ)
+	@mkdir -p $(@D)
+	@echo "  FUZZ  $@"
+	@$(CC) $(CFLAGS) -Itests -MMD -MP -MF $@.d -Wno-missing-prototypes $(LDFLAGS) -o $@ $< \
+	    tests/fuzz/driver.c -Wl,--start-group $(TEST_LIBS) -Wl,--end-group $(LLHTTP_OBJ) $(TEST_SYS)
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

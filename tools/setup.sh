@@ -1,0 +1,33 @@
+#!/bin/sh
+# Installs what building and testing need: the Debian packages of packages.apt, and .venv with the
+# real clients that the live tests drive the daemon with. Says what it does; does nothing twice.
+set -eu
+cd "$(dirname "$0")/.."
+
+missing=
+for package in $(grep -v '^#' packages.apt); do
+    state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
+    [ "$state" = installed ] || missing="$missing $package"
+done
+if [ -n "$missing" ]; then
+    echo "setup: installing Debian packages:$missing"
+    sudo=
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null || {
+            echo "setup: not root and no sudo; as root run: apt-get install$missing" >&2
+            exit 1
+        }
+        sudo=sudo
+    fi
+    $sudo apt-get update -q >/dev/null
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
+        $missing >/dev/null
+fi
+
+stamp=.venv/.installed
+if ! cmp -s tests/live/requirements.txt "$stamp"; then
+    echo "setup: making .venv with the Python clients of the live tests"
+    /usr/bin/python3 -m venv .venv
+    .venv/bin/pip install -q --disable-pip-version-check -r tests/live/requirements.txt
+    cp tests/live/requirements.txt "$stamp"
+fi
