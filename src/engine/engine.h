@@ -1,0 +1,119 @@
+/*
+ * The engine: token ids in, token ids out. It holds sequences with their paged KV cache, runs one
+ * step at a time over a ragged batch of rows of different sequences and adapters, and samples.
+ * It knows nothing of text, sockets, JSON, scheduling or time.
+ *
+ *   engine_open → adapters → engine_add per request → engine_step until done → engine_remove
+ *
+ * A sequence's tokens depend only on its own prompt, parameters, seed and adapter: never on what
+ * else is in the batch, nor on the number of threads.
+ */
+#pragma once
+
+#include "base/error.h"
+#include "weights/adapter.h"
+#include "weights/backbone.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define ENGINE_TOP_LOGPROBS_MAX 20u
+#define ENGINE_STOP_TOKENS_MAX 16u
+#define ENGINE_KV_BLOCK_TOKENS 16u
+
+struct engine_options {
+    uint32_t threads;       /* 0: the processors this process may use */
+    uint32_t sequences_max; /* at one time */
+    uint32_t rows_max;      /* token budget of one step: decode rows first, then prompt chunks */
+    uint64_t kv_bytes;      /* address space of the KV pool; memory is taken as blocks are used */
+    uint32_t adapters_max;  /* adapter slots */
+    uint32_t context_max;   /* 0: the model's */
+};
+
+struct engine_sampling {
+    float temperature; /* 0: greedy */
+    float top_p;       /* (0, 1]; 1: off */
+    float min_p;       /* [0, 1); 0: off */
+    uint32_t top_k;    /* 0: off */
+    uint64_t seed;
+};
+
+struct engine_request {
+    const uint32_t *tokens; /* [token_count], copied; token_count >= 1 */
+    uint32_t token_count;
+    uint32_t tokens_new_max; /* 0 only with prompt_logprobs: nothing is generated */
+    int32_t adapter_slot;    /* -1: the bare backbone */
+    struct engine_sampling sampling;
+    uint32_t stop_tokens[ENGINE_STOP_TOKENS_MAX]; /* end of sequence; itself given out last */
+    uint32_t stop_token_count;
+    uint32_t top_logprobs; /* alternatives given out with each token, <= ENGINE_TOP_LOGPROBS_MAX */
+    bool logprobs;         /* compute the log-probability of each chosen token */
+    bool prompt_logprobs;  /* also those of the prompt's own tokens (OpenAI's echo) */
+};
+
+struct engine_logprob {
+    uint32_t token;
+    float logprob; /* natural logarithm, of the distribution before temperature and filters */
+};
+
+enum engine_finish { ENGINE_GOES_ON, ENGINE_STOP_TOKEN, ENGINE_LENGTH, ENGINE_OUT_OF_KV };
+
+/* One token of one sequence. */
+struct engine_output {
+    uint32_t sequence; /* id from engine_add */
+    uint32_t token;
+    bool has_token;  /* false: only news of prompt_logprobs or the finish */
+    bool is_prompt;  /* the token is a prompt token with its log-probability (prompt_logprobs) */
+    bool has_logprob; /* false without logprobs and for the first prompt token */
+    enum engine_finish finish;
+    float logprob;
+    uint32_t top_count;
+    struct engine_logprob top[ENGINE_TOP_LOGPROBS_MAX]; /* descending */
+};
+
+/* What one step did, for the meter and the bench. */
+struct engine_step_stats {
+    uint32_t rows;         /* token positions computed */
+    uint32_t prompt_rows;  /* of them, prompt positions */
+    uint32_t sequences;    /* in the batch */
+    uint32_t output_count; /* outputs written */
+};
+
+struct engine; /* opaque */
+
+/* `b` stays open as long as the engine. */
+int engine_open(struct engine **ret, const struct backbone *b, const struct engine_options *options,
+                struct error *err);
+void engine_close(struct engine *e);
+
+/* The adapter stays open until engine_adapter_clear; a slot in use by a sequence cannot be cleared
+ * (-EBUSY) or set again. */
+int engine_adapter_set(struct engine *e, uint32_t slot, const struct adapter *a, struct error *err);
+int engine_adapter_clear(struct engine *e, uint32_t slot);
+
+/* Refuses (-E2BIG) what exceeds the context, (-EINVAL) ids outside the vocabulary or parameters out
+ * of range, (-ENOSPC) when sequences_max are in the engine or the KV pool could never hold it. */
+int engine_add(struct engine *e, const struct engine_request *r, uint32_t *ret_sequence,
+               struct error *err);
+/* Ends a sequence at once and frees its KV blocks; finished sequences too are removed by this. */
+void engine_remove(struct engine *e, uint32_t sequence);
+
+/* True while some sequence has work. */
+bool engine_has_work(const struct engine *e);
+
+/* Runs one step: every decoding sequence one token, then prompt chunks in arrival order up to
+ * rows_max. Writes at most `output_max` outputs, and keeps the rest for the next call; 0 or -errno
+ * (-ENOMEM when the memory limit is hit: the caller removes a sequence). */
+int engine_step(struct engine *e, struct engine_output *outputs, uint32_t output_max,
+                struct engine_step_stats *ret_stats, struct error *err);
+
+/* KV bytes in use, and activation bytes held. */
+uint64_t engine_kv_bytes(const struct engine *e);
+uint64_t engine_activation_bytes(const struct engine *e);
+/* Gives activation memory and free KV blocks back to the system; for an idle worker. */
+void engine_trim(struct engine *e);
+
+/* The logits of every position of a prompt, [token_count, vocab], for tests and perplexity: runs
+ * outside the sequences. */
+int engine_logits(struct engine *e, const uint32_t *tokens, uint32_t token_count,
+                  int32_t adapter_slot, float *ret_logits, struct error *err);

@@ -1,0 +1,117 @@
+/*
+ * An image: one immutable, aligned, validated file that maps straight into memory; its SHA-256 is
+ * its name. The packer makes it once; keeper and workers only ever map it read-only.
+ *
+ *   0     struct image_header
+ *   4096  sections, each aligned to IMAGE_ALIGN; the weights last
+ *
+ * All integers little endian. Nothing in an image is trusted by the process that maps it:
+ * image_open() checks every offset against the size before anything is used.
+ */
+#pragma once
+
+#include "base/digest.h"
+#include "base/error.h"
+#include "model/config.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define IMAGE_MAGIC "SLLORAIM"
+#define IMAGE_VERSION 1u
+#define IMAGE_ALIGN 4096u
+#define IMAGE_TENSOR_ALIGN 256u
+#define IMAGE_TENSORS_MAX 65536u
+#define IMAGE_BYTES_MAX (1ull << 40)
+
+enum image_kind { IMAGE_BACKBONE = 1, IMAGE_ADAPTER = 2 };
+
+enum image_section {
+    IMAGE_CONFIG = 0,    /* struct model_config (backbone), struct adapter_config (adapter) */
+    IMAGE_TENSORS = 1,   /* struct image_tensor[] */
+    IMAGE_TOKENIZER = 2, /* compiled tokenizer, backbone only */
+    IMAGE_CHAT = 3,      /* chat template, UTF-8, may be empty; backbone only */
+    IMAGE_META = 4,      /* JSON for people: source, parameters, adapter scale per module */
+    IMAGE_WEIGHTS = 5,
+    IMAGE_SECTION_COUNT = 6,
+};
+
+struct image_extent {
+    uint64_t offset; /* from the start of the image */
+    uint64_t bytes;
+};
+
+struct image_header {
+    char magic[8];
+    uint32_t version;
+    uint32_t kind;
+    uint64_t bytes; /* of the whole image */
+    struct image_extent sections[IMAGE_SECTION_COUNT];
+};
+
+enum image_dtype { IMAGE_F32 = 0, IMAGE_BF16 = 1 };
+
+/* What a tensor is in the forward pass; the layer says where. */
+enum tensor_role {
+    TENSOR_EMBED = 0, /* [vocab, hidden] */
+    TENSOR_OUT_NORM,  /* [hidden], always f32 */
+    TENSOR_HEAD,      /* [vocab, hidden]; absent when tied */
+    TENSOR_ATTN_NORM, /* [hidden], f32 */
+    TENSOR_Q,         /* [heads * head_dim, hidden] */
+    TENSOR_K,         /* [kv_heads * head_dim, hidden] */
+    TENSOR_V,
+    TENSOR_O,      /* [hidden, heads * head_dim] */
+    TENSOR_Q_BIAS, /* [rows of Q], f32, like every bias */
+    TENSOR_K_BIAS,
+    TENSOR_V_BIAS,
+    TENSOR_O_BIAS,
+    TENSOR_Q_NORM,   /* [head_dim], f32 */
+    TENSOR_K_NORM,   /* [head_dim], f32 */
+    TENSOR_MLP_NORM, /* [hidden], f32 */
+    TENSOR_GATE,     /* [ffn, hidden] */
+    TENSOR_UP,       /* [ffn, hidden] */
+    TENSOR_DOWN,     /* [hidden, ffn] */
+    TENSOR_GATE_BIAS,
+    TENSOR_UP_BIAS,
+    TENSOR_DOWN_BIAS,
+    TENSOR_ROLE_COUNT,
+};
+
+enum tensor_part {
+    TENSOR_WHOLE = 0,
+    TENSOR_LORA_A = 1, /* [rank, inputs], adapters only */
+    TENSOR_LORA_B = 2, /* [outputs, rank], already multiplied by the module's scale */
+};
+
+struct image_tensor {
+    uint16_t role;  /* enum tensor_role */
+    uint16_t part;  /* enum tensor_part */
+    uint16_t layer; /* 0 for the embedding, the head and the last norm */
+    uint16_t dtype; /* enum image_dtype */
+    uint32_t rows;
+    uint32_t cols;   /* row-major, rows packed without padding; 1-dimensional: rows = 1 */
+    uint64_t offset; /* from the start of the image, aligned to IMAGE_TENSOR_ALIGN */
+    uint64_t bytes;  /* rows * cols * size of dtype */
+};
+
+_Static_assert(sizeof(struct image_header) == 24 + 16 * IMAGE_SECTION_COUNT, "fixed layout");
+_Static_assert(sizeof(struct image_tensor) == 32, "fixed layout");
+
+/* A validated image in memory; borrowed from whoever mapped it. */
+struct image {
+    const uint8_t *base;
+    uint64_t bytes;
+    const struct image_header *header;
+    const struct image_tensor *tensors;
+    uint32_t tensor_count;
+};
+
+/* Checks magic, version, kind, and that every section and tensor lies inside and is aligned. */
+int image_open(struct image *ret, const void *base, uint64_t bytes, enum image_kind kind,
+               struct error *err);
+
+/* The bytes of a section; *ret_bytes may be 0. */
+const void *image_section(const struct image *im, enum image_section section, uint64_t *ret_bytes);
+
+size_t image_dtype_bytes(uint32_t dtype);
+const char *image_role_name(uint32_t role); /* "q", "gate", ... as in errors and certificates */
