@@ -14,8 +14,8 @@ struct buf {
 };
 
 void buf_init(struct buf *b, size_t max_bytes);
-void buf_free(struct buf *b);         /* back to the state after buf_init */
-void buf_clear(struct buf *b);        /* len = 0, keeps the memory */
+void buf_free(struct buf *b);                /* back to the state after buf_init */
+void buf_clear(struct buf *b);               /* len = 0, keeps the memory */
 int buf_reserve(struct buf *b, size_t more); /* 0, -E2BIG, -ENOMEM */
 int buf_append(struct buf *b, const void *bytes, size_t len);
 int buf_append_str(struct buf *b, const char *s);

@@ -62,8 +62,8 @@ enum engine_finish { ENGINE_GOES_ON, ENGINE_STOP_TOKEN, ENGINE_LENGTH, ENGINE_OU
 struct engine_output {
     uint32_t sequence; /* id from engine_add */
     uint32_t token;
-    bool has_token;  /* false: only news of prompt_logprobs or the finish */
-    bool is_prompt;  /* the token is a prompt token with its log-probability (prompt_logprobs) */
+    bool has_token;   /* false: only news of prompt_logprobs or the finish */
+    bool is_prompt;   /* the token is a prompt token with its log-probability (prompt_logprobs) */
     bool has_logprob; /* false without logprobs and for the first prompt token */
     enum engine_finish finish;
     float logprob;

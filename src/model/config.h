@@ -38,10 +38,10 @@ struct model_config {
     uint32_t hidden;
     uint32_t layer_count;
     uint32_t head_count;
-    uint32_t kv_head_count; /* divides head_count */
-    uint32_t head_dim;      /* even; head_count * head_dim need not equal hidden */
-    uint32_t ffn;           /* width of gate and up */
-    uint32_t context_max;   /* max_position_embeddings */
+    uint32_t kv_head_count;  /* divides head_count */
+    uint32_t head_dim;       /* even; head_count * head_dim need not equal hidden */
+    uint32_t ffn;            /* width of gate and up */
+    uint32_t context_max;    /* max_position_embeddings */
     uint32_t sliding_window; /* a position sees itself and the sliding_window - 1 before; 0: all */
     uint32_t rope_kind;      /* enum model_rope_kind */
     uint32_t rope_original_context;

@@ -1,7 +1,7 @@
 /*
- * A LoRA adapter image as the engine sees it: for each adapted matrix of each layer A [rank, in]
- * and B [out, rank], B already multiplied by the PEFT scale (lora_alpha / r, or / sqrt(r) with
- * rsLoRA), so that a delta is B (A x).
+ * A LoRA adapter image as the engine sees it: for each adapted matrix of each layer A [rank, in],
+ * B [out, rank] and PEFT's scale (lora_alpha / r, or / sqrt(r) with rsLoRA): y += B (scale (A x)).
+ * The weights stay as they were trained; only the rank-wide vector between them is scaled.
  */
 #pragma once
 
@@ -21,7 +21,8 @@ enum adapter_module {
     ADAPTER_MODULE_COUNT,
 };
 
-/* Stored in the image's IMAGE_CONFIG section. */
+/* Stored in the image's IMAGE_CONFIG section, followed by
+ * float scales[layer_count * ADAPTER_MODULE_COUNT] (0 where a module is not adapted). */
 struct adapter_config {
     struct digest backbone; /* of the only backbone image it fits */
     uint32_t layer_count;   /* of that backbone */
@@ -33,7 +34,8 @@ _Static_assert(sizeof(struct adapter_config) == 48, "stored in images: the layou
 
 struct lora {
     struct weight a; /* [rank, in]; a.data == NULL: this module is not adapted */
-    struct weight b; /* [out, rank], scaled */
+    struct weight b; /* [out, rank] */
+    float scale;
 };
 
 struct adapter {

@@ -21,8 +21,8 @@ struct backbone_layer {
     const float *q_norm;    /* [head_dim] or NULL */
     const float *k_norm;    /* [head_dim] or NULL */
     struct weight q, k, v, o, gate, up, down;
-    const float *q_bias, *k_bias, *v_bias, *o_bias;   /* [rows of the matrix] or NULL */
-    const float *gate_bias, *up_bias, *down_bias;     /* likewise */
+    const float *q_bias, *k_bias, *v_bias, *o_bias; /* [rows of the matrix] or NULL */
+    const float *gate_bias, *up_bias, *down_bias;   /* likewise */
 };
 
 struct backbone {

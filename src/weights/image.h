@@ -80,7 +80,7 @@ enum tensor_role {
 enum tensor_part {
     TENSOR_WHOLE = 0,
     TENSOR_LORA_A = 1, /* [rank, inputs], adapters only */
-    TENSOR_LORA_B = 2, /* [outputs, rank], already multiplied by the module's scale */
+    TENSOR_LORA_B = 2, /* [outputs, rank] */
 };
 
 struct image_tensor {

@@ -1,0 +1,95 @@
+/*
+ * The arithmetic of a forward pass as plain functions with primitive arguments, and the table that
+ * holds one implementation of each, filled once at start. ref.c defines the truth; every other
+ * implementation is checked against it over odd shapes.
+ *
+ * Shapes are written [rows, columns], row-major. Unless said otherwise, pointers need no alignment,
+ * counts may be any number >= 1, and outputs never overlap inputs.
+ *
+ * Order of summation: an output depends only on its own inputs, never on how many rows are in the
+ * call nor on how outputs are split over calls, so results are bitwise the same alone, in a batch
+ * and with any number of threads (for one instruction set).
+ */
+#pragma once
+
+#include "base/error.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* The numeric values of enum image_dtype, so that a weight's dtype indexes the table. */
+enum kernel_dtype { KERNEL_F32 = 0, KERNEL_BF16 = 1, KERNEL_DTYPE_COUNT = 2 };
+
+enum kernel_isa { KERNEL_ISA_REF, KERNEL_ISA_AVX2, KERNEL_ISA_AVX512, KERNEL_ISA_COUNT };
+
+/*
+ * y[r, o] = sum_i x[r, i] * w[o, i]  for o in [out_begin, out_end), r in [0, rows)
+ * x [rows, in] with x_stride floats between rows; w [*, in] of the function's dtype; y with
+ * y_stride floats between rows, indexed by the absolute o. bias [*] by absolute o, or NULL.
+ * accumulate != 0: added to what y holds.
+ */
+typedef void kernel_matmul(float *y, size_t y_stride, const float *x, size_t x_stride,
+                           const void *w, const float *bias, uint32_t rows, uint32_t in,
+                           uint32_t out_begin, uint32_t out_end, int accumulate);
+
+/* y[i] = x[i] * w[i] / sqrt(mean(x^2) + eps), n values (RMSNorm, Zhang and Sennrich 2019).
+ * y may be x. */
+typedef void kernel_rms_norm(float *y, const float *x, const float *w, uint32_t n, float eps);
+
+/* Rotates the two halves of each head in place (the "rotate half" form of Hugging Face):
+ * x [heads, dim], cos and sin [dim / 2] of the row's position. */
+typedef void kernel_rope(float *x, const float *cos, const float *sin, uint32_t heads,
+                         uint32_t dim);
+
+/* gate[i] = silu(gate[i]) * up[i] */
+typedef void kernel_silu_mul(float *gate, const float *up, uint32_t n);
+
+/* y[i] += x[i] */
+typedef void kernel_add(float *y, const float *x, uint32_t n);
+
+/* Stores n floats as the KV dtype of the function, rounding to nearest even. */
+typedef void kernel_store(void *to, const float *from, uint32_t n);
+
+/* Expands n weights of the dtype to float (embedding rows). */
+typedef void kernel_load(float *to, const void *from, uint32_t n);
+
+/*
+ * Attention of one query over the paged cache of one KV head:
+ *   out[d] = sum_p softmax_p(q . k[p] * scale) v[p][d]   for p in [begin, end)
+ * Block b of the sequence holds positions [b * block_tokens, (b + 1) * block_tokens); key_blocks[b]
+ * points at this KV head's keys there, [block_tokens, dim], value_blocks[b] likewise.
+ * scores: scratch for end - begin floats.
+ */
+typedef void kernel_attention(float *out, const float *q, const void *const *key_blocks,
+                              const void *const *value_blocks, uint32_t block_tokens,
+                              uint32_t begin, uint32_t end, uint32_t dim, float scale,
+                              float *scores);
+
+/* The index of the largest value, the first of equals. */
+typedef uint32_t kernel_argmax(const float *x, uint32_t n);
+
+/* log(sum(exp(x))), computed from the largest value, in double where it sums. */
+typedef double kernel_log_sum_exp(const float *x, uint32_t n);
+
+struct kernels {
+    enum kernel_isa isa;
+    kernel_matmul *matmul[KERNEL_DTYPE_COUNT];       /* by dtype of w */
+    kernel_attention *attention[KERNEL_DTYPE_COUNT]; /* by dtype of the cache */
+    kernel_store *store[KERNEL_DTYPE_COUNT];
+    kernel_load *load[KERNEL_DTYPE_COUNT];
+    kernel_rms_norm *rms_norm;
+    kernel_rope *rope;
+    kernel_silu_mul *silu_mul;
+    kernel_add *add;
+    kernel_argmax *argmax;
+    kernel_log_sum_exp *log_sum_exp;
+};
+
+/* The table of the best instruction set of this processor, or of the one that the environment
+ * variable SLLORA_ISA (scalar, avx2, avx512) asks for; -ENOTSUP names what is missing. The table is
+ * constant and lives forever. */
+int kernels_select(const struct kernels **ret, struct error *err);
+
+/* The table of one instruction set, or NULL where the processor lacks it. */
+const struct kernels *kernels_get(enum kernel_isa isa);
+const char *kernels_isa_name(enum kernel_isa isa);

@@ -1,0 +1,23 @@
+/*
+ * A persistent pool of threads that runs one function over a range of chunks. The caller is thread
+ * 0 and takes part. Chunks are claimed from one atomic counter; between jobs the others spin for a
+ * short while and then sleep, so that a worker without a turn burns no processor time.
+ */
+#pragma once
+
+#include "base/error.h"
+
+#include <stdint.h>
+
+struct pool;
+
+/* chunk in [0, chunk_count); thread in [0, pool_threads()). */
+typedef void pool_fn(void *argument, uint32_t chunk, uint32_t thread);
+
+/* threads >= 1; 1 starts none. 0: as many as this process may run on. */
+int pool_open(struct pool **ret, uint32_t threads, struct error *err);
+void pool_close(struct pool *p);
+uint32_t pool_threads(const struct pool *p);
+
+/* Returns when every chunk is done; all effects are then visible to the caller. Not reentrant. */
+void pool_run(struct pool *p, pool_fn *fn, void *argument, uint32_t chunk_count);
