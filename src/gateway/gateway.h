@@ -1,0 +1,149 @@
+/*
+ * The front door: bytes <-> structs. It owns the listening sockets, connections, HTTP/1.1, the
+ * OpenAI envelope and its answers. It decides nothing: an inference request that is well formed is
+ * given to the handlers, and whoever took it answers through the exchange, token by token.
+ *
+ * An exchange is one HTTP request being answered. It lives from `infer` or `admin` until the
+ * handler ends it (exchange_finish, exchange_error, exchange_json, exchange_lines_end) or until
+ * `gone` returns, whichever is first; after that the pointer is dead. Everything runs on the
+ * thread of one event_base.
+ */
+#pragma once
+
+#include "base/error.h"
+
+#include <event2/event.h>
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct gateway;
+struct exchange;
+
+enum infer_kind { INFER_COMPLETION, INFER_CHAT };
+
+#define INFER_TOKENS_UNSET UINT32_MAX
+#define INFER_TOP_LOGPROBS_MAX 20u
+
+/* A request for tokens, its parameters validated and in range. Pointers are borrowed: valid during
+ * the call of `infer` only. */
+struct infer_request {
+    enum infer_kind kind;
+    const char *model;
+    const char *body; /* the whole JSON body, valid UTF-8; the domain's worker reads prompt,
+                         messages, tools and stop from it */
+    size_t body_bytes;
+    bool stream;
+    bool echo;     /* completions only */
+    bool logprobs; /* the chosen tokens' log-probabilities are wanted */
+    uint32_t top_logprobs;
+    uint32_t
+        max_tokens; /* INFER_TOKENS_UNSET: as many as the context holds (chat), 16 (completion) */
+    float temperature; /* OpenAI's default 1 */
+    float top_p;
+    float min_p;
+    uint32_t top_k;
+    bool has_seed;
+    uint64_t seed;
+};
+
+/* One token as the answer needs it. */
+struct infer_alternative {
+    const char *bytes; /* the token's own text, raw bytes, maybe not UTF-8 alone */
+    uint32_t byte_count;
+    float logprob;
+};
+
+struct infer_token {
+    const char *bytes;
+    uint32_t byte_count;
+    bool has_logprob;
+    float logprob;
+    uint32_t top_count;
+    const struct infer_alternative *top; /* [top_count], descending */
+};
+
+struct infer_usage {
+    uint32_t prompt_tokens;
+    uint32_t completion_tokens;
+};
+
+/* Where a request's first token spent its time; becomes the Server-Timing header when it is known
+ * before the headers go out. All in microseconds; 0: did not happen. */
+struct infer_timing {
+    uint64_t queue_us;
+    uint64_t cold_us; /* from the need for a process to the process ready */
+};
+
+struct gateway_handlers {
+    void *context;
+    /* Takes the request (0), or refuses it: -errno with a sentence in err, and *ret_status (HTTP)
+     * and *ret_code (OpenAI's error code, static string or NULL) set. */
+    int (*infer)(void *context, struct exchange *x, const struct infer_request *r, int *ret_status,
+                 const char **ret_code, struct error *err);
+    /* The client left before the end; the handler forgets the exchange. */
+    void (*gone)(void *context, struct exchange *x);
+    /* GET /v1/models: appends {"id", "created" (s), "owned_by", "parent"} objects to `list`. */
+    void (*models)(void *context, json_t *list);
+    /* GET /metrics: the whole Prometheus text; malloc'ed, freed by the gateway. */
+    char *(*metrics)(void *context);
+    /* GET /readyz: 0, or -errno with the reason. */
+    int (*ready)(void *context, struct error *err);
+    /* Any request on the admin socket, from a peer with the daemon's uid or root. path starts with
+     * "/admin/"; body is NULL without one. Answered by exchange_json or exchange_lines. */
+    void (*admin)(void *context, struct exchange *x, const char *method, const char *path,
+                  const json_t *body);
+};
+
+struct gateway_limits {
+    uint32_t connections_max;
+    size_t header_bytes_max;
+    size_t body_bytes_max;
+    size_t answer_bytes_max; /* of one answer held in memory: not streamed, or a slow reader */
+    uint32_t json_depth_max;
+    uint32_t header_timeout_ms; /* from the first byte to the end of the headers */
+    uint32_t body_timeout_ms;
+    uint32_t idle_timeout_ms;  /* keep-alive connection without a request */
+    uint32_t write_timeout_ms; /* a client that does not read */
+};
+
+extern const struct gateway_limits gateway_limits_default;
+
+struct gateway_options {
+    struct event_base *base;
+    const char *listen;       /* "127.0.0.1:8080", "[::1]:0" */
+    const char *admin_socket; /* path of the unix socket, made with mode 0600 */
+    struct gateway_limits limits;
+    struct gateway_handlers handlers;
+};
+
+int gateway_open(struct gateway **ret, const struct gateway_options *options, struct error *err);
+/* Stops accepting; open exchanges go on. */
+void gateway_stop_listening(struct gateway *g);
+void gateway_close(struct gateway *g);
+uint16_t gateway_port(const struct gateway *g);
+
+/* The worker's news of one exchange. `text` is complete UTF-8, possibly empty (held back by a stop
+ * string or in mid-character); tokens (may be NULL) carry log-probabilities when asked for.
+ * The first call sends the stream's headers. */
+void exchange_tokens(struct exchange *x, const char *text, size_t text_bytes,
+                     const struct infer_token *tokens, uint32_t token_count);
+/* What exchange_timing gave goes into the headers if it comes before the first tokens. */
+void exchange_timing(struct exchange *x, const struct infer_timing *t);
+/* Ends the answer; reason is "stop" or "length". */
+void exchange_finish(struct exchange *x, const char *reason, const struct infer_usage *usage);
+/* Ends it with OpenAI's error object; in a stream that has begun, as an error event and the end of
+ * the stream. retry_after_s > 0 adds Retry-After. code and param may be NULL. */
+void exchange_error(struct exchange *x, int status, const char *code, const char *param,
+                    uint32_t retry_after_s, const char *message);
+/* True when the client's socket holds back more than it should: the worker may be told to wait. */
+bool exchange_is_slow(const struct exchange *x);
+
+/* Admin answers: one JSON document (takes the reference), or newline-delimited JSON documents. */
+void exchange_json(struct exchange *x, int status, json_t *document);
+void exchange_line(struct exchange *x, json_t *document);
+void exchange_lines_end(struct exchange *x);
+
+/* A place for the handler's own pointer. */
+void exchange_set_context(struct exchange *x, void *context);
+void *exchange_context(const struct exchange *x);
