@@ -3,8 +3,8 @@
  * holds one implementation of each, filled once at start. ref.c defines the truth; every other
  * implementation is checked against it over odd shapes.
  *
- * Shapes are written [rows, columns], row-major. Unless said otherwise, pointers need no alignment,
- * counts may be any number >= 1, and outputs never overlap inputs.
+ * Shapes are written [rows, columns], row-major. Unless said otherwise, pointers need no alignment
+ * beyond that of one element, counts may be any number >= 1, and outputs never overlap inputs.
  *
  * Order of summation: an output depends only on its own inputs, never on how many rows are in the
  * call nor on how outputs are split over calls, so results are bitwise the same alone, in a batch
@@ -37,7 +37,7 @@ typedef void kernel_matmul(float *y, size_t y_stride, const float *x, size_t x_s
 typedef void kernel_rms_norm(float *y, const float *x, const float *w, uint32_t n, float eps);
 
 /* Rotates the two halves of each head in place (the "rotate half" form of Hugging Face):
- * x [heads, dim], cos and sin [dim / 2] of the row's position. */
+ * x [heads, dim], cos and sin [dim / 2] of the row's position; dim is even. */
 typedef void kernel_rope(float *x, const float *cos, const float *sin, uint32_t heads,
                          uint32_t dim);
 
@@ -47,7 +47,7 @@ typedef void kernel_silu_mul(float *gate, const float *up, uint32_t n);
 /* y[i] += x[i] */
 typedef void kernel_add(float *y, const float *x, uint32_t n);
 
-/* Stores n floats as the KV dtype of the function, rounding to nearest even. */
+/* Stores n floats as the KV dtype of the function, rounding to nearest even; a NaN stays one. */
 typedef void kernel_store(void *to, const float *from, uint32_t n);
 
 /* Expands n weights of the dtype to float (embedding rows). */
@@ -65,10 +65,12 @@ typedef void kernel_attention(float *out, const float *q, const void *const *key
                               uint32_t begin, uint32_t end, uint32_t dim, float scale,
                               float *scores);
 
-/* The index of the largest value, the first of equals. */
+/* The index of the largest value, the first of equals. A NaN never wins; 0 when nothing is above
+ * -infinity. */
 typedef uint32_t kernel_argmax(const float *x, uint32_t n);
 
-/* log(sum(exp(x))), computed from the largest value, in double where it sums. */
+/* log(sum(exp(x))), computed from the largest value, in double where it sums. NaN when a value is.
+ */
 typedef double kernel_log_sum_exp(const float *x, uint32_t n);
 
 struct kernels {
@@ -86,8 +88,8 @@ struct kernels {
 };
 
 /* The table of the best instruction set of this processor, or of the one that the environment
- * variable SLLORA_ISA (scalar, avx2, avx512) asks for; -ENOTSUP names what is missing. The table is
- * constant and lives forever. */
+ * variable SLLORA_ISA (scalar, avx2, avx512) asks for. -EINVAL: no such name; -ENOTSUP: this
+ * processor lacks it. The table is constant and lives forever. */
 int kernels_select(const struct kernels **ret, struct error *err);
 
 /* The table of one instruction set, or NULL where the processor lacks it. */

@@ -1,0 +1,53 @@
+/*
+ * Which implementation of the kernels runs: the only place that asks the processor, once, so that
+ * everything above calls through one constant table.
+ */
+#include "kernels/isa.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *kernels_isa_name(enum kernel_isa isa)
+{
+    static const char *const names[KERNEL_ISA_COUNT] = {
+        [KERNEL_ISA_REF] = "scalar",
+        [KERNEL_ISA_AVX2] = "avx2",
+        [KERNEL_ISA_AVX512] = "avx512",
+    };
+    return names[isa];
+}
+
+const struct kernels *kernels_get(enum kernel_isa isa)
+{
+    switch (isa) {
+    case KERNEL_ISA_REF:
+        return &kernels_ref;
+    default:
+        return NULL;
+    }
+}
+
+int kernels_select(const struct kernels **ret, struct error *err)
+{
+    const char *asked = getenv("SLLORA_ISA");
+    /* Best first: the enum is in the order of what the instruction sets can do. */
+    for (int isa = KERNEL_ISA_COUNT - 1; isa >= 0; isa--) {
+        const struct kernels *table = kernels_get(isa);
+        if (asked != NULL && strcmp(asked, kernels_isa_name(isa)) != 0)
+            continue;
+        if (table != NULL) {
+            *ret = table;
+            return 0;
+        }
+        if (asked != NULL)
+            return error_set(err, -ENOTSUP,
+                             "SLLORA_ISA=%s: this processor lacks those instructions; unset it to "
+                             "take the best set that is there",
+                             asked);
+    }
+    return error_set(err, -EINVAL,
+                     "SLLORA_ISA=%.40s: unknown; it may be scalar, avx2 or avx512, or unset to "
+                     "take the best set that is there",
+                     asked);
+}

@@ -1,0 +1,214 @@
+/*
+ * The scalar truth: each operation as the loop that its formula reads like. Sums run in double in
+ * the order of the index and are rounded once, so that what an optimised kernel differs by is that
+ * kernel's own rounding.
+ */
+#include "kernels/isa.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+static float float_of_bf16(uint16_t half)
+{
+    uint32_t bits = (uint32_t)half << 16;
+    float value;
+    memcpy(&value, &bits, sizeof(value));
+    return value;
+}
+
+/* Round to nearest even; a NaN stays one (its payload could round away to infinity). */
+static uint16_t bf16_of_float(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof(bits));
+    if (isnan(value))
+        return (uint16_t)(bits >> 16) | 0x40;
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+static inline float element(const void *from, enum kernel_dtype dtype, size_t index)
+{
+    return dtype == KERNEL_BF16 ? float_of_bf16(((const uint16_t *)from)[index])
+                                : ((const float *)from)[index];
+}
+
+/* --- matmul --- */
+
+static inline void matmul(float *y, size_t y_stride, const float *x, size_t x_stride, const void *w,
+                          enum kernel_dtype dtype, const float *bias, uint32_t rows, uint32_t in,
+                          uint32_t out_begin, uint32_t out_end, int accumulate)
+{
+    for (uint32_t r = 0; r < rows; r++) {
+        for (uint32_t o = out_begin; o < out_end; o++) {
+            double sum = 0;
+            for (uint32_t i = 0; i < in; i++)
+                sum += (double)x[r * x_stride + i] * element(w, dtype, (size_t)o * in + i);
+            float *to = &y[r * y_stride + o];
+            float value = (float)sum + (bias != NULL ? bias[o] : 0.0f);
+            *to = accumulate ? *to + value : value;
+        }
+    }
+}
+
+static void matmul_f32(float *y, size_t y_stride, const float *x, size_t x_stride, const void *w,
+                       const float *bias, uint32_t rows, uint32_t in, uint32_t out_begin,
+                       uint32_t out_end, int accumulate)
+{
+    matmul(y, y_stride, x, x_stride, w, KERNEL_F32, bias, rows, in, out_begin, out_end, accumulate);
+}
+
+static void matmul_bf16(float *y, size_t y_stride, const float *x, size_t x_stride, const void *w,
+                        const float *bias, uint32_t rows, uint32_t in, uint32_t out_begin,
+                        uint32_t out_end, int accumulate)
+{
+    matmul(y, y_stride, x, x_stride, w, KERNEL_BF16, bias, rows, in, out_begin, out_end,
+           accumulate);
+}
+
+/* --- attention --- */
+
+static inline void attention(float *out, const float *q, const void *const *key_blocks,
+                             const void *const *value_blocks, enum kernel_dtype dtype,
+                             uint32_t block_tokens, uint32_t begin, uint32_t end, uint32_t dim,
+                             float scale, float *scores)
+{
+    float largest = -INFINITY;
+    for (uint32_t p = begin; p < end; p++) {
+        const void *block = key_blocks[p / block_tokens];
+        size_t row = (size_t)(p % block_tokens) * dim;
+        double sum = 0;
+        for (uint32_t d = 0; d < dim; d++)
+            sum += (double)q[d] * element(block, dtype, row + d);
+        scores[p - begin] = (float)sum * scale;
+        largest = fmaxf(largest, scores[p - begin]);
+    }
+    double total = 0;
+    for (uint32_t p = begin; p < end; p++)
+        total += exp((double)scores[p - begin] - largest);
+    for (uint32_t d = 0; d < dim; d++) {
+        double sum = 0;
+        for (uint32_t p = begin; p < end; p++) {
+            const void *block = value_blocks[p / block_tokens];
+            size_t row = (size_t)(p % block_tokens) * dim;
+            sum += exp((double)scores[p - begin] - largest) * element(block, dtype, row + d);
+        }
+        out[d] = (float)(sum / total);
+    }
+}
+
+static void attention_f32(float *out, const float *q, const void *const *key_blocks,
+                          const void *const *value_blocks, uint32_t block_tokens, uint32_t begin,
+                          uint32_t end, uint32_t dim, float scale, float *scores)
+{
+    attention(out, q, key_blocks, value_blocks, KERNEL_F32, block_tokens, begin, end, dim, scale,
+              scores);
+}
+
+static void attention_bf16(float *out, const float *q, const void *const *key_blocks,
+                           const void *const *value_blocks, uint32_t block_tokens, uint32_t begin,
+                           uint32_t end, uint32_t dim, float scale, float *scores)
+{
+    attention(out, q, key_blocks, value_blocks, KERNEL_BF16, block_tokens, begin, end, dim, scale,
+              scores);
+}
+
+/* --- conversions --- */
+
+static void store_f32(void *to, const float *from, uint32_t n)
+{
+    memcpy(to, from, n * sizeof(float));
+}
+
+static void store_bf16(void *to, const float *from, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        ((uint16_t *)to)[i] = bf16_of_float(from[i]);
+}
+
+static void load_f32(float *to, const void *from, uint32_t n)
+{
+    memcpy(to, from, n * sizeof(float));
+}
+
+static void load_bf16(float *to, const void *from, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        to[i] = float_of_bf16(((const uint16_t *)from)[i]);
+}
+
+/* --- rows --- */
+
+static void rms_norm(float *y, const float *x, const float *w, uint32_t n, float eps)
+{
+    double squares = 0;
+    for (uint32_t i = 0; i < n; i++)
+        squares += (double)x[i] * x[i];
+    float factor = (float)(1 / sqrt(squares / n + eps));
+    for (uint32_t i = 0; i < n; i++)
+        y[i] = x[i] * factor * w[i];
+}
+
+static void rope(float *x, const float *cos, const float *sin, uint32_t heads, uint32_t dim)
+{
+    assert(dim % 2 == 0);
+    uint32_t half = dim / 2;
+    for (uint32_t h = 0; h < heads; h++) {
+        float *low = x + (size_t)h * dim, *high = low + half;
+        for (uint32_t d = 0; d < half; d++) {
+            float a = low[d], b = high[d];
+            low[d] = a * cos[d] - b * sin[d];
+            high[d] = b * cos[d] + a * sin[d];
+        }
+    }
+}
+
+static void silu_mul(float *gate, const float *up, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        gate[i] = (float)(gate[i] / (1 + exp(-(double)gate[i]))) * up[i];
+}
+
+static void add(float *y, const float *x, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        y[i] += x[i];
+}
+
+static uint32_t argmax(const float *x, uint32_t n)
+{
+    float largest = -INFINITY;
+    uint32_t index = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        if (x[i] > largest) {
+            largest = x[i];
+            index = i;
+        }
+    }
+    return index;
+}
+
+static double log_sum_exp(const float *x, uint32_t n)
+{
+    float largest = x[argmax(x, n)];
+    if (isinf(largest))
+        return largest;
+    double sum = 0;
+    for (uint32_t i = 0; i < n; i++)
+        sum += exp((double)x[i] - largest);
+    return largest + log(sum);
+}
+
+const struct kernels kernels_ref = {
+    .isa = KERNEL_ISA_REF,
+    .matmul = {[KERNEL_F32] = matmul_f32, [KERNEL_BF16] = matmul_bf16},
+    .attention = {[KERNEL_F32] = attention_f32, [KERNEL_BF16] = attention_bf16},
+    .store = {[KERNEL_F32] = store_f32, [KERNEL_BF16] = store_bf16},
+    .load = {[KERNEL_F32] = load_f32, [KERNEL_BF16] = load_bf16},
+    .rms_norm = rms_norm,
+    .rope = rope,
+    .silu_mul = silu_mul,
+    .add = add,
+    .argmax = argmax,
+    .log_sum_exp = log_sum_exp,
+};
