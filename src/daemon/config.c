@@ -1,0 +1,106 @@
+/* See config.h. */
+#include "daemon/config.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define MIB (UINT64_C(1) << 20)
+#define GIB (UINT64_C(1) << 30)
+
+static void default_data_dir(char *to, size_t bytes)
+{
+    const char *own = getenv("SLLORA_DATA");
+    const char *xdg = getenv("XDG_DATA_HOME");
+    const char *home = getenv("HOME");
+    if (own != NULL && own[0] != '\0')
+        snprintf(to, bytes, "%s", own);
+    else if (xdg != NULL && xdg[0] == '/')
+        snprintf(to, bytes, "%s/sllora", xdg);
+    else if (home != NULL && home[0] == '/')
+        snprintf(to, bytes, "%s/.local/share/sllora", home);
+    else
+        snprintf(to, bytes, "/var/lib/sllora");
+}
+
+static uint64_t default_budget_bytes(void)
+{
+    long pages = sysconf(_SC_PHYS_PAGES);
+    long page_bytes = sysconf(_SC_PAGESIZE);
+    uint64_t memory = pages > 0 && page_bytes > 0 ? (uint64_t)pages * (uint64_t)page_bytes : GIB;
+    return memory / 10 * 8;
+}
+
+void daemon_config_default(struct daemon_config *c)
+{
+    *c = (struct daemon_config){
+        .listen = "127.0.0.1:8080",
+        .event_log_bytes_max = 256 * MIB,
+        .sched = {.functions_max = 4096,
+                  .backbones_max = 64,
+                  .workers_max = 128,
+                  .requests_max = 4096,
+                  .function_waiting_max = 1024,
+                  .worker_running_max = 64,
+                  .worker_slots_max = SCHED_SLOTS_MAX,
+                  .spawn_attempts_max = 3,
+                  .keep_alive_us = 60 * UINT64_C(1000000),
+                  .turn_us = 20000,
+                  .budget_bytes = default_budget_bytes(),
+                  .worker_bytes = 512 * MIB},
+        .gateway = gateway_limits_default,
+        .kv_bytes = 256 * MIB,
+        .rows_max = 256,
+        .deploys_max = 4,
+        .start_timeout_ms = 30000,
+        .hang_timeout_ms = 120000,
+        .drain_timeout_ms = 10000,
+    };
+    default_data_dir(c->data_dir, sizeof c->data_dir);
+}
+
+static int find_worker_program(struct daemon_config *c, struct error *err)
+{
+    if (c->worker_program[0] == '\0') {
+        char self[PATH_MAX];
+        ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+        if (n < 0)
+            return error_set(err, -errno, "cannot read /proc/self/exe: %s", strerror(errno));
+        self[n] = '\0';
+        char *slash = strrchr(self, '/');
+        if (slash != NULL)
+            *slash = '\0';
+        int m = snprintf(c->worker_program, sizeof c->worker_program, "%s/sllora-worker", self);
+        if (m < 0 || (size_t)m >= sizeof c->worker_program)
+            return error_set(err, -ENAMETOOLONG, "the path of sllora-worker is too long");
+    }
+    if (access(c->worker_program, X_OK) < 0)
+        return error_set(err, -errno, "cannot run %s: %s; it belongs beside sllora (make all)",
+                         c->worker_program, strerror(errno));
+    return 0;
+}
+
+int daemon_config_finish(struct daemon_config *c, struct error *err)
+{
+    int n = snprintf(c->admin_socket, sizeof c->admin_socket, "%s/admin.sock", c->data_dir);
+    if (n < 0 || (size_t)n >= sizeof c->admin_socket)
+        return error_set(err, -ENAMETOOLONG,
+                         "--data %s is too long: the admin socket's path must stay below %zu bytes",
+                         c->data_dir, sizeof c->admin_socket);
+    if (c->kv_bytes < MIB)
+        return error_set(err, -EINVAL, "--kv must be at least 1 MiB");
+    c->sched.worker_bytes = c->kv_bytes + 256 * MIB;
+    if (c->sched.worker_bytes > c->sched.budget_bytes)
+        return error_set(err, -EINVAL,
+                         "--memory %llu MiB cannot hold one worker: --kv plus 256 MiB is %llu MiB",
+                         (unsigned long long)(c->sched.budget_bytes / MIB),
+                         (unsigned long long)(c->sched.worker_bytes / MIB));
+    if (c->rows_max < 1 || c->rows_max > 8192)
+        return error_set(err, -EINVAL, "--step-tokens must be 1 to 8192");
+    if (sched_bytes(&c->sched) == 0)
+        return error_set(err, -EINVAL, "the scheduler's limits are out of range");
+    return find_worker_program(c, err);
+}

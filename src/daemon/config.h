@@ -1,0 +1,39 @@
+/*
+ * Every limit and choice of the daemon, in one struct, set from flags once at start.
+ */
+#pragma once
+
+#include "base/error.h"
+#include "gateway/gateway.h"
+#include "sched/sched.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct daemon_config {
+    const char *listen;        /* "127.0.0.1:8080" */
+    char data_dir[4096];       /* registry, images, lock, admin socket */
+    char admin_socket[108];    /* data_dir/admin.sock */
+    char worker_program[4096]; /* sllora-worker, beside sllora */
+    const char *event_log;     /* NULL: data_dir/events.log; "": none */
+    uint64_t event_log_bytes_max;
+    bool sandbox_weak;
+    bool verbose;
+
+    struct sched_config sched;
+    struct gateway_limits gateway;
+
+    uint64_t kv_bytes;         /* of one worker */
+    uint32_t rows_max;         /* token budget of one engine step */
+    uint32_t worker_threads;   /* 0: all processors */
+    uint32_t context_max;      /* 0: the model's */
+    uint32_t deploys_max;      /* running at one time */
+    uint32_t start_timeout_ms; /* a process that is not ready by then is killed */
+    uint32_t hang_timeout_ms;  /* a worker that does not give its turn back is killed */
+    uint32_t drain_timeout_ms; /* at shutdown, for answers that are being written */
+};
+
+/* The defaults; data_dir and budget come from the environment and the machine. */
+void daemon_config_default(struct daemon_config *c);
+/* Derives paths and checks every number; names the flag that is wrong. */
+int daemon_config_finish(struct daemon_config *c, struct error *err);

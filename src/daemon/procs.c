@@ -1,0 +1,434 @@
+/* See procs.h. */
+#include "daemon/procs.h"
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+/* Messages that wait because the process does not read; 64 KiB each at most. */
+#define PENDING_MAX 256u
+
+struct pending {
+    struct pending *next;
+    size_t len;
+    int fds[CHAN_FDS_MAX]; /* owned */
+    uint32_t fd_count;
+    uint8_t bytes[];
+};
+
+struct proc {
+    struct procs *procs;
+    struct proc *next, *prev; /* all processes */
+    struct proc *dirty_next;  /* those with something to flush */
+    bool dirty;
+    bool abandoned;
+    bool ended; /* reaped */
+    struct sandbox_child child;
+    struct sandbox_cgroup cgroup;
+    int chan;
+    struct event *read_event, *write_event, *exit_event;
+    struct pending *pending_first, *pending_last;
+    uint32_t pending_count;
+    uint64_t started_us;
+    bool out_of_memory;
+    struct proc_events events;
+    void *context;
+    struct wire_out out;
+};
+
+struct procs {
+    struct event_base *base;
+    struct sandbox_features features;
+    uint32_t use;
+    int exe_fd;
+    struct proc *first;
+    struct proc *dirty_first;
+    struct chan_message message; /* of the record being delivered */
+};
+
+int procs_open(struct procs **ret, struct event_base *base, const char *program,
+               const struct sandbox_features *features, uint32_t use, struct error *err)
+{
+    struct procs *ps = calloc(1, sizeof *ps);
+    if (ps == NULL)
+        return error_set(err, -ENOMEM, "out of memory");
+    ps->base = base;
+    ps->features = *features;
+    ps->use = use;
+    ps->exe_fd = open(program, O_RDONLY | O_CLOEXEC);
+    if (ps->exe_fd < 0) {
+        int r = error_set(err, -errno, "cannot open %s: %s", program, strerror(errno));
+        free(ps);
+        return r;
+    }
+    *ret = ps;
+    return 0;
+}
+
+static void pending_free(struct pending *m)
+{
+    for (uint32_t i = 0; i < m->fd_count; i++)
+        close(m->fds[i]);
+    free(m);
+}
+
+static void out_clear(struct wire_out *out)
+{
+    for (uint32_t i = 0; i < out->fd_count; i++)
+        close(out->fds[i]);
+    out->len = 0;
+    out->fd_count = 0;
+}
+
+static void proc_free(struct proc *p)
+{
+    struct procs *ps = p->procs;
+    if (p->dirty) {
+        struct proc **link = &ps->dirty_first;
+        while (*link != p)
+            link = &(*link)->dirty_next;
+        *link = p->dirty_next;
+    }
+    if (p->prev != NULL)
+        p->prev->next = p->next;
+    else
+        ps->first = p->next;
+    if (p->next != NULL)
+        p->next->prev = p->prev;
+    struct event *events[] = {p->read_event, p->write_event, p->exit_event};
+    for (size_t i = 0; i < sizeof events / sizeof events[0]; i++) {
+        if (events[i] != NULL)
+            event_free(events[i]);
+    }
+    for (struct pending *m = p->pending_first, *next; m != NULL; m = next) {
+        next = m->next;
+        pending_free(m);
+    }
+    out_clear(&p->out);
+    if (p->chan >= 0)
+        close(p->chan);
+    if (p->child.pidfd >= 0)
+        close(p->child.pidfd);
+    /* -EBUSY cannot happen: the only process inside was reaped. */
+    if (p->cgroup.dir[0] != '\0')
+        sandbox_cgroup_remove(&p->cgroup);
+    free(p);
+}
+
+/* Delivers one message; false when there is none now. */
+static bool deliver(struct proc *p)
+{
+    struct procs *ps = p->procs;
+    struct chan_message *m = &ps->message;
+    int n = chan_receive(p->chan, m, MSG_DONTWAIT);
+    if (n == -EAGAIN)
+        return false;
+    if (n <= 0) {
+        /* The process closed its end or sent something that is no message; either way it is over.
+         */
+        event_del(p->read_event);
+        proc_kill(p);
+        return false;
+    }
+    struct wire_cursor c;
+    struct wire_record r;
+    wire_begin(&c, m);
+    while ((n = wire_next(&c, &r)) > 0) {
+        if (!p->abandoned)
+            p->events.record(p->context, p, &c, &r);
+    }
+    chan_message_clear(m);
+    if (n < 0)
+        proc_kill(p);
+    return true;
+}
+
+static void on_readable(evutil_socket_t fd, short what, void *argument)
+{
+    (void)fd;
+    (void)what;
+    /* A few at a time, so that one chatty process does not starve the others. */
+    for (int i = 0; i < 16 && deliver(argument); i++)
+        ;
+}
+
+static void describe_end(struct proc *p, const siginfo_t *info, char *to, size_t bytes)
+{
+    p->out_of_memory = p->cgroup.dir[0] != '\0' && sandbox_cgroup_oom_kills(&p->cgroup) > 0;
+    if (p->out_of_memory)
+        snprintf(to, bytes, "killed by the kernel for exceeding its memory limit");
+    else if (info->si_code == CLD_EXITED)
+        snprintf(to, bytes, "exit status %d", info->si_status);
+    else if (info->si_status == SIGSYS)
+        snprintf(to, bytes, "killed by its sandbox (SIGSYS: a forbidden system call)");
+    else
+        snprintf(to, bytes, "signal %d (%s)", info->si_status, strsignal(info->si_status));
+}
+
+static void on_exit_event(evutil_socket_t fd, short what, void *argument)
+{
+    (void)what;
+    struct proc *p = argument;
+    siginfo_t info = {0};
+    if (waitid(P_PIDFD, (id_t)fd, &info, WEXITED | WNOHANG) < 0 || info.si_pid == 0)
+        return;
+    p->ended = true;
+    while (deliver(p))
+        ;
+    char how[128];
+    describe_end(p, &info, how, sizeof how);
+    if (!p->abandoned)
+        p->events.exited(p->context, p, how);
+    proc_free(p);
+}
+
+static void send_pending(struct proc *p)
+{
+    while (p->pending_first != NULL) {
+        struct pending *m = p->pending_first;
+        int r = chan_send(p->chan, m->bytes, m->len, m->fds, m->fd_count, MSG_DONTWAIT);
+        if (r == -EAGAIN)
+            return;
+        if (r < 0)
+            proc_kill(p);
+        p->pending_first = m->next;
+        p->pending_count--;
+        pending_free(m);
+    }
+    p->pending_last = NULL;
+    event_del(p->write_event);
+}
+
+static void on_writable(evutil_socket_t fd, short what, void *argument)
+{
+    (void)fd;
+    (void)what;
+    send_pending(argument);
+}
+
+static void queue_out(struct proc *p)
+{
+    struct pending *m = NULL;
+    if (p->pending_count < PENDING_MAX)
+        m = malloc(sizeof *m + p->out.len);
+    if (m == NULL) {
+        proc_kill(p);
+        out_clear(&p->out);
+        return;
+    }
+    *m = (struct pending){.len = p->out.len, .fd_count = p->out.fd_count};
+    memcpy(m->bytes, p->out.bytes, p->out.len);
+    memcpy(m->fds, p->out.fds, sizeof m->fds);
+    p->out.len = 0;
+    p->out.fd_count = 0;
+    if (p->pending_last != NULL)
+        p->pending_last->next = m;
+    else
+        p->pending_first = m;
+    p->pending_last = m;
+    p->pending_count++;
+    event_add(p->write_event, NULL);
+}
+
+static void flush(struct proc *p)
+{
+    if (p->out.len == 0)
+        return;
+    if (p->pending_first != NULL) {
+        queue_out(p);
+        return;
+    }
+    int r = chan_send(p->chan, p->out.bytes, p->out.len, p->out.fds, p->out.fd_count, MSG_DONTWAIT);
+    if (r == -EAGAIN) {
+        queue_out(p);
+        return;
+    }
+    if (r < 0)
+        proc_kill(p); /* Its end is on the way already; this only makes sure. */
+    out_clear(&p->out);
+}
+
+void procs_flush(struct procs *ps)
+{
+    while (ps->dirty_first != NULL) {
+        struct proc *p = ps->dirty_first;
+        ps->dirty_first = p->dirty_next;
+        p->dirty = false;
+        flush(p);
+    }
+}
+
+void proc_put(struct proc *p, enum wire_type type, const void *fixed, size_t fixed_bytes,
+              const void *tail, size_t tail_bytes, int fd)
+{
+    int own = fd >= 0 ? fcntl(fd, F_DUPFD_CLOEXEC, 3) : -1;
+    if (fd >= 0 && own < 0) {
+        proc_kill(p);
+        return;
+    }
+    if (!wire_put(&p->out, type, fixed, fixed_bytes, tail, tail_bytes, own)) {
+        flush(p);
+        bool fits = wire_put(&p->out, type, fixed, fixed_bytes, tail, tail_bytes, own);
+        assert(fits);
+    }
+    if (!p->dirty) {
+        p->dirty = true;
+        p->dirty_next = p->procs->dirty_first;
+        p->procs->dirty_first = p;
+    }
+}
+
+static const char *role_name(enum sandbox_role role)
+{
+    static const char *const names[] = {
+        [SANDBOX_WORKER] = "worker", [SANDBOX_KEEPER] = "keeper", [SANDBOX_PACKER] = "packer"};
+    return names[role];
+}
+
+static int make_cgroup(struct proc *p, const struct proc_options *o, struct error *err)
+{
+    if ((p->procs->use & SANDBOX_BIT(SANDBOX_MEMORY_CGROUP)) == 0 || o->memory_bytes_max == 0)
+        return 0;
+    char name[64];
+    snprintf(name, sizeof name, "sllora-%d-%s-%u", getpid(), role_name(o->role), o->number);
+    return sandbox_cgroup_create(&p->cgroup, &p->procs->features, name, o->memory_bytes_max, err);
+}
+
+static int spawn(struct proc *p, const struct proc_options *o, int child_chan, struct error *err)
+{
+    char memory[24], file[24], threads[16], use[16];
+    snprintf(memory, sizeof memory, "%llu", (unsigned long long)o->memory_bytes_max);
+    snprintf(file, sizeof file, "%llu", (unsigned long long)o->file_bytes_max);
+    snprintf(threads, sizeof threads, "%u", o->threads);
+    snprintf(use, sizeof use, "%u", p->procs->use);
+    const char *argv[] = {"sllora-worker", role_name(o->role), use, memory, file, threads, NULL};
+    /* The one setting that a worker takes from the environment: its instruction set. */
+    char isa[64] = "";
+    const char *env[] = {isa, NULL};
+    const char *value = getenv("SLLORA_ISA");
+    if (value != NULL && value[0] != '\0')
+        snprintf(isa, sizeof isa, "SLLORA_ISA=%s", value);
+    uid_t slot = (uid_t)o->role * (SANDBOX_UID_COUNT / SANDBOX_ROLE_COUNT) + o->number;
+    struct sandbox_spawn_options so = {
+        .exe_fd = p->procs->exe_fd,
+        .argv = argv,
+        .env = isa[0] != '\0' ? env : NULL,
+        .fds = &child_chan,
+        .fd_count = 1,
+        .log_fd = -1,
+        .uid = SANDBOX_UID_BASE + slot % SANDBOX_UID_COUNT,
+        .features = p->procs->use,
+        .cgroup = p->cgroup.dir[0] != '\0' ? &p->cgroup : NULL,
+    };
+    return sandbox_spawn(&p->child, &so, err);
+}
+
+static int add_events(struct proc *p, struct error *err)
+{
+    struct event_base *base = p->procs->base;
+    p->read_event = event_new(base, p->chan, EV_READ | EV_PERSIST, on_readable, p);
+    p->write_event = event_new(base, p->chan, EV_WRITE | EV_PERSIST, on_writable, p);
+    p->exit_event = event_new(base, p->child.pidfd, EV_READ | EV_PERSIST, on_exit_event, p);
+    if (p->read_event == NULL || p->write_event == NULL || p->exit_event == NULL ||
+        event_add(p->read_event, NULL) < 0 || event_add(p->exit_event, NULL) < 0)
+        return error_set(err, -ENOMEM, "cannot watch a process: out of memory");
+    return 0;
+}
+
+int proc_start(struct proc **ret, struct procs *ps, const struct proc_options *o, struct error *err)
+{
+    int pair[2];
+    int r = chan_pair(pair, err);
+    if (r < 0)
+        return r;
+    cleanup_fd int child_chan = pair[1];
+    struct proc *p = calloc(1, sizeof *p);
+    if (p == NULL) {
+        close(pair[0]);
+        return error_set(err, -ENOMEM, "out of memory");
+    }
+    p->procs = ps;
+    p->chan = pair[0];
+    p->child.pidfd = -1;
+    p->events = o->events;
+    p->context = o->context;
+    p->started_us = clock_now_us();
+    p->next = ps->first;
+    if (ps->first != NULL)
+        ps->first->prev = p;
+    ps->first = p;
+    r = make_cgroup(p, o, err);
+    if (r == 0)
+        r = spawn(p, o, child_chan, err);
+    if (r == 0) {
+        r = add_events(p, err);
+        if (r < 0) {
+            proc_kill(p);
+            waitid(P_PID, (id_t)p->child.pid, NULL, WEXITED);
+        }
+    }
+    if (r < 0) {
+        proc_free(p);
+        return r;
+    }
+    *ret = p;
+    return 0;
+}
+
+void proc_kill(struct proc *p)
+{
+    if (!p->ended)
+        syscall(SYS_pidfd_send_signal, p->child.pidfd, SIGKILL, NULL, 0);
+}
+
+void proc_abandon(struct proc *p)
+{
+    p->abandoned = true;
+    proc_kill(p);
+}
+
+void procs_close(struct procs *ps)
+{
+    if (ps == NULL)
+        return;
+    for (struct proc *p = ps->first; p != NULL; p = p->next)
+        proc_kill(p);
+    while (ps->first != NULL) {
+        siginfo_t info;
+        waitid(P_PIDFD, (id_t)ps->first->child.pidfd, &info, WEXITED);
+        ps->first->ended = true;
+        proc_free(ps->first);
+    }
+    close(ps->exe_fd);
+    free(ps);
+}
+
+pid_t proc_pid(const struct proc *p)
+{
+    return p->child.pid;
+}
+
+uint64_t proc_spawn_us(const struct proc *p)
+{
+    return (p->child.clone_ns + p->child.setup_ns + p->child.exec_ns) / 1000;
+}
+
+uint64_t proc_started_us(const struct proc *p)
+{
+    return p->started_us;
+}
+
+bool proc_was_out_of_memory(const struct proc *p)
+{
+    return p->out_of_memory;
+}

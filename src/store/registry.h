@@ -1,0 +1,64 @@
+/*
+ * What must survive a crash: functions, owners and where images came from, in SQLite (WAL, one
+ * writer). Every call is one transaction; when it returns 0 the change is on disk.
+ */
+#pragma once
+
+#include "base/digest.h"
+#include "base/error.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define REGISTRY_NAME_BYTES 65 /* letters, digits, '-', '_', '.', up to 64 */
+
+struct registry;
+
+struct registry_function {
+    char name[REGISTRY_NAME_BYTES];
+    char owner[REGISTRY_NAME_BYTES];
+    uint32_t owner_id;   /* filled by the registry */
+    uint32_t isolation;  /* enum route_isolation */
+    uint64_t generation; /* filled by the registry: 1, 2, ... per name, never reused */
+    uint64_t created_us; /* wall clock */
+    bool has_adapter;
+    struct digest backbone;
+    struct digest adapter;
+};
+
+struct registry_image {
+    struct digest digest;
+    uint64_t bytes;
+    uint32_t kind;   /* enum image_kind */
+    char label[128]; /* for people: the directory's name */
+};
+
+/* Opens or makes `path`; a damaged, foreign or newer file is refused with what to do. */
+int registry_open(struct registry **ret, const char *path, struct error *err);
+void registry_close(struct registry *r);
+
+/* Makes the function or its next generation, and its owner; fills owner_id and generation. */
+int registry_put_function(struct registry *r, struct registry_function *f, struct error *err);
+/* -ENOENT when there is none of that name. */
+int registry_remove_function(struct registry *r, const char *name, struct error *err);
+/* Calls fn for every function, by name. Stops at the first that returns < 0 and returns that. */
+int registry_each_function(struct registry *r,
+                           int (*fn)(void *context, const struct registry_function *f),
+                           void *context, struct error *err);
+
+int registry_put_image(struct registry *r, const struct registry_image *i, struct error *err);
+/* 0, or -ENOENT. */
+int registry_get_image(struct registry *r, const struct digest *d, struct registry_image *ret,
+                       struct error *err);
+
+/* Remembers which image the files identified by `key` became, so that the same bytes are not
+ * packed twice. */
+int registry_put_source(struct registry *r, const struct digest *key, const struct digest *image,
+                        struct error *err);
+int registry_get_source(struct registry *r, const struct digest *key, struct digest *ret_image,
+                        struct error *err);
+
+/* Forgets images (and their sources) that no function uses; calls fn for each, to delete its
+ * file. */
+int registry_sweep_images(struct registry *r, void (*fn)(void *context, const struct digest *d),
+                          void *context, struct error *err);
