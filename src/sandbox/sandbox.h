@@ -42,7 +42,7 @@ enum sandbox_feature {
     SANDBOX_CGROUP_NS,
     SANDBOX_SECCOMP,
     SANDBOX_LANDLOCK,
-    SANDBOX_OWN_UID,    /* each sandbox under a uid of its own; only root can give it */
+    SANDBOX_OWN_UID, /* each sandbox under a uid of its own; only root can give it */
     SANDBOX_MEMORY_CGROUP,
     SANDBOX_FEATURE_COUNT
 };
@@ -65,9 +65,9 @@ enum sandbox_feature {
 #define SANDBOX_PATH_BYTES 512
 
 struct sandbox_features {
-    uint32_t have;         /* SANDBOX_BIT(...) of what works here, for this user */
-    int landlock_abi;      /* 0: none */
-    int cgroup_version;    /* 1 or 2: where memory limits can be set; 0: nowhere */
+    uint32_t have;                       /* SANDBOX_BIT(...) of what works here, for this user */
+    int landlock_abi;                    /* 0: none */
+    int cgroup_version;                  /* 1 or 2: where memory limits can be set; 0: nowhere */
     char cgroup_dir[SANDBOX_PATH_BYTES]; /* our groups are made under it; "" when version is 0 */
 };
 
@@ -117,8 +117,8 @@ struct sandbox_spawn_options {
 #define SANDBOX_SPAWN_FDS_MAX 64
 
 struct sandbox_child {
-    pid_t pid;      /* as the daemon sees it */
-    int pidfd;      /* owned by the caller, close-on-exec; readable when the child has exited */
+    pid_t pid; /* as the daemon sees it */
+    int pidfd; /* owned by the caller, close-on-exec; readable when the child has exited */
     uint64_t clone_ns, setup_ns, exec_ns; /* clone; cgroup and maps; until the exec succeeded */
 };
 
@@ -152,8 +152,9 @@ struct sandbox_lock_cost {
 };
 
 /* Call with one thread. On failure the process is half locked and must exit. `ret_cost` may be
- * NULL. Afterwards: open*, socket, ioctl, unshare, a fork, PROT_EXEC mappings, foreign prctl and
- * fcntl commands return EPERM; anything else off the role's list kills the process (SIGSYS). */
+ * NULL. Afterwards calls that libraries make in passing (open, stat, readlink, socket, ioctl,
+ * prctl), forks, new namespaces, PROT_EXEC and shared anonymous memory return EPERM, clone3 ENOSYS;
+ * everything else off the role's list kills the process (SIGSYS). */
 int sandbox_lock(const struct sandbox_policy *p, struct sandbox_lock_cost *ret_cost,
                  struct error *reterr);
 

@@ -1,0 +1,227 @@
+/*
+ * The system calls of each role. One decision: off the list kills the process (SIGSYS), except for
+ * calls that libraries make in passing and live without, and that the self test tries: those say
+ * EPERM. Arguments that decide between harmless and not are part of the rule.
+ */
+#include "sandbox/parts.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <seccomp.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#define ROLE(role) (1u << (role))
+#define EVERY_ROLE ((1u << SANDBOX_ROLE_COUNT) - 1)
+
+#ifndef MAP_HUGETLB
+#define MAP_HUGETLB 0x40000
+#endif
+#define SYS_MSEAL 462 /* newer than the library's table */
+
+struct allowed {
+    int call;
+    uint32_t roles;
+};
+
+static const struct allowed ALLOWED[] = {
+    /* bytes over descriptors it was handed */
+    {SCMP_SYS(read), EVERY_ROLE},
+    {SCMP_SYS(readv), EVERY_ROLE},
+    {SCMP_SYS(pread64), EVERY_ROLE},
+    {SCMP_SYS(preadv), EVERY_ROLE},
+    {SCMP_SYS(write), EVERY_ROLE},
+    {SCMP_SYS(writev), EVERY_ROLE},
+    {SCMP_SYS(recvmsg), EVERY_ROLE},
+    {SCMP_SYS(recvfrom), EVERY_ROLE},
+    {SCMP_SYS(sendmsg), EVERY_ROLE},
+    {SCMP_SYS(shutdown), EVERY_ROLE},
+    {SCMP_SYS(getsockopt), EVERY_ROLE},
+    {SCMP_SYS(close), EVERY_ROLE},
+    {SCMP_SYS(fstat), EVERY_ROLE},
+    {SCMP_SYS(newfstatat), EVERY_ROLE}, /* glibc's fstat */
+    {SCMP_SYS(lseek), EVERY_ROLE},
+    {SCMP_SYS(fadvise64), EVERY_ROLE},
+    /* waiting */
+    {SCMP_SYS(poll), EVERY_ROLE},
+    {SCMP_SYS(ppoll), EVERY_ROLE},
+    {SCMP_SYS(epoll_create1), EVERY_ROLE},
+    {SCMP_SYS(epoll_ctl), EVERY_ROLE},
+    {SCMP_SYS(epoll_wait), EVERY_ROLE},
+    {SCMP_SYS(epoll_pwait), EVERY_ROLE},
+    {SCMP_SYS(eventfd2), EVERY_ROLE},
+    {SCMP_SYS(clock_gettime), EVERY_ROLE},
+    {SCMP_SYS(clock_getres), EVERY_ROLE},
+    {SCMP_SYS(clock_nanosleep), EVERY_ROLE},
+    {SCMP_SYS(nanosleep), EVERY_ROLE},
+    {SCMP_SYS(gettimeofday), EVERY_ROLE},
+    {SCMP_SYS(time), EVERY_ROLE},
+    {SCMP_SYS(restart_syscall), EVERY_ROLE},
+    /* memory; mmap and mprotect have rules of their own below */
+    {SCMP_SYS(munmap), EVERY_ROLE},
+    {SCMP_SYS(mremap), EVERY_ROLE},
+    {SCMP_SYS(madvise), EVERY_ROLE},
+    {SCMP_SYS(brk), EVERY_ROLE},
+    {SYS_MSEAL, EVERY_ROLE},
+    /* threads */
+    {SCMP_SYS(futex), EVERY_ROLE},
+    {SCMP_SYS(set_robust_list), EVERY_ROLE},
+    {SCMP_SYS(rseq), EVERY_ROLE},
+    {SCMP_SYS(sched_yield), EVERY_ROLE},
+    {SCMP_SYS(sched_getaffinity), EVERY_ROLE},
+    {SCMP_SYS(sched_setaffinity), EVERY_ROLE},
+    {SCMP_SYS(getcpu), EVERY_ROLE},
+    {SCMP_SYS(membarrier), EVERY_ROLE},
+    {SCMP_SYS(exit), EVERY_ROLE},
+    {SCMP_SYS(exit_group), EVERY_ROLE},
+    /* itself */
+    {SCMP_SYS(rt_sigaction), EVERY_ROLE},
+    {SCMP_SYS(rt_sigprocmask), EVERY_ROLE},
+    {SCMP_SYS(rt_sigreturn), EVERY_ROLE},
+    {SCMP_SYS(sigaltstack), EVERY_ROLE},
+    {SCMP_SYS(getpid), EVERY_ROLE},
+    {SCMP_SYS(gettid), EVERY_ROLE},
+    {SCMP_SYS(getuid), EVERY_ROLE},
+    {SCMP_SYS(geteuid), EVERY_ROLE},
+    {SCMP_SYS(getgid), EVERY_ROLE},
+    {SCMP_SYS(getegid), EVERY_ROLE},
+    {SCMP_SYS(getrusage), EVERY_ROLE},
+    {SCMP_SYS(getrandom), EVERY_ROLE},
+    {SCMP_SYS(sysinfo), EVERY_ROLE}, /* glibc's qsort asks how much memory there is */
+    {SCMP_SYS(uname), EVERY_ROLE},
+    /* files by descriptor */
+    {SCMP_SYS(pwrite64), ROLE(SANDBOX_PACKER)},
+    {SCMP_SYS(pwritev), ROLE(SANDBOX_PACKER)},
+    {SCMP_SYS(ftruncate), ROLE(SANDBOX_PACKER)},
+    {SCMP_SYS(fallocate), ROLE(SANDBOX_PACKER)},
+    {SCMP_SYS(fsync), ROLE(SANDBOX_PACKER)},
+    {SCMP_SYS(fdatasync), ROLE(SANDBOX_PACKER)},
+    {SCMP_SYS(sync_file_range), ROLE(SANDBOX_PACKER)},
+};
+
+/* Refused without killing. */
+static const int REFUSED[] = {
+    SCMP_SYS(open),      SCMP_SYS(openat),     SCMP_SYS(openat2), SCMP_SYS(access),
+    SCMP_SYS(faccessat), SCMP_SYS(faccessat2), SCMP_SYS(stat),    SCMP_SYS(statx),
+    SCMP_SYS(readlink),  SCMP_SYS(readlinkat), SCMP_SYS(socket),  SCMP_SYS(setsockopt),
+    SCMP_SYS(ioctl),     SCMP_SYS(unshare),    SCMP_SYS(fork),    SCMP_SYS(vfork),
+};
+
+/* Arguments that make a call harmless (allow) or not (EPERM, or the default: kill). */
+struct argument_rule {
+    int call;
+    uint32_t action;
+    uint32_t roles;
+    struct scmp_arg_cmp arg[2];
+    unsigned arg_count;
+};
+
+#define EPERM_ACTION SCMP_ACT_ERRNO(EPERM)
+#define BITS(n, mask, value)                                                                       \
+    {                                                                                              \
+        .arg = (n), .op = SCMP_CMP_MASKED_EQ, .datum_a = (mask), .datum_b = (value)                \
+    }
+#define EQUAL(n, value)                                                                            \
+    {                                                                                              \
+        .arg = (n), .op = SCMP_CMP_EQ, .datum_a = (value)                                          \
+    }
+#define NOT_EQUAL(n, value)                                                                        \
+    {                                                                                              \
+        .arg = (n), .op = SCMP_CMP_NE, .datum_a = (value)                                          \
+    }
+
+/* New memory is private, so that RLIMIT_DATA counts it: neither shared and anonymous, nor a
+ * growing "stack", nor from the huge page pool. Mapped files are descriptors it was given. */
+#define MAP_FRESH (MAP_SHARED | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_HUGETLB)
+#define MAP_OF_FILE (MAP_ANONYMOUS | MAP_GROWSDOWN)
+#define CLONE_THREAD_BITS (CLONE_VM | CLONE_SIGHAND | CLONE_THREAD)
+#define CLONE_NEW_BITS                                                                             \
+    (CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS |     \
+     CLONE_NEWCGROUP)
+#define FCNTL(command, roles)                                                                      \
+    {                                                                                              \
+        SCMP_SYS(fcntl), SCMP_ACT_ALLOW, roles, {EQUAL(1, command)}, 1                             \
+    }
+
+static const struct argument_rule ARGUMENT_RULES[] = {
+    {SCMP_SYS(mmap),
+     SCMP_ACT_ALLOW,
+     EVERY_ROLE,
+     {BITS(2, PROT_EXEC, 0), BITS(3, MAP_OF_FILE, 0)},
+     2},
+    {SCMP_SYS(mmap),
+     SCMP_ACT_ALLOW,
+     EVERY_ROLE,
+     {BITS(2, PROT_EXEC, 0), BITS(3, MAP_FRESH, MAP_ANONYMOUS)},
+     2},
+    {SCMP_SYS(mmap), EPERM_ACTION, EVERY_ROLE, {BITS(2, PROT_EXEC, PROT_EXEC)}, 1},
+    {SCMP_SYS(mmap),
+     EPERM_ACTION,
+     EVERY_ROLE,
+     {BITS(2, PROT_EXEC, 0), BITS(3, MAP_SHARED | MAP_ANONYMOUS, MAP_SHARED | MAP_ANONYMOUS)},
+     2},
+    {SCMP_SYS(mprotect), SCMP_ACT_ALLOW, EVERY_ROLE, {BITS(2, PROT_EXEC, 0)}, 1},
+    {SCMP_SYS(mprotect), EPERM_ACTION, EVERY_ROLE, {BITS(2, PROT_EXEC, PROT_EXEC)}, 1},
+    /* A new thread, nothing else. clone3 hides its flags in memory: glibc falls back to clone. */
+    {SCMP_SYS(clone),
+     SCMP_ACT_ALLOW,
+     EVERY_ROLE,
+     {BITS(0, CLONE_THREAD_BITS | CLONE_NEW_BITS, CLONE_THREAD_BITS)},
+     1},
+    {SCMP_SYS(clone), EPERM_ACTION, EVERY_ROLE, {BITS(0, CLONE_THREAD, 0)}, 1},
+    {SCMP_SYS(clone3), SCMP_ACT_ERRNO(ENOSYS), EVERY_ROLE, {{0}}, 0},
+    {SCMP_SYS(prctl), SCMP_ACT_ALLOW, EVERY_ROLE, {EQUAL(0, PR_SET_NAME)}, 1},
+    {SCMP_SYS(prctl), EPERM_ACTION, EVERY_ROLE, {NOT_EQUAL(0, PR_SET_NAME)}, 1},
+    /* Reading its own limits; sending to who is at the other end. */
+    {SCMP_SYS(prlimit64), SCMP_ACT_ALLOW, EVERY_ROLE, {EQUAL(0, 0), EQUAL(2, 0)}, 2},
+    {SCMP_SYS(sendto), SCMP_ACT_ALLOW, EVERY_ROLE, {EQUAL(4, 0)}, 1},
+    FCNTL(F_GETFD, EVERY_ROLE),
+    FCNTL(F_SETFD, EVERY_ROLE),
+    FCNTL(F_GETFL, EVERY_ROLE),
+    FCNTL(F_SETFL, EVERY_ROLE),
+    FCNTL(F_DUPFD_CLOEXEC, EVERY_ROLE),
+    FCNTL(F_GET_SEALS, EVERY_ROLE),
+    FCNTL(F_ADD_SEALS, ROLE(SANDBOX_KEEPER)),
+};
+
+static int add_rules(scmp_filter_ctx f, enum sandbox_role role)
+{
+    int r = 0;
+
+    for (size_t i = 0; r == 0 && i < sizeof ALLOWED / sizeof *ALLOWED; i++)
+        if (ALLOWED[i].roles & ROLE(role))
+            r = seccomp_rule_add_array(f, SCMP_ACT_ALLOW, ALLOWED[i].call, 0, NULL);
+    for (size_t i = 0; r == 0 && i < sizeof REFUSED / sizeof *REFUSED; i++)
+        r = seccomp_rule_add_array(f, EPERM_ACTION, REFUSED[i], 0, NULL);
+    for (size_t i = 0; r == 0 && i < sizeof ARGUMENT_RULES / sizeof *ARGUMENT_RULES; i++) {
+        const struct argument_rule *rule = &ARGUMENT_RULES[i];
+        if (rule->roles & ROLE(role))
+            r = seccomp_rule_add_array(f, rule->action, rule->call, rule->arg_count, rule->arg);
+    }
+    /* abort() and assert() signal the own process; its number is known only now. */
+    struct scmp_arg_cmp self = EQUAL(0, (scmp_datum_t)getpid());
+    if (r == 0)
+        r = seccomp_rule_add_array(f, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1, &self);
+    return r;
+}
+
+int sandbox_load_filter(enum sandbox_role role, struct error *reterr)
+{
+    scmp_filter_ctx f = seccomp_init(SCMP_ACT_KILL_PROCESS);
+
+    if (!f)
+        return error_set(reterr, -ENOMEM, "cannot lock the sandbox: no memory for the filter");
+    int r = add_rules(f, role);
+    if (r == 0)
+        r = seccomp_attr_set(f, SCMP_FLTATR_CTL_OPTIMIZE, 2); /* a binary tree */
+    if (r == 0)
+        r = seccomp_load(f);
+    seccomp_release(f);
+    if (r < 0)
+        return error_set(reterr, r, "cannot lock the sandbox: the seccomp filter: %s",
+                         strerror(-r));
+    return 0;
+}
