@@ -17,9 +17,11 @@ MAINS    := src/worker/main.c src/cli/main.c
 srcs      = $(filter-out $(MAINS),$(wildcard src/$(1)/*.c))
 lib       = $(BUILD)/lib$(1).a
 
+# -ffp-contract=off: a rounding is where the source says so, in the tail as in the body of a loop.
 KERNEL_FLAGS_ref     := -O2 -ffp-contract=off
-KERNEL_FLAGS_avx2    := -O3 -mavx2 -mfma -mf16c
-KERNEL_FLAGS_avx512  := -O3 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c -mprefer-vector-width=512
+KERNEL_FLAGS_avx2    := -O3 -ffp-contract=off -mavx2 -mfma
+KERNEL_FLAGS_avx512  := -O3 -ffp-contract=off -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma \
+                        -mprefer-vector-width=512
 
 LLHTTP_OBJ := $(patsubst %,$(BUILD)/llhttp/%.o,api http llhttp)
 

@@ -23,6 +23,15 @@ const struct kernels *kernels_get(enum kernel_isa isa)
     switch (isa) {
     case KERNEL_ISA_REF:
         return &kernels_ref;
+    case KERNEL_ISA_AVX2:
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &kernels_avx2
+                                                                               : NULL;
+    case KERNEL_ISA_AVX512:
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                       __builtin_cpu_supports("fma")
+                   ? &kernels_avx512
+                   : NULL;
     default:
         return NULL;
     }

@@ -69,8 +69,7 @@ typedef void kernel_attention(float *out, const float *q, const void *const *key
  * -infinity. */
 typedef uint32_t kernel_argmax(const float *x, uint32_t n);
 
-/* log(sum(exp(x))), computed from the largest value, in double where it sums. NaN when a value is.
- */
+/* log(sum(exp(x))), computed from the largest value, in double where it sums. */
 typedef double kernel_log_sum_exp(const float *x, uint32_t n);
 
 struct kernels {

@@ -1,0 +1,179 @@
+/*
+ * The kernels for AVX2 with FMA: 8 lanes, 16 registers. Only what the instruction set is asked for
+ * stands here; what is computed stands in vector.h.
+ */
+#include "kernels/isa.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+#define VEC_LANES 8
+
+/* 3 x 4 sums, 3 of x and 1 of w fill the 16 registers. */
+#define TILE_ROWS 3
+
+typedef __m256 vec;
+typedef __m256d vecd;
+
+/* All ones in the first n lanes, n < VEC_LANES. */
+static inline __m256i lanes_below(uint32_t n)
+{
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+static inline vec vec_set1(float value)
+{
+    return _mm256_set1_ps(value);
+}
+
+static inline vec vec_load_f32(const float *from)
+{
+    return _mm256_loadu_ps(from);
+}
+
+/* The first n lanes, n < VEC_LANES; the others are 0 and their memory is not touched. */
+static inline vec vec_load_f32_part(const float *from, uint32_t n)
+{
+    return _mm256_maskload_ps(from, lanes_below(n));
+}
+
+static inline vec vec_load_bf16(const uint16_t *from)
+{
+    __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)from));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+}
+
+static inline vec vec_load_bf16_part(const uint16_t *from, uint32_t n)
+{
+    uint16_t padded[VEC_LANES] = {0};
+    memcpy(padded, from, n * sizeof(padded[0]));
+    return vec_load_bf16(padded);
+}
+
+static inline void vec_store_f32(float *to, vec a)
+{
+    _mm256_storeu_ps(to, a);
+}
+
+static inline void vec_store_f32_part(float *to, vec a, uint32_t n)
+{
+    _mm256_maskstore_ps(to, lanes_below(n), a);
+}
+
+/* Round to nearest even; a NaN keeps its upper bits and becomes quiet. */
+static inline __m128i bf16_of(vec a)
+{
+    __m256i bits = _mm256_castps_si256(a);
+    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+    __m256i upper = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
+    return _mm_packus_epi32(_mm256_castsi256_si128(upper), _mm256_extracti128_si256(upper, 1));
+}
+
+static inline void vec_store_bf16(uint16_t *to, vec a)
+{
+    _mm_storeu_si128((__m128i *)to, bf16_of(a));
+}
+
+static inline void vec_store_bf16_part(uint16_t *to, vec a, uint32_t n)
+{
+    uint16_t padded[VEC_LANES];
+    vec_store_bf16(padded, a);
+    memcpy(to, padded, n * sizeof(padded[0]));
+}
+
+static inline vec vec_add(vec a, vec b)
+{
+    return _mm256_add_ps(a, b);
+}
+
+static inline vec vec_sub(vec a, vec b)
+{
+    return _mm256_sub_ps(a, b);
+}
+
+static inline vec vec_mul(vec a, vec b)
+{
+    return _mm256_mul_ps(a, b);
+}
+
+static inline vec vec_div(vec a, vec b)
+{
+    return _mm256_div_ps(a, b);
+}
+
+/* a * b + c with one rounding */
+static inline vec vec_fma(vec a, vec b, vec c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+
+/* Both give b where either is a NaN. */
+static inline vec vec_max(vec a, vec b)
+{
+    return _mm256_max_ps(a, b);
+}
+
+static inline vec vec_min(vec a, vec b)
+{
+    return _mm256_min_ps(a, b);
+}
+
+static inline uint32_t vec_equal_mask(vec a, vec b)
+{
+    return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ));
+}
+
+static inline vec vec_round(vec a)
+{
+    return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+static inline vec power_of_two(__m256i n)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
+}
+
+/* a * 2^n, n whole and |n| <= 250. In two steps, as 2^n itself may lie outside of a float; the
+ * first step of a normal a near 1 is exact. */
+static inline vec vec_scale(vec a, vec n)
+{
+    __m256i whole = _mm256_cvtps_epi32(n);
+    __m256i half = _mm256_srai_epi32(whole, 1);
+    a = _mm256_mul_ps(a, power_of_two(half));
+    return _mm256_mul_ps(a, power_of_two(_mm256_sub_epi32(whole, half)));
+}
+
+static inline __m256 vec_fold_sum(vec a)
+{
+    return a;
+}
+
+static inline __m256 vec_fold_max(vec a)
+{
+    return a;
+}
+
+static inline vecd vecd_zero(void)
+{
+    return _mm256_setzero_pd();
+}
+
+/* a plus the lower, then the upper half of b */
+static inline vecd vecd_add_both(vecd a, vec b)
+{
+    a = _mm256_add_pd(a, _mm256_cvtps_pd(_mm256_castps256_ps128(b)));
+    return _mm256_add_pd(a, _mm256_cvtps_pd(_mm256_extractf128_ps(b, 1)));
+}
+
+static inline double vecd_sum(vecd a)
+{
+    __m128d two = _mm_add_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));
+    return _mm_cvtsd_f64(two) + _mm_cvtsd_f64(_mm_unpackhi_pd(two, two));
+}
+
+#define VEC_TABLE kernels_avx2
+#define VEC_ISA KERNEL_ISA_AVX2
+#include "kernels/vector.h"
