@@ -107,8 +107,8 @@ $(BUILD)/obj/%.o: src/%.c
 # llhttp comes as C sources in Debian's node-llhttp; it is generated code with its own warnings.
 $(BUILD)/llhttp/%.o: /usr/share/llhttp/%.c
 	@mkdir -p $(@D)
-	@$(CC) -O2 -g $(if $(SAN),-fsanitize=$(SAN)) -I/usr/share/include/llhttp \
-	    -I/usr/include/llhttp -c -o $@ $<
+	@$(CC) -O2 -g -DLLHTTP_STRICT_MODE=1 $(if $(SAN),-fsanitize=$(SAN)) \
+	    -I/usr/share/include/llhttp -I/usr/include/llhttp -c -o $@ $<
 
 $(BUILD)/obj/gateway/%.o: CFLAGS += -isystem /usr/share/include/llhttp
 

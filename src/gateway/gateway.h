@@ -5,8 +5,9 @@
  *
  * An exchange is one HTTP request being answered. It lives from `infer` or `admin` until the
  * handler ends it (exchange_finish, exchange_error, exchange_json, exchange_lines_end) or until
- * `gone` returns, whichever is first; after that the pointer is dead. Everything runs on the
- * thread of one event_base.
+ * `gone` returns, whichever is first; after that the pointer is dead. It may be ended already
+ * inside infer or admin. `gone` is never called from inside infer, admin or exchange_*, so a
+ * handler is never entered twice. Everything runs on the thread of one event_base.
  */
 #pragma once
 
@@ -81,7 +82,8 @@ struct gateway_handlers {
      * and *ret_code (OpenAI's error code, static string or NULL) set. */
     int (*infer)(void *context, struct exchange *x, const struct infer_request *r, int *ret_status,
                  const char **ret_code, struct error *err);
-    /* The client left before the end; the handler forgets the exchange. */
+    /* The client left before the end (or does not read, or the answer outgrew its limit, or the
+     * gateway closes); the handler forgets the exchange. */
     void (*gone)(void *context, struct exchange *x);
     /* GET /v1/models: appends {"id", "created" (s), "owned_by", "parent"} objects to `list`. */
     void (*models)(void *context, json_t *list);
@@ -90,7 +92,8 @@ struct gateway_handlers {
     /* GET /readyz: 0, or -errno with the reason. */
     int (*ready)(void *context, struct error *err);
     /* Any request on the admin socket, from a peer with the daemon's uid or root. path starts with
-     * "/admin/"; body is NULL without one. Answered by exchange_json or exchange_lines. */
+     * "/admin/" and is as sent, without the query; body is NULL without one, borrowed during the
+     * call. Answered by exchange_json, exchange_error or exchange_line. */
     void (*admin)(void *context, struct exchange *x, const char *method, const char *path,
                   const json_t *body);
 };
@@ -103,8 +106,10 @@ struct gateway_limits {
     uint32_t json_depth_max;
     uint32_t header_timeout_ms; /* from the first byte to the end of the headers */
     uint32_t body_timeout_ms;
-    uint32_t idle_timeout_ms;  /* keep-alive connection without a request */
-    uint32_t write_timeout_ms; /* a client that does not read */
+    uint32_t idle_timeout_ms;   /* keep-alive connection without a request */
+    uint32_t write_timeout_ms;  /* a client that does not read */
+    uint32_t stream_comment_ms; /* a stream without its first token shows this often that it is
+                                   alive; its headers go out with the first comment */
 };
 
 extern const struct gateway_limits gateway_limits_default;
@@ -117,9 +122,11 @@ struct gateway_options {
     struct gateway_handlers handlers;
 };
 
+/* listen or admin_socket may be NULL: none of that kind. */
 int gateway_open(struct gateway **ret, const struct gateway_options *options, struct error *err);
 /* Stops accepting; open exchanges go on. */
 void gateway_stop_listening(struct gateway *g);
+/* Ends everything; open exchanges hear `gone`. Not from inside a handler. NULL is fine. */
 void gateway_close(struct gateway *g);
 uint16_t gateway_port(const struct gateway *g);
 
