@@ -50,4 +50,6 @@ int adapter_open(struct adapter *ret, const void *base, uint64_t bytes, const st
                  const struct digest *backbone_digest, struct error *err);
 void adapter_close(struct adapter *a);
 
+/* The backbone's matrix that a module changes. */
+enum tensor_role adapter_module_role(enum adapter_module m);
 const struct lora *adapter_module(const struct adapter *a, uint32_t layer, enum adapter_module m);

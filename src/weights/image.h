@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "model/config.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -30,7 +31,8 @@ enum image_section {
     IMAGE_CONFIG = 0,    /* struct model_config (backbone), struct adapter_config (adapter) */
     IMAGE_TENSORS = 1,   /* struct image_tensor[] */
     IMAGE_TOKENIZER = 2, /* compiled tokenizer, backbone only */
-    IMAGE_CHAT = 3,      /* chat template, UTF-8, may be empty; backbone only */
+    IMAGE_CHAT = 3,      /* backbone only: three NUL-terminated UTF-8 strings, each may be empty:
+                            chat template, bos token, eos token */
     IMAGE_META = 4,      /* JSON for people: source, parameters, adapter scale per module */
     IMAGE_WEIGHTS = 5,
     IMAGE_SECTION_COUNT = 6,
@@ -86,7 +88,7 @@ enum tensor_part {
 struct image_tensor {
     uint16_t role;  /* enum tensor_role */
     uint16_t part;  /* enum tensor_part */
-    uint16_t layer; /* 0 for the embedding, the head and the last norm */
+    uint16_t layer; /* 0 where the role is not part of a layer */
     uint16_t dtype; /* enum image_dtype */
     uint32_t rows;
     uint32_t cols;   /* row-major, rows packed without padding; 1-dimensional: rows = 1 */
@@ -106,12 +108,16 @@ struct image {
     uint32_t tensor_count;
 };
 
-/* Checks magic, version, kind, and that every section and tensor lies inside and is aligned. */
+/* Checks magic, version, kind, that every section and tensor lies inside and is aligned, that none
+ * overlap and that tensors are in order of their offsets. `bytes` may exceed the image's own size
+ * (a mapping padded to its pages); ret->bytes is the image's. */
 int image_open(struct image *ret, const void *base, uint64_t bytes, enum image_kind kind,
                struct error *err);
 
 /* The bytes of a section; *ret_bytes may be 0. */
 const void *image_section(const struct image *im, enum image_section section, uint64_t *ret_bytes);
 
-size_t image_dtype_bytes(uint32_t dtype);
+size_t image_dtype_bytes(uint32_t dtype); /* 0: no such dtype */
+/* rows * cols * size of dtype; false when that is no number of bytes an image can hold. */
+bool image_tensor_bytes(uint32_t rows, uint32_t cols, uint32_t dtype, uint64_t *ret);
 const char *image_role_name(uint32_t role); /* "q", "gate", ... as in errors and certificates */
