@@ -1,0 +1,367 @@
+/*
+ * Requests. A call is born when the gateway hands over a well-formed request, waits in the core,
+ * travels to a worker, and turns the worker's records into the answer. The prompt stays unread: the
+ * body goes to the worker as it came.
+ */
+#include "daemon/daemon.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+/* Larger bodies travel in a sealed memory file beside the record. */
+#define BODY_INLINE_BYTES_MAX (32u << 10)
+#define TOKENS_MAX 64u
+
+struct call *call_find(struct daemon *d, uint64_t id)
+{
+    uint32_t index = (uint32_t)(id & 0xffffff);
+    if (id == 0 || index >= d->calls_max || d->calls[index].id != id)
+        return NULL;
+    return &d->calls[index];
+}
+
+static struct call *call_new(struct daemon *d)
+{
+    if (d->calls_free == SCHED_NONE)
+        return NULL;
+    uint32_t index = d->calls_free;
+    struct call *c = &d->calls[index];
+    d->calls_free = c->next_free;
+    *c = (struct call){.id = ++d->call_sequence << 24 | index, .worker = SCHED_NONE};
+    d->calls_live++;
+    return c;
+}
+
+static void call_free(struct daemon *d, struct call *c)
+{
+    free(c->body);
+    uint32_t index = (uint32_t)(c - d->calls);
+    *c = (struct call){.next_free = d->calls_free};
+    d->calls_free = index;
+    d->calls_live--;
+}
+
+static uint64_t fresh_seed(const struct call *c)
+{
+    /* Not a secret: it only has to differ from request to request. */
+    return c->id * 0x9e3779b97f4a7c15u ^ c->arrived_us;
+}
+
+static void fill_submit(struct call *c, const struct infer_request *r)
+{
+    uint32_t flags = 0;
+    flags |= r->kind == INFER_CHAT ? WIRE_CHAT : 0;
+    flags |= r->stream ? WIRE_STREAM : 0;
+    flags |= r->logprobs ? WIRE_LOGPROBS : 0;
+    flags |= r->echo ? WIRE_ECHO : 0;
+    c->submit = (struct wire_submit){
+        .request = c->id,
+        .seed = r->has_seed ? r->seed : fresh_seed(c),
+        .body_bytes = r->body_bytes,
+        .flags = flags,
+        .max_tokens = r->max_tokens,
+        .top_logprobs = r->top_logprobs,
+        .top_k = r->top_k,
+        .temperature = r->temperature,
+        .top_p = r->top_p,
+        .min_p = r->min_p,
+    };
+}
+
+int call_infer(void *context, struct exchange *x, const struct infer_request *r, int *ret_status,
+               const char **ret_code, struct error *err)
+{
+    struct daemon *d = context;
+    uint32_t function = function_find(d, r->model);
+    if (function == SCHED_NONE) {
+        *ret_status = 404;
+        *ret_code = "model_not_found";
+        return error_set(err, -ENOENT,
+                         "The model '%.64s' does not exist: GET /v1/models lists "
+                         "what is deployed",
+                         r->model);
+    }
+    struct call *c = d->stopping ? NULL : call_new(d);
+    char *body = c == NULL ? NULL : malloc(r->body_bytes + 1);
+    if (body == NULL) {
+        if (c != NULL)
+            call_free(d, c);
+        *ret_status = 503;
+        *ret_code = d->stopping ? "shutting_down" : "server_full";
+        return error_set(err, -EBUSY,
+                         d->stopping ? "The server is shutting down"
+                                     : "The server is full: try again shortly");
+    }
+    memcpy(body, r->body, r->body_bytes);
+    body[r->body_bytes] = '\0';
+    c->x = x;
+    c->body = body;
+    c->body_bytes = r->body_bytes;
+    c->function = function;
+    c->arrived_us = clock_now_us();
+    fill_submit(c, r);
+    d->functions[function].requests++;
+    struct sched_function_view view;
+    sched_function_view(d->sched, function, &view);
+    c->cold = view.worker == SCHED_NONE || view.state == SCHED_STARTING;
+    exchange_set_context(x, c);
+    struct sched_event e = {.type = SCHED_REQUEST, .function = function, .request = c->id};
+    daemon_event(d, &e);
+    return 0;
+}
+
+void call_gone(void *context, struct exchange *x)
+{
+    struct daemon *d = context;
+    struct call *c = exchange_context(x);
+    if (c == NULL) {
+        deploy_client_gone(d, x);
+        return;
+    }
+    c->x = NULL;
+    d->totals.client_gone++;
+    struct sched_event e = {.type = SCHED_CLIENT_GONE, .request = c->id};
+    daemon_event(d, &e);
+    /* A waiting request is forgotten by the core at once; a running one ends with DONE. */
+    if (c->worker == SCHED_NONE)
+        call_free(d, c);
+}
+
+static int body_file(const struct call *c)
+{
+    int fd = memfd_create("sllora-body", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0)
+        return -errno;
+    if (write(fd, c->body, c->body_bytes) != (ssize_t)c->body_bytes ||
+        fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) < 0) {
+        int r = -errno;
+        close(fd);
+        return r;
+    }
+    return fd;
+}
+
+static void fail(struct daemon *d, struct call *c, int status, const char *code, const char *param,
+                 uint32_t retry_after_s, const char *message)
+{
+    d->totals.failed++;
+    d->functions[c->function].failures++;
+    if (c->x != NULL)
+        exchange_error(c->x, status, code, param, retry_after_s, message);
+    c->x = NULL;
+}
+
+void call_submit(struct daemon *d, const struct sched_action *a)
+{
+    struct call *c = call_find(d, a->request);
+    struct worker_slot *w = &d->workers[a->worker];
+    assert(c != NULL);
+    if (w->proc == NULL)
+        return; /* Its end is an event on the way; the core refuses the request then. */
+    c->submit.slot = a->slot;
+    c->submit.wall_us = clock_wall_us();
+    c->worker = a->worker;
+    c->submitted_us = clock_now_us();
+    bool is_inline = c->body_bytes <= BODY_INLINE_BYTES_MAX;
+    int fd = is_inline ? -1 : body_file(c);
+    if (!is_inline && fd < 0) {
+        proc_kill(w->proc); /* Out of descriptors or memory: the request is answered as lost. */
+        return;
+    }
+    proc_put(w->proc, WIRE_SUBMIT, &c->submit, sizeof c->submit, c->body,
+             is_inline ? c->body_bytes : 0, fd);
+    if (fd >= 0)
+        close(fd);
+    free(c->body);
+    c->body = NULL;
+    if (c->cold) {
+        d->totals.cold_starts++;
+        d->functions[c->function].cold_starts++;
+    }
+    if (c->x != NULL) {
+        uint64_t waited_us = c->submitted_us - c->arrived_us;
+        struct infer_timing t = {.queue_us = c->cold ? 0 : waited_us,
+                                 .cold_us = c->cold ? waited_us : 0};
+        exchange_timing(c->x, &t);
+    }
+}
+
+struct refusal {
+    int status;
+    uint32_t retry_after_s;
+    const char *code;
+    const char *message;
+};
+
+void call_refuse(struct daemon *d, const struct sched_action *a)
+{
+    static const struct refusal refusals[] = {
+        [SCHED_FUNCTION_QUEUE_FULL] = {429, 1, "rate_limit_exceeded",
+                                       "Too many requests are waiting for this function"},
+        [SCHED_SERVER_FULL] = {503, 1, "server_full", "Too many requests are waiting"},
+        [SCHED_TOO_LARGE] = {503, 0, "insufficient_memory",
+                             "This function's backbone does not fit the server's memory budget; "
+                             "start sllora serve with a larger --memory"},
+        [SCHED_WORKER_LOST] = {500, 0, "worker_lost",
+                               "The process that ran this request ended before the answer was "
+                               "complete; other requests are not affected, send it again"},
+        [SCHED_START_FAILED] = {503, 5, "start_failed",
+                                "No process for this function could be started; the server's log "
+                                "says why"},
+        [SCHED_LOAD_FAILED] = {503, 5, "load_failed",
+                               "The function's backbone could not be loaded; the server's log says "
+                               "why"},
+        [SCHED_ADAPTER_FAILED] =
+            {503, 5, "adapter_failed",
+             "The function's adapter could not be loaded; the server's log says "
+             "why"},
+        [SCHED_FUNCTION_GONE] = {404, 0, "model_not_found", "The function was removed"},
+    };
+    struct call *c = call_find(d, a->request);
+    if (c == NULL)
+        return;
+    assert(a->reason < sizeof refusals / sizeof refusals[0]);
+    const struct refusal *r = &refusals[a->reason];
+    d->totals.refused++;
+    fail(d, c, r->status, r->code, NULL, r->retry_after_s, r->message);
+    call_free(d, c);
+}
+
+/* --- what the worker says --- */
+
+struct token_reader {
+    const uint8_t *at;
+    size_t left;
+};
+
+static const void *read_bytes(struct token_reader *r, size_t bytes)
+{
+    size_t padded = (bytes + 3) & ~(size_t)3;
+    if (padded > r->left)
+        return NULL;
+    const void *p = r->at;
+    r->at += padded;
+    r->left -= padded;
+    return p;
+}
+
+static bool read_token(struct token_reader *r, struct infer_token *t,
+                       struct infer_alternative top[INFER_TOP_LOGPROBS_MAX])
+{
+    const struct wire_token *w = read_bytes(r, sizeof *w);
+    if (w == NULL || w->top_count > INFER_TOP_LOGPROBS_MAX)
+        return false;
+    const char *bytes = read_bytes(r, w->byte_count);
+    if (bytes == NULL)
+        return false;
+    for (uint32_t i = 0; i < w->top_count; i++) {
+        const struct wire_alternative *a = read_bytes(r, sizeof *a);
+        const char *text = a == NULL ? NULL : read_bytes(r, a->byte_count);
+        if (text == NULL)
+            return false;
+        top[i] = (struct infer_alternative){
+            .bytes = text, .byte_count = a->byte_count, .logprob = a->logprob};
+    }
+    *t = (struct infer_token){.bytes = bytes,
+                              .byte_count = w->byte_count,
+                              .has_logprob = w->has_logprob != 0,
+                              .logprob = w->logprob,
+                              .top_count = w->top_count,
+                              .top = top};
+    return true;
+}
+
+static bool on_tokens(struct daemon *d, struct call *c, const struct wire_record *r)
+{
+    const struct wire_tokens *t = r->fixed;
+    if (t->text_bytes > r->tail_bytes || t->token_count > TOKENS_MAX)
+        return false;
+    struct infer_token tokens[TOKENS_MAX];
+    struct infer_alternative top[TOKENS_MAX][INFER_TOP_LOGPROBS_MAX];
+    size_t text_padded = ((size_t)t->text_bytes + 3) & ~(size_t)3;
+    if (t->token_count > 0 && text_padded > r->tail_bytes)
+        return false;
+    struct token_reader reader = {r->tail + text_padded,
+                                  t->token_count > 0 ? r->tail_bytes - text_padded : 0};
+    for (uint32_t i = 0; i < t->token_count; i++) {
+        if (!read_token(&reader, &tokens[i], top[i]))
+            return false;
+    }
+    if (!c->first_token && t->tokens_new > 0) {
+        c->first_token = true;
+        histogram_add(&d->totals.ttft, clock_now_us() - c->arrived_us);
+    }
+    struct sched_event e = {.type = SCHED_TOKENS, .request = c->id, .tokens = t->tokens_new};
+    daemon_event(d, &e);
+    if (c->x != NULL)
+        exchange_tokens(c->x, (const char *)r->tail, t->text_bytes,
+                        t->token_count > 0 ? tokens : NULL, t->token_count);
+    return true;
+}
+
+static void end(struct daemon *d, struct call *c)
+{
+    struct sched_event e = {.type = SCHED_DONE, .request = c->id};
+    daemon_event(d, &e);
+    call_free(d, c);
+}
+
+static void on_done(struct daemon *d, struct call *c, const struct wire_done *done)
+{
+    struct function_entry *f = &d->functions[c->function];
+    f->tokens_prompt += done->prompt_tokens;
+    f->tokens_new += done->completion_tokens;
+    f->device_us += done->device_us;
+    if (c->x != NULL) {
+        struct infer_usage usage = {done->prompt_tokens, done->completion_tokens};
+        bool stopped = done->reason == WIRE_DONE_STOP;
+        stopped ? d->totals.finished_stop++ : d->totals.finished_length++;
+        histogram_add(&d->totals.e2e, clock_now_us() - c->arrived_us);
+        exchange_finish(c->x, stopped ? "stop" : "length", &usage);
+        c->x = NULL;
+    }
+    end(d, c);
+}
+
+static void on_failed(struct daemon *d, struct call *c, const struct wire_record *r)
+{
+    const struct wire_failed *f = r->fixed;
+    char message[ERROR_TEXT_BYTES], code[sizeof f->code], param[sizeof f->param];
+    snprintf(message, sizeof message, "%.*s", (int)r->tail_bytes, (const char *)r->tail);
+    snprintf(code, sizeof code, "%.*s", (int)sizeof f->code - 1, f->code);
+    snprintf(param, sizeof param, "%.*s", (int)sizeof f->param - 1, f->param);
+    int status = f->status >= 400 && f->status <= 599 ? (int)f->status : 500;
+    fail(d, c, status, code[0] != '\0' ? code : NULL, param[0] != '\0' ? param : NULL, 0, message);
+    end(d, c);
+}
+
+void call_record(struct daemon *d, uint32_t worker, const struct wire_record *r)
+{
+    /* Every record that comes here begins with the request's id. */
+    uint64_t id;
+    memcpy(&id, r->fixed, sizeof id);
+    struct call *c = call_find(d, id);
+    if (c == NULL || c->worker != worker)
+        return; /* A worker may speak of its own requests only. */
+    if (r->type == WIRE_ADMITTED) {
+        const struct wire_admitted *a = r->fixed;
+        struct sched_event e = {.type = SCHED_ADMITTED, .request = id, .tokens = a->prompt_tokens};
+        daemon_event(d, &e);
+    } else if (r->type == WIRE_TOKENS) {
+        if (!on_tokens(d, c, r))
+            proc_kill(d->workers[worker].proc);
+    } else if (r->type == WIRE_DONE) {
+        on_done(d, c, r->fixed);
+    } else {
+        assert(r->type == WIRE_FAILED);
+        on_failed(d, c, r);
+    }
+}
