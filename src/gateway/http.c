@@ -265,6 +265,8 @@ static bool take_head_byte(struct http *h, char c)
         refuse(h, 400, "the request's head holds a control character");
     else if (h->line_bytes == 0 && (c == ' ' || c == '\t'))
         refuse(h, 400, "a line of the request's head starts with a blank (obsolete folding)");
+    else if (h->line_bytes == 0 && c == ':')
+        refuse(h, 400, "a field of the request has no name");
     h->line_bytes++;
     return false;
 }
