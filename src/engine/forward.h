@@ -1,0 +1,110 @@
+/*
+ * The forward pass over a ragged batch of rows. A row is one position of one sequence; rows of one
+ * adapter lie together. One decision: two kinds of work that never mix. Row work is rows x weights
+ * (everything but attention) and could be done for many workers in one place; sequence work (KV
+ * cache, attention) is private. The border is forward_attend().
+ *
+ * Nothing is allocated per step: activations are one mapping, sized from rows_max, touched lazily.
+ */
+#pragma once
+
+#include "engine/kv.h"
+#include "engine/rope.h"
+#include "engine/sampler.h"
+#include "kernels/kernels.h"
+#include "kernels/pool.h"
+#include "weights/adapter.h"
+#include "weights/backbone.h"
+
+#include <stdint.h>
+
+/* Rows whose logits exist at one time. */
+#define FORWARD_LOGIT_ROWS_MAX 16u
+
+/* Multiply-adds that are not worth waking the pool for. */
+#define FORWARD_INLINE_WORK 32768u
+
+struct forward_row {
+    uint32_t token;
+    uint32_t position;
+    const struct kv_blocks *kv; /* holds the row's position */
+};
+
+/* Rows [row, row + row_count) of a batch use this adapter. */
+struct lora_group {
+    const struct adapter *adapter;
+    uint32_t row;
+    uint32_t row_count;
+};
+
+struct batch {
+    const struct forward_row *rows; /* rows of one sequence in ascending position */
+    uint32_t row_count;
+    const struct lora_group *groups; /* rows of the bare backbone are in none */
+    uint32_t group_count;
+};
+
+/* All floats, all in one mapping. */
+struct activations {
+    uint8_t *base;
+    uint64_t bytes;
+    float *x;      /* [rows, hidden]: the residual stream */
+    float *h;      /* [rows, h_width]: what the next matrix reads */
+    float *q;      /* [rows, q_width] */
+    float *k;      /* [rows, kv_width] */
+    float *v;      /* [rows, kv_width] */
+    float *cos;    /* [rows, head_dim / 2] */
+    float *sin;    /* [rows, head_dim / 2] */
+    float *shrunk; /* [3, rows, ADAPTER_RANK_MAX]: A x of up to three matrices */
+    float *gate;   /* [rows, ffn] */
+    float *up;     /* [rows, ffn] */
+    float
+        *logits; /* [FORWARD_LOGIT_ROWS_MAX, vocab]: where gate and up were, which are done then */
+};
+
+/* What one thread needs to attend and to sample. */
+struct forward_scratch {
+    float *scores;                        /* [context] */
+    const void **key_blocks;              /* [blocks of a context] */
+    const void **value_blocks;            /* likewise */
+    struct sampler_candidate *candidates; /* [vocab] */
+};
+
+struct forward {
+    const struct backbone *backbone; /* borrowed */
+    const struct kernels *kernels;
+    struct pool *pool;  /* owned */
+    struct kv_pool *kv; /* borrowed */
+    struct rope rope;
+    uint32_t kv_dtype; /* enum kernel_dtype */
+    uint32_t rows_max;
+    uint32_t q_width;  /* heads * head_dim */
+    uint32_t kv_width; /* kv_heads * head_dim */
+    uint32_t h_width;  /* the larger of hidden and q_width */
+    struct activations act;
+    struct forward_scratch *scratch; /* [threads], owned; their arrays lie in the mapping */
+    uint32_t rows_touched;           /* most rows of one batch since the last trim */
+    uint32_t logit_rows_touched;
+};
+
+/* The KV cache is as precise as the backbone's matrices: f32, or bf16. */
+uint32_t forward_kv_dtype(const struct backbone *b);
+
+int forward_open(struct forward *ret, const struct backbone *b, struct kv_pool *kv,
+                 uint32_t threads, uint32_t rows_max, uint32_t context_max, struct error *err);
+void forward_close(struct forward *f);
+
+/* Leaves the residual stream of the last layer in f->act.x, and the keys and values of the rows in
+ * the cache. row_count <= rows_max. */
+void forward(struct forward *f, const struct batch *b);
+
+/* ret_logits [count, vocab] of `count` rows of the last batch; f->act.logits will do for
+ * FORWARD_LOGIT_ROWS_MAX. Overwrites everything but f->act.x. */
+void forward_logits(struct forward *f, const uint32_t *rows, uint32_t count, float *ret_logits);
+
+/* Runs fn over chunks on the pool, or here when `work` multiply-adds in all are too few. */
+void forward_run(struct forward *f, uint64_t work, pool_fn *fn, void *argument,
+                 uint32_t chunk_count);
+
+uint64_t forward_bytes(const struct forward *f);
+void forward_trim(struct forward *f);

@@ -1,0 +1,119 @@
+/* See kv.h. Blocks are whole pages, so that a free one can be given back by itself. */
+#include "engine/kv.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "engine/engine.h"
+
+#define KV_PAGE_BYTES 4096u
+
+int kv_open(struct kv_pool *ret, const struct model_config *c, uint32_t element_bytes,
+            uint64_t bytes, struct error *err)
+{
+    struct kv_pool p = {.kv_head_count = c->kv_head_count};
+    assert(element_bytes == 4 || element_bytes == 2);
+
+    /* Cannot overflow: model_config_check bounds every factor. */
+    p.row_bytes = c->head_dim * element_bytes;
+    p.head_bytes = (uint64_t)ENGINE_KV_BLOCK_TOKENS * p.row_bytes;
+    p.block_bytes = p.head_bytes * 2 * c->kv_head_count * c->layer_count;
+    p.block_bytes = (p.block_bytes + KV_PAGE_BYTES - 1) / KV_PAGE_BYTES * KV_PAGE_BYTES;
+    uint64_t count = bytes / p.block_bytes;
+    if (count == 0)
+        return error_set(err, -EINVAL,
+                         "%llu bytes of KV cache hold not even one block of %u tokens: give at "
+                         "least %llu",
+                         (unsigned long long)bytes, ENGINE_KV_BLOCK_TOKENS,
+                         (unsigned long long)p.block_bytes);
+    p.block_count = count > UINT32_MAX / 2 ? UINT32_MAX / 2 : (uint32_t)count;
+
+    p.given_back = malloc(p.block_count * sizeof(*p.given_back));
+    if (!p.given_back)
+        return error_set(err, -ENOMEM, "no memory for a table of %u KV blocks", p.block_count);
+    p.base = mmap(NULL, p.block_count * p.block_bytes, PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p.base == MAP_FAILED) {
+        int code = -errno;
+        free(p.given_back);
+        return error_set(err, code, "cannot reserve %llu bytes of address space for the KV cache",
+                         (unsigned long long)(p.block_count * p.block_bytes));
+    }
+    *ret = p;
+    return 0;
+}
+
+void kv_close(struct kv_pool *p)
+{
+    if (p->base)
+        munmap(p->base, p->block_count * p->block_bytes);
+    free(p->given_back);
+    memset(p, 0, sizeof(*p));
+}
+
+uint32_t kv_blocks_for(uint64_t token_count)
+{
+    return (uint32_t)((token_count + ENGINE_KV_BLOCK_TOKENS - 1) / ENGINE_KV_BLOCK_TOKENS);
+}
+
+uint32_t kv_free_count(const struct kv_pool *p)
+{
+    return p->given_count + p->block_count - p->fresh_index;
+}
+
+uint64_t kv_used_bytes(const struct kv_pool *p)
+{
+    return (p->fresh_index - p->given_count) * p->block_bytes;
+}
+
+int kv_blocks_init(struct kv_blocks *b, uint64_t token_count)
+{
+    uint32_t capacity = kv_blocks_for(token_count);
+    uint32_t *ids = malloc((capacity ? capacity : 1) * sizeof(*ids));
+    if (!ids)
+        return -ENOMEM;
+    *b = (struct kv_blocks){.ids = ids, .capacity = capacity};
+    return 0;
+}
+
+void kv_blocks_free(struct kv_pool *p, struct kv_blocks *b)
+{
+    kv_release(p, b);
+    free(b->ids);
+    memset(b, 0, sizeof(*b));
+}
+
+bool kv_grow(struct kv_pool *p, struct kv_blocks *b, uint64_t token_count)
+{
+    uint32_t need = kv_blocks_for(token_count);
+    assert(need <= b->capacity);
+    if (need <= b->count)
+        return true;
+    if (need - b->count > kv_free_count(p))
+        return false;
+    /* Blocks that were used before go first: their memory is already there. */
+    while (b->count < need)
+        b->ids[b->count++] = p->given_count ? p->given_back[--p->given_count] : p->fresh_index++;
+    return true;
+}
+
+void kv_release(struct kv_pool *p, struct kv_blocks *b)
+{
+    assert(p->given_count + b->count <= p->fresh_index);
+    while (b->count)
+        p->given_back[p->given_count++] = b->ids[--b->count];
+}
+
+void kv_trim(struct kv_pool *p)
+{
+    if (p->given_count == p->fresh_index) {
+        madvise(p->base, p->fresh_index * p->block_bytes, MADV_DONTNEED);
+        p->fresh_index = p->given_count = 0;
+        return;
+    }
+    for (uint32_t i = 0; i < p->given_count; i++)
+        madvise(p->base + p->given_back[i] * p->block_bytes, p->block_bytes, MADV_DONTNEED);
+}

@@ -1,0 +1,68 @@
+/*
+ * The paged KV cache: one mapping cut into blocks of ENGINE_KV_BLOCK_TOKENS positions, given to
+ * sequences as they grow. One decision: address space is reserved once, memory comes with the first
+ * touch and goes with kv_trim, so an idle pool costs nothing.
+ *
+ * A block holds [layer][key | value][kv_head][block_tokens][head_dim]: the keys of one head lie
+ * together, as kernel_attention reads them.
+ */
+#pragma once
+
+#include "base/error.h"
+#include "model/config.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum kv_part { KV_KEY = 0, KV_VALUE = 1 };
+
+struct kv_pool {
+    uint8_t *base; /* owned mapping, block_count * block_bytes */
+    uint64_t block_bytes;
+    uint64_t head_bytes; /* one head's keys (or values) in a block */
+    uint32_t kv_head_count;
+    uint32_t row_bytes; /* of one position of one head */
+    uint32_t block_count;
+    uint32_t fresh_index; /* blocks from here on were never taken */
+    uint32_t *given_back; /* [block_count], owned: a stack of taken and returned blocks */
+    uint32_t given_count;
+};
+
+/* The blocks of one sequence: block i holds positions [i * block_tokens, (i + 1) * block_tokens).
+ */
+struct kv_blocks {
+    uint32_t *ids; /* [capacity], owned */
+    uint32_t count;
+    uint32_t capacity;
+};
+
+/* `element_bytes`: 4 or 2. `bytes` is rounded down to whole blocks; less than one is refused. */
+int kv_open(struct kv_pool *ret, const struct model_config *c, uint32_t element_bytes,
+            uint64_t bytes, struct error *err);
+void kv_close(struct kv_pool *p);
+
+/* Blocks that `token_count` positions need. */
+uint32_t kv_blocks_for(uint64_t token_count);
+uint32_t kv_free_count(const struct kv_pool *p);
+uint64_t kv_used_bytes(const struct kv_pool *p);
+
+/* Room for the numbers of the blocks of `token_count` positions; takes none. 0 or -ENOMEM. */
+int kv_blocks_init(struct kv_blocks *b, uint64_t token_count);
+void kv_blocks_free(struct kv_pool *p, struct kv_blocks *b);
+
+/* Makes `b` hold the blocks of `token_count` positions; false, and nothing changed, when the pool
+ * has too few. */
+bool kv_grow(struct kv_pool *p, struct kv_blocks *b, uint64_t token_count);
+/* Returns all blocks of `b` to the pool. */
+void kv_release(struct kv_pool *p, struct kv_blocks *b);
+
+/* [block_tokens, head_dim] of one head in block `id`. */
+static inline void *kv_head_at(const struct kv_pool *p, uint32_t id, uint32_t layer,
+                               enum kv_part part, uint32_t head)
+{
+    uint64_t in_block = ((uint64_t)layer * 2 + part) * p->kv_head_count + head;
+    return p->base + id * p->block_bytes + in_block * p->head_bytes;
+}
+
+/* Gives the memory of all free blocks back to the system. */
+void kv_trim(struct kv_pool *p);

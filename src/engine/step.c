@@ -1,0 +1,296 @@
+/* See step.h. */
+#include "engine/step.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "engine/sampler.h"
+
+/* --- outputs and ends --- */
+
+static void sequence_finish(struct engine *e, struct sequence *s)
+{
+    s->finished = true;
+    kv_release(&e->kv, &s->kv);
+}
+
+static void output_push(struct engine *e, const struct engine_output *o)
+{
+    assert(e->output_count < e->output_capacity);
+    e->outputs[e->output_count++] = *o;
+}
+
+static void finish_without_kv(struct engine *e, struct sequence *s)
+{
+    const struct engine_output o = {.sequence = s->id, .finish = ENGINE_OUT_OF_KV};
+    output_push(e, &o);
+    sequence_finish(e, s);
+}
+
+/* --- the plan --- */
+
+/* Positions that must be computed before the sequence can give out something new. The last token
+ * of a prompt from which nothing is drawn needs none. */
+static uint32_t rows_left(const struct sequence *s)
+{
+    uint32_t target = s->token_count;
+    if (s->request.tokens_new_max == 0 && target > 1)
+        target--;
+    return target - s->computed_count;
+}
+
+static bool is_decoding(const struct sequence *s)
+{
+    return !s->finished && s->kv.count > 0 && s->computed_count >= s->prompt_count &&
+           rows_left(s) == 1;
+}
+
+static void plan_part(struct engine *e, struct sequence *s, uint32_t row_count)
+{
+    e->parts[e->part_count++] = (struct step_part){.sequence = s, .row_count = row_count};
+    e->row_count += row_count;
+}
+
+/* Gives its blocks away and starts over later, from its known tokens: the same arithmetic, so the
+ * same tokens. */
+static void preempt(struct engine *e, struct sequence *s)
+{
+    kv_release(&e->kv, &s->kv);
+    s->computed_count = 0;
+}
+
+/* Makes room for one more token of sequence `index`, at the cost of the youngest; false when that
+ * is itself, which then waits or, alone in the pool, ends. */
+static bool make_room(struct engine *e, uint32_t index)
+{
+    struct sequence *s = e->sequences[index];
+    while (!kv_grow(&e->kv, &s->kv, s->token_count)) {
+        uint32_t youngest = e->sequence_count - 1;
+        while (youngest > index && e->sequences[youngest]->kv.count == 0)
+            youngest--;
+        if (youngest > index) {
+            preempt(e, e->sequences[youngest]);
+            continue;
+        }
+        if (kv_blocks_for(s->token_count) > e->kv.block_count)
+            finish_without_kv(e, s);
+        else
+            preempt(e, s);
+        return false;
+    }
+    return true;
+}
+
+static void plan_decoding(struct engine *e)
+{
+    for (uint32_t i = 0; i < e->sequence_count; i++) {
+        if (is_decoding(e->sequences[i]) && make_room(e, i))
+            plan_part(e, e->sequences[i], 1);
+    }
+}
+
+/* Whoever waits takes the blocks of all known tokens at once, so that only decoding can run out;
+ * nobody overtakes, so that nobody starves. */
+static void plan_prompts(struct engine *e)
+{
+    for (uint32_t i = 0; i < e->sequence_count && e->row_count < e->options.rows_max; i++) {
+        struct sequence *s = e->sequences[i];
+        if (s->finished || is_decoding(s)) /* those are planned */
+            continue;
+        if (!kv_grow(&e->kv, &s->kv, s->token_count))
+            break;
+        uint32_t room = e->options.rows_max - e->row_count, rows = rows_left(s);
+        plan_part(e, s, rows < room ? rows : room);
+    }
+}
+
+/* Rows of one adapter lie together; the bare backbone's come first. */
+static void sort_parts(struct engine *e)
+{
+    for (uint32_t i = 1; i < e->part_count; i++) {
+        struct step_part part = e->parts[i];
+        uint32_t at = i;
+        for (; at > 0 && e->parts[at - 1].sequence->request.adapter_slot >
+                             part.sequence->request.adapter_slot;
+             at--)
+            e->parts[at] = e->parts[at - 1];
+        e->parts[at] = part;
+    }
+}
+
+static struct batch make_batch(struct engine *e)
+{
+    struct batch b = {.rows = e->rows, .groups = e->groups};
+    int32_t slot = -1;
+    for (uint32_t i = 0; i < e->part_count; i++) {
+        struct step_part *part = &e->parts[i];
+        struct sequence *s = part->sequence;
+        part->row = b.row_count;
+        if (s->request.adapter_slot != slot) {
+            slot = s->request.adapter_slot;
+            e->groups[b.group_count++] =
+                (struct lora_group){.adapter = e->adapters[slot], .row = part->row};
+        }
+        if (slot >= 0)
+            e->groups[b.group_count - 1].row_count += part->row_count;
+        for (uint32_t r = 0; r < part->row_count; r++) {
+            uint32_t position = s->computed_count + r;
+            e->rows[b.row_count++] = (struct forward_row){s->tokens[position], position, &s->kv};
+        }
+    }
+    assert(b.row_count == e->row_count);
+    return b;
+}
+
+/* --- from rows to tokens --- */
+
+/* A row whose logits somebody wants. */
+struct wanted {
+    struct sequence *sequence;
+    uint32_t position;
+    struct engine_output output;
+};
+
+struct sample_job {
+    struct engine *engine;
+    struct wanted wanted[FORWARD_LOGIT_ROWS_MAX];
+    uint32_t rows[FORWARD_LOGIT_ROWS_MAX];
+    uint32_t count;
+};
+
+/* Draws the next token, or rates the prompt's own next token. */
+static void sample_chunk(void *argument, uint32_t chunk, uint32_t thread)
+{
+    struct sample_job *job = argument;
+    struct wanted *w = &job->wanted[chunk];
+    const struct sequence *s = w->sequence;
+    const struct engine_request *r = &s->request;
+    const struct forward *f = &job->engine->forward;
+    uint32_t vocab_count = f->backbone->config->vocab_count;
+    const float *logits = f->act.logits + (size_t)chunk * vocab_count;
+    uint32_t next = w->position + 1;
+
+    w->output = (struct engine_output){.sequence = s->id, .is_prompt = next < s->prompt_count};
+    if (w->output.is_prompt) {
+        w->output.token = s->tokens[next];
+    } else {
+        w->output.has_token = true;
+        w->output.token = sampler_draw(f->kernels, logits, vocab_count, &r->sampling,
+                                       next - s->prompt_count, f->scratch[thread].candidates);
+    }
+    w->output.has_logprob = w->output.is_prompt || r->logprobs;
+    if (w->output.has_logprob || r->top_logprobs) {
+        double log_sum_exp = f->kernels->log_sum_exp(logits, vocab_count);
+        if (w->output.has_logprob)
+            w->output.logprob = sampler_logprob(logits[w->output.token], log_sum_exp);
+        w->output.top_count =
+            sampler_top(logits, vocab_count, log_sum_exp, r->top_logprobs, w->output.top);
+    }
+}
+
+static enum engine_finish finish_of(const struct sequence *s, uint32_t token)
+{
+    for (uint32_t i = 0; i < s->request.stop_token_count; i++) {
+        if (s->request.stop_tokens[i] == token)
+            return ENGINE_STOP_TOKEN;
+    }
+    return s->token_count - s->prompt_count == s->request.tokens_new_max ? ENGINE_LENGTH
+                                                                         : ENGINE_GOES_ON;
+}
+
+/* Gives out one prompt token, the last one with the end where nothing is to be generated. */
+static void give_prompt(struct engine *e, struct sequence *s, struct engine_output *o)
+{
+    s->prompt_given++;
+    if (s->prompt_given == s->prompt_count && s->request.tokens_new_max == 0)
+        o->finish = ENGINE_LENGTH;
+    output_push(e, o);
+    if (o->finish != ENGINE_GOES_ON)
+        sequence_finish(e, s);
+}
+
+static void give_drawn(struct engine *e, struct sequence *s, struct engine_output *o)
+{
+    s->tokens[s->token_count++] = o->token;
+    o->finish = finish_of(s, o->token);
+    output_push(e, o);
+    if (o->finish != ENGINE_GOES_ON)
+        sequence_finish(e, s);
+}
+
+static void sample(struct sample_job *job)
+{
+    struct engine *e = job->engine;
+    struct forward *f = &e->forward;
+    if (job->count == 0)
+        return;
+    forward_logits(f, job->rows, job->count, f->act.logits);
+    forward_run(f, (uint64_t)(job->count - 1) * f->backbone->config->vocab_count, sample_chunk, job,
+                job->count);
+    for (uint32_t i = 0; i < job->count; i++) {
+        struct wanted *w = &job->wanted[i];
+        if (w->output.is_prompt)
+            give_prompt(e, w->sequence, &w->output);
+        else
+            give_drawn(e, w->sequence, &w->output);
+    }
+    job->count = 0;
+}
+
+static bool wants_logits(const struct sequence *s, uint32_t position)
+{
+    uint32_t next = position + 1;
+    if (next == s->token_count)
+        return s->request.tokens_new_max > 0;
+    return s->request.prompt_logprobs && next >= s->prompt_given && next < s->prompt_count;
+}
+
+/* The logits of the wanted rows, as many at a time as there is room for. */
+static void sample_parts(struct engine *e)
+{
+    struct sample_job job = {.engine = e};
+    uint32_t slice =
+        FORWARD_LOGIT_ROWS_MAX < e->options.rows_max ? FORWARD_LOGIT_ROWS_MAX : e->options.rows_max;
+    for (uint32_t i = 0; i < e->part_count; i++) {
+        struct sequence *s = e->parts[i].sequence;
+        uint32_t first = s->computed_count, row_count = e->parts[i].row_count;
+        s->computed_count += row_count;
+        if (s->request.prompt_logprobs && s->prompt_given == 0) {
+            struct engine_output o = {.sequence = s->id, .is_prompt = true, .token = s->tokens[0]};
+            give_prompt(e, s, &o);
+        }
+        for (uint32_t r = 0; r < row_count; r++) {
+            if (!wants_logits(s, first + r))
+                continue;
+            job.rows[job.count] = e->parts[i].row + r;
+            job.wanted[job.count++] = (struct wanted){.sequence = s, .position = first + r};
+            if (job.count == slice)
+                sample(&job);
+        }
+    }
+    sample(&job);
+}
+
+void step_run(struct engine *e, struct engine_step_stats *stats)
+{
+    assert(e->output_index == e->output_count);
+    e->output_index = e->output_count = 0;
+    e->part_count = e->row_count = 0;
+    plan_decoding(e);
+    plan_prompts(e);
+    if (e->part_count == 0)
+        return;
+    sort_parts(e);
+    struct batch b = make_batch(e);
+    forward(&e->forward, &b);
+    stats->rows = b.row_count;
+    stats->sequences = e->part_count;
+    for (uint32_t i = 0; i < e->part_count; i++) {
+        const struct sequence *s = e->parts[i].sequence;
+        if (s->computed_count < s->prompt_count) {
+            uint32_t left = s->prompt_count - s->computed_count;
+            stats->prompt_rows += e->parts[i].row_count < left ? e->parts[i].row_count : left;
+        }
+    }
+    sample_parts(e);
+}
