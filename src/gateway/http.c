@@ -233,6 +233,8 @@ static void parse_head(struct http *h)
         h->value = NULL;
         if (h->path[0] == '\0')
             h->path = memcpy(h->head.data, "/", 2); /* "http://host" asks for the root */
+        if (h->path[0] != '/' && strcmp(h->path, "*") != 0)
+            refuse(h, 400, "the request's target is neither a path nor an http URL");
         return;
     }
     refuse_parse(h, code);

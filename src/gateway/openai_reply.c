@@ -119,10 +119,11 @@ static uint64_t count_chars(const char *s, size_t len)
     return count;
 }
 
+/* NUL is no text here: as a key of an object it would be more than many JSON readers take. */
 static bool is_text(const char *s, size_t len)
 {
     size_t at = 0;
-    for (size_t n; at < len && (n = openai_utf8_length(s + at, len - at)) > 0;)
+    for (size_t n; at < len && s[at] != '\0' && (n = openai_utf8_length(s + at, len - at)) > 0;)
         at += n;
     return at == len;
 }

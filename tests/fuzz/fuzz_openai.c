@@ -1,0 +1,87 @@
+/* Bodies through the reading of OpenAI's envelope. What is accepted must be in range, and an answer
+ * or a refusal made from it must be JSON again. The first byte chooses the kind. */
+#include "gateway/openai.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#define ANSWER_MAX (1u << 20)
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void check_json(const struct buf *b)
+{
+    json_error_t why;
+    json_t *root = json_loadb(b->data, b->len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &why);
+    if (root == NULL)
+        fprintf(stderr, "%s: %s\n", why.text, b->data);
+    assert(root != NULL);
+    json_decref(root);
+}
+
+static void check_request(const struct openai_request *r)
+{
+    const struct infer_request *q = &r->infer;
+    assert(q->model != NULL && q->model[0] != '\0');
+    assert(q->temperature >= 0 && q->temperature <= 2);
+    assert(q->top_p > 0 && q->top_p <= 1);
+    assert(q->min_p >= 0 && q->min_p < 1);
+    assert(q->top_k <= INT32_MAX);
+    assert(q->top_logprobs <= INFER_TOP_LOGPROBS_MAX);
+    assert(q->max_tokens == INFER_TOKENS_UNSET || q->max_tokens <= INT32_MAX);
+    assert(q->max_tokens > 0 || q->echo);
+    assert(!r->include_usage || q->stream);
+}
+
+/* The body's own bytes stand for a model's tokens: nothing can be expected of those either. */
+static void check_answer(const struct openai_request *r, const char *text, size_t len)
+{
+    struct openai_reply a;
+    struct buf out;
+    const struct infer_usage usage = {1, 1};
+    const struct infer_alternative top[] = {{text, (uint32_t)(len / 2), -1}, {text, 0, NAN}};
+    const struct infer_token token = {text, (uint32_t)len, true, -0.5f, 2, top};
+    buf_init(&out, ANSWER_MAX);
+    openai_reply_init(&a, ANSWER_MAX);
+    int e = openai_reply_begin(&a, r, "id", 1);
+    if (e == 0 && r->infer.stream) {
+        e = openai_reply_event(&a, &out, text, len, &token, 1);
+        assert(e != 0 || memcmp(out.data, "data: ", 6) == 0);
+    } else if (e == 0) {
+        e = openai_reply_add(&a, text, len, &token, 1);
+        if (e == 0)
+            e = openai_reply_whole(&a, &out, "stop", &usage);
+        if (e == 0)
+            check_json(&out);
+    }
+    openai_reply_free(&a);
+    buf_free(&out);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    struct openai_request request;
+    struct openai_refusal refusal;
+    if (size == 0)
+        return 0;
+    const char *body = (const char *)data + 1;
+    size_t len = size - 1;
+    enum infer_kind kind = data[0] & 1 ? INFER_CHAT : INFER_COMPLETION;
+    if (openai_request_parse(&request, kind, body, len, 32, &refusal) == 0) {
+        check_request(&request);
+        check_answer(&request, body, len < 4096 ? len : 4096);
+        openai_request_done(&request);
+        return 0;
+    }
+    struct buf out;
+    buf_init(&out, ANSWER_MAX);
+    assert(refusal.status == 400);
+    assert(refusal.why.text[0] != '\0');
+    assert(openai_append_error(&out, refusal.status, refusal.code, refusal.param,
+                               refusal.why.text) == 0);
+    check_json(&out);
+    buf_free(&out);
+    return 0;
+}
