@@ -280,6 +280,12 @@ int share_reader_fd(const struct share *s)
     return s->state == STATE_SEALED ? s->reader_fd : -1;
 }
 
+void share_keep_fds(const struct share *s, int ret_fds[2])
+{
+    ret_fds[0] = s->fd;
+    ret_fds[1] = s->reader_fd;
+}
+
 uint64_t share_bytes(const struct share *s)
 {
     return s->bytes;
@@ -310,7 +316,7 @@ static int check_immutable(int fd, uint64_t bytes_max, uint64_t *ret_bytes, stru
     if ((seals & SEALS_ALL) != SEALS_ALL)
         return error_set(reterr, -EPERM, "the share is not sealed (seals %#x, want %#x)", seals,
                          SEALS_ALL);
-    if ((flags & (O_ACCMODE | O_PATH)) != O_RDONLY || (st.st_mode & 0222) != 0)
+    if ((flags & (O_ACCMODE | O_PATH)) != O_RDONLY)
         return error_set(reterr, -EPERM, "the share was not handed over read-only");
     if (st.st_size <= 0)
         return error_set(reterr, -EINVAL, "the share is empty");

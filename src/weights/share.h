@@ -55,6 +55,9 @@ int share_seal(struct share *s, struct error *reterr);
 /* The read-only descriptor to hand out; owned by the share. -1 until sealed. */
 int share_reader_fd(const struct share *s);
 
+/* What sandbox_lock() must leave open between share_create and share_seal. */
+void share_keep_fds(const struct share *s, int ret_fds[2]);
+
 uint64_t share_bytes(const struct share *s);      /* as given to share_create */
 uint64_t share_huge_bytes(const struct share *s); /* how many of them lie in 2 MiB pages */
 enum share_backing share_backing(const struct share *s);
@@ -66,10 +69,11 @@ struct share_view {
     uint64_t bytes;   /* of the descriptor; zero padding included */
 };
 
-/* Verifies that `fd` is a share (shared memory, every seal set, opened read-only, no write
- * permission left, not longer than `bytes_max`) and maps it read-only: -EPERM when it is not
- * immutable, -EINVAL when it is no such file, -E2BIG. `populate`: enter all pages now rather than on
- * first touch. `fd` stays the caller's and may be closed. */
+/* Verifies that `fd` is a share (shared memory, every seal set, opened read-only, not longer than
+ * `bytes_max`) and maps it read-only: -EPERM when it is not immutable, -EINVAL when it is no such
+ * file, -E2BIG. The file's mode is not asked: its owner may change it, and the seals outrank it.
+ * `populate`: enter all pages now rather than on first touch. `fd` stays the caller's and may be
+ * closed. */
 int share_map(struct share_view *ret, int fd, uint64_t bytes_max, bool populate,
               struct error *reterr);
 /* From now on not even this process can unmap, move or replace the view (mseal). Returns 0 or
