@@ -72,6 +72,14 @@ typedef uint32_t kernel_argmax(const float *x, uint32_t n);
 /* log(sum(exp(x))), computed from the largest value, in double where it sums. */
 typedef double kernel_log_sum_exp(const float *x, uint32_t n);
 
+/* Reads `bytes` (a multiple of 256) as fast as the instruction set can: the sum of the floats. */
+typedef float kernel_ceiling_read(const float *from, size_t bytes);
+
+/* Multiplies and adds in registers only, for `rounds` rounds; *factor in [0, 1) becomes a number
+ * that depends on all of them. Returns the floating-point operations, two for a multiply-add of a
+ * lane. */
+typedef uint64_t kernel_ceiling_fma(uint64_t rounds, float *factor);
+
 struct kernels {
     enum kernel_isa isa;
     kernel_matmul *matmul[KERNEL_DTYPE_COUNT];       /* by dtype of w */
@@ -84,6 +92,8 @@ struct kernels {
     kernel_add *add;
     kernel_argmax *argmax;
     kernel_log_sum_exp *log_sum_exp;
+    kernel_ceiling_read *ceiling_read; /* for ceiling.c */
+    kernel_ceiling_fma *ceiling_fma;
 };
 
 /* The table of the best instruction set of this processor, or of the one that the environment

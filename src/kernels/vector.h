@@ -502,6 +502,34 @@ static double log_sum_exp(const float *x, uint32_t n)
     return largest + log(total);
 }
 
+/* --- ceilings: as many sums under way as hide the latency of one --- */
+
+static float ceiling_read(const float *from, size_t bytes)
+{
+    vec sums[4] = {vec_set1(0), vec_set1(0), vec_set1(0), vec_set1(0)};
+    for (size_t i = 0; i < bytes / sizeof(float); i += 4 * VEC_LANES)
+        for (size_t s = 0; s < 4; s++)
+            sums[s] = vec_add(sums[s], vec_load_f32(from + i + s * VEC_LANES));
+    return vec_sum(vec_add(vec_add(sums[0], sums[1]), vec_add(sums[2], sums[3])));
+}
+
+static uint64_t ceiling_fma(uint64_t rounds, float *factor)
+{
+    vec sums[12], by = vec_set1(*factor);
+#pragma GCC unroll 12
+    for (int s = 0; s < 12; s++)
+        sums[s] = vec_set1((float)s);
+    for (uint64_t r = 0; r < rounds; r++)
+#pragma GCC unroll 12
+        for (int s = 0; s < 12; s++)
+            sums[s] = vec_fma(sums[s], by, by);
+    vec all = sums[0];
+    for (int s = 1; s < 12; s++)
+        all = vec_add(all, sums[s]);
+    *factor = vec_sum(all);
+    return rounds * 12 * VEC_LANES * 2;
+}
+
 const struct kernels VEC_TABLE = {
     .isa = VEC_ISA,
     .matmul = {[KERNEL_F32] = matmul_f32, [KERNEL_BF16] = matmul_bf16},
@@ -514,4 +542,6 @@ const struct kernels VEC_TABLE = {
     .add = add,
     .argmax = argmax,
     .log_sum_exp = log_sum_exp,
+    .ceiling_read = ceiling_read,
+    .ceiling_fma = ceiling_fma,
 };
