@@ -18,7 +18,6 @@ struct daemon_config {
     const char *event_log;     /* NULL: data_dir/events.log; "": none */
     uint64_t event_log_bytes_max;
     bool sandbox_weak;
-    bool verbose;
 
     struct sched_config sched;
     struct gateway_limits gateway;

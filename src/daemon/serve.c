@@ -17,7 +17,7 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 
-#define ACTIONS_MAX 256u
+#define ACTIONS_MAX EVENTLOG_ACTIONS_MAX
 
 void daemon_event(struct daemon *d, struct sched_event *e)
 {

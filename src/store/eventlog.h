@@ -16,6 +16,8 @@
 
 #define EVENTLOG_MAGIC "SLLORAEV"
 #define EVENTLOG_VERSION 1u
+/* What the daemon plans at a time; a replay must offer the core the same room. */
+#define EVENTLOG_ACTIONS_MAX 256u
 
 struct eventlog_header {
     char magic[8];

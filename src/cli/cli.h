@@ -1,0 +1,51 @@
+/*
+ * What the commands share. Each command is a function that parses its own arguments with argp and
+ * returns an exit status:
+ *
+ *   0 done   1 refused or failed, the reason is on stderr   2 wrong arguments
+ *   3 no server answers   4 there is no such function
+ */
+#pragma once
+
+#include "base/error.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+
+enum cli_status {
+    CLI_OK = 0,
+    CLI_FAILED = 1,
+    CLI_USAGE = 2,
+    CLI_NO_SERVER = 3,
+    CLI_NOT_FOUND = 4,
+};
+
+int cmd_serve(int argc, char **argv);
+int cmd_deploy(int argc, char **argv);
+int cmd_ls(int argc, char **argv);
+int cmd_describe(int argc, char **argv);
+int cmd_rm(int argc, char **argv);
+int cmd_chat(int argc, char **argv);
+int cmd_status(int argc, char **argv);
+int cmd_doctor(int argc, char **argv);
+int cmd_synth(int argc, char **argv);
+int cmd_bench(int argc, char **argv);
+int cmd_sim(int argc, char **argv);
+
+/* Where the server's data is: --data, $SLLORA_DATA or the default of `serve`. */
+struct cli_common {
+    char data_dir[4096];
+    bool json;
+};
+
+/* argp child with --data and --json; its input is a struct cli_common. */
+extern const struct argp cli_common_argp;
+void cli_common_init(struct cli_common *c);
+
+/* Prints the document on one line. */
+void cli_print_json(const json_t *document);
+/* "sllora COMMAND: sentence" on stderr. */
+void cli_complain(const char *command, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+/* 1536 → "1.5 KiB" */
+const char *cli_bytes_text(double bytes, char *to, size_t size);

@@ -1,0 +1,178 @@
+/* `sllora doctor`: what this machine offers, what is missing, and what falls without it. */
+#include "cli/cli.h"
+
+#include "sandbox/sandbox.h"
+
+#include <argp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct finding {
+    char name[48];
+    char value[96];
+    const char *consequence; /* NULL: fine */
+    bool needed;             /* `serve` refuses without it */
+};
+
+#define FINDINGS_MAX 48
+
+struct findings {
+    struct finding list[FINDINGS_MAX];
+    size_t count;
+};
+
+static struct finding *add(struct findings *f, const char *name)
+{
+    if (f->count == FINDINGS_MAX)
+        abort();
+    struct finding *x = &f->list[f->count++];
+    *x = (struct finding){0};
+    snprintf(x->name, sizeof x->name, "%s", name);
+    return x;
+}
+
+/* The first line of a small file, or "". */
+static void read_line(const char *path, char *to, size_t bytes)
+{
+    FILE *file = fopen(path, "re");
+    to[0] = '\0';
+    if (file != NULL && fgets(to, (int)bytes, file) != NULL)
+        to[strcspn(to, "\n")] = '\0';
+    if (file != NULL)
+        fclose(file);
+}
+
+static void add_processor(struct findings *f)
+{
+    __builtin_cpu_init();
+    struct finding *x = add(f, "processors");
+    snprintf(x->value, sizeof x->value, "%ld", sysconf(_SC_NPROCESSORS_ONLN));
+    x = add(f, "instruction sets");
+    snprintf(x->value, sizeof x->value, "%s%s%s%s%s", "sse2",
+             __builtin_cpu_supports("avx2") ? " avx2" : "",
+             __builtin_cpu_supports("fma") ? " fma" : "",
+             __builtin_cpu_supports("avx512bw") ? " avx512" : "",
+             __builtin_cpu_supports("avx512bf16") ? " avx512-bf16" : "");
+    if (!__builtin_cpu_supports("avx2"))
+        x->consequence = "the engine computes with scalar code, many times slower";
+}
+
+static void add_memory(struct findings *f)
+{
+    char text[96];
+    struct finding *x = add(f, "memory");
+    cli_bytes_text((double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE), x->value,
+                   sizeof x->value);
+    x = add(f, "huge pages in the pool");
+    read_line("/proc/sys/vm/nr_hugepages", x->value, sizeof x->value);
+    if (strcmp(x->value, "0") == 0 || x->value[0] == '\0')
+        x->consequence = "backbones use transparent huge pages where the kernel agrees; reserve "
+                         "some with: sysctl vm.nr_hugepages=N (2 MiB each)";
+    x = add(f, "transparent huge pages");
+    read_line("/sys/kernel/mm/transparent_hugepage/enabled", x->value, sizeof x->value);
+    if (strstr(x->value, "[never]") != NULL || x->value[0] == '\0')
+        x->consequence = "cold starts map 4 KiB pages: about 75 ms for each GiB of a backbone";
+    read_line("/sys/kernel/mm/transparent_hugepage/shmem_enabled", text, sizeof text);
+    x = add(f, "shared huge pages");
+    snprintf(x->value, sizeof x->value, "%s", text);
+}
+
+static void add_sandbox(struct findings *f)
+{
+    struct sandbox_features have;
+    sandbox_probe(&have);
+    for (int i = 0; i < SANDBOX_FEATURE_COUNT; i++) {
+        char name[48];
+        snprintf(name, sizeof name, "sandbox: %s", sandbox_feature_name(i));
+        struct finding *x = add(f, name);
+        bool present = (have.have & SANDBOX_BIT(i)) != 0;
+        snprintf(x->value, sizeof x->value, "%s", present ? "yes" : "no");
+        if (i == SANDBOX_LANDLOCK && present)
+            snprintf(x->value, sizeof x->value, "yes, ABI %d", have.landlock_abi);
+        if (i == SANDBOX_MEMORY_CGROUP && present)
+            snprintf(x->value, sizeof x->value, "yes, version %d", have.cgroup_version);
+        x->consequence = present ? NULL : sandbox_feature_promise(i);
+        x->needed = !present && (SANDBOX_NEEDED & SANDBOX_BIT(i)) != 0;
+    }
+}
+
+static void add_limits(struct findings *f)
+{
+    struct finding *x = add(f, "kernel");
+    read_line("/proc/sys/kernel/osrelease", x->value, sizeof x->value);
+    x = add(f, "user");
+    snprintf(x->value, sizeof x->value, "%s", geteuid() == 0 ? "root" : "ordinary");
+    if (geteuid() != 0)
+        x->consequence = "all workers run under your own uid; the kernel still forbids every write "
+                         "to a backbone";
+}
+
+static void print(const struct findings *f)
+{
+    for (size_t i = 0; i < f->count; i++) {
+        const struct finding *x = &f->list[i];
+        printf("%-4s %-28s %s\n",
+               x->needed                ? "MISS"
+               : x->consequence != NULL ? "note"
+                                        : "ok",
+               x->name, x->value);
+        if (x->consequence != NULL)
+            printf("       %s\n", x->consequence);
+    }
+}
+
+static void print_json(const struct findings *f, bool ready)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < f->count; i++) {
+        const struct finding *x = &f->list[i];
+        json_array_append_new(list,
+                              json_pack("{s:s, s:s, s:s?, s:b}", "name", x->name, "value", x->value,
+                                        "consequence", x->consequence, "needed", x->needed));
+    }
+    json_t *o = json_pack("{s:b, s:o}", "ready", ready, "findings", list);
+    cli_print_json(o);
+    json_decref(o);
+}
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    if (key == ARGP_KEY_INIT)
+        state->child_inputs[0] = state->input;
+    else if (key == ARGP_KEY_ARG)
+        argp_error(state, "unexpected argument \"%s\"", arg);
+    else
+        return ARGP_ERR_UNKNOWN;
+    return 0;
+}
+
+int cmd_doctor(int argc, char **argv)
+{
+    static const struct argp_child children[] = {{&cli_common_argp, 0, NULL, 0}, {0}};
+    static const struct argp argp = {
+        .parser = parse,
+        .doc = "Says what this machine offers to the service, what is missing and what that means. "
+               "Exit status 1 when `sllora serve` would refuse to start.",
+        .children = children,
+    };
+    static struct findings f;
+    struct cli_common common;
+    cli_common_init(&common);
+    argp_parse(&argp, argc, argv, 0, NULL, &common);
+    add_limits(&f);
+    add_processor(&f);
+    add_memory(&f);
+    add_sandbox(&f);
+    bool ready = true;
+    for (size_t i = 0; i < f.count; i++)
+        ready = ready && !f.list[i].needed;
+    if (common.json)
+        print_json(&f, ready);
+    else
+        print(&f);
+    if (!ready && !common.json)
+        printf("\nsllora serve refuses to start here, unless with --sandbox weak.\n");
+    return ready ? CLI_OK : CLI_FAILED;
+}

@@ -1,0 +1,173 @@
+/* `sllora serve`: flags into struct daemon_config. */
+#include "cli/cli.h"
+
+#include "base/log.h"
+#include "daemon/serve.h"
+
+#include <argp.h>
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    OPT_MEMORY = 256,
+    OPT_KV,
+    OPT_KEEP_ALIVE,
+    OPT_SANDBOX,
+    OPT_THREADS,
+    OPT_STEP_TOKENS,
+    OPT_TURN,
+    OPT_CONTEXT,
+    OPT_QUEUE,
+    OPT_EVENT_LOG,
+    OPT_WORKER,
+    OPT_HANG_TIMEOUT,
+};
+
+static const struct argp_option options[] = {
+    {"listen", 'l', "ADDRESS:PORT", 0, "where HTTP is served (127.0.0.1:8080); port 0: any", 1},
+    {"data", 'd', "DIR", 0, "registry, images and the admin socket ($SLLORA_DATA)", 1},
+    {"memory", OPT_MEMORY, "SIZE", 0, "budget for backbones and workers (80 % of the machine)", 2},
+    {"kv", OPT_KV, "SIZE", 0, "KV cache of one worker (256M)", 2},
+    {"keep-alive", OPT_KEEP_ALIVE, "SECONDS", 0, "how long an idle worker stays (60)", 2},
+    {"threads", OPT_THREADS, "N", 0, "of one worker (all processors)", 2},
+    {"step-tokens", OPT_STEP_TOKENS, "N", 0, "token budget of one engine step (256)", 2},
+    {"turn", OPT_TURN, "MS", 0, "how long a domain computes while another waits (20)", 2},
+    {"context", OPT_CONTEXT, "TOKENS", 0, "refuse longer contexts than this (the model's)", 2},
+    {"queue", OPT_QUEUE, "N", 0, "waiting requests of one function (1024)", 2},
+    {"sandbox", OPT_SANDBOX, "strict|weak", 0,
+     "weak: run although the machine lacks a part of the sandbox (strict)", 3},
+    {"event-log", OPT_EVENT_LOG, "FILE", 0, "where events are recorded (DIR/events.log); '': not",
+     3},
+    {"hang-timeout", OPT_HANG_TIMEOUT, "SECONDS", 0, "a silent worker is killed after (120)", 3},
+    {"worker-program", OPT_WORKER, "PATH", 0, "sllora-worker (beside this program)", 3},
+    {"verbose", 'v', NULL, 0, "log starts and ends of workers", 3},
+    {0},
+};
+
+static double parse_number(struct argp_state *state, const char *flag, const char *arg, double min,
+                           double max)
+{
+    char *end;
+    errno = 0;
+    double v = strtod(arg, &end);
+    if (end == arg || *end != '\0' || errno != 0 || !(v >= min && v <= max))
+        argp_error(state, "--%s must be a number from %g to %g, not \"%s\"", flag, min, max, arg);
+    return v;
+}
+
+static uint64_t parse_size(struct argp_state *state, const char *flag, const char *arg)
+{
+    static const char units[] = "KMGT";
+    char *end;
+    double v = strtod(arg, &end);
+    if (end != arg && *end != '\0') {
+        const char *unit = strchr(units, *end >= 'a' && *end <= 'z' ? *end - 32 : *end);
+        if (unit != NULL) {
+            v *= pow(1024, (double)(unit - units + 1));
+            end++;
+        }
+        if (strcmp(end, "iB") == 0 || strcmp(end, "B") == 0)
+            end += strlen(end);
+    }
+    if (end == arg || *end != '\0' || !(v >= 1 && v < 1e15))
+        argp_error(state, "--%s must be a size such as 512M or 8G, not \"%s\"", flag, arg);
+    return (uint64_t)v;
+}
+
+static error_t parse_limits(int key, char *arg, struct argp_state *state)
+{
+    struct daemon_config *c = state->input;
+    switch (key) {
+    case OPT_MEMORY:
+        c->sched.budget_bytes = parse_size(state, "memory", arg);
+        return 0;
+    case OPT_KV:
+        c->kv_bytes = parse_size(state, "kv", arg);
+        return 0;
+    case OPT_KEEP_ALIVE:
+        c->sched.keep_alive_us = (uint64_t)(parse_number(state, "keep-alive", arg, 0, 1e6) * 1e6);
+        return 0;
+    case OPT_THREADS:
+        c->worker_threads = (uint32_t)parse_number(state, "threads", arg, 0, 255);
+        return 0;
+    case OPT_STEP_TOKENS:
+        c->rows_max = (uint32_t)parse_number(state, "step-tokens", arg, 1, 8192);
+        return 0;
+    case OPT_TURN:
+        c->sched.turn_us = (uint64_t)(parse_number(state, "turn", arg, 0.1, 60000) * 1e3);
+        return 0;
+    case OPT_CONTEXT:
+        c->context_max = (uint32_t)parse_number(state, "context", arg, 1, 1048576);
+        return 0;
+    case OPT_QUEUE:
+        c->sched.function_waiting_max = (uint32_t)parse_number(state, "queue", arg, 1, 4096);
+        return 0;
+    case OPT_HANG_TIMEOUT:
+        c->hang_timeout_ms = (uint32_t)(parse_number(state, "hang-timeout", arg, 1, 86400) * 1e3);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct daemon_config *c = state->input;
+    switch (key) {
+    case 'l':
+        c->listen = arg;
+        return 0;
+    case 'd':
+        snprintf(c->data_dir, sizeof c->data_dir, "%s", arg);
+        return 0;
+    case 'v':
+        log_set_level(LOG_LEVEL_DEBUG);
+        return 0;
+    case OPT_SANDBOX:
+        if (strcmp(arg, "weak") != 0 && strcmp(arg, "strict") != 0)
+            argp_error(state, "--sandbox is strict or weak, not \"%s\"", arg);
+        c->sandbox_weak = strcmp(arg, "weak") == 0;
+        return 0;
+    case OPT_EVENT_LOG:
+        c->event_log = arg;
+        return 0;
+    case OPT_WORKER:
+        snprintf(c->worker_program, sizeof c->worker_program, "%s", arg);
+        return 0;
+    case ARGP_KEY_ARG:
+        argp_error(state, "unexpected argument \"%s\"", arg);
+        return 0;
+    default:
+        return parse_limits(key, arg, state);
+    }
+}
+
+static const struct argp argp = {
+    .options = options,
+    .parser = parse,
+    .doc =
+        "Starts the service: HTTP with OpenAI's API on a loopback address, and an admin socket in "
+        "the data directory for the other commands.\v"
+        "It runs until SIGTERM or ^C, finishes the answers that are being written (10 s at most) "
+        "and loses no deployed function, also when it is killed.",
+};
+
+int cmd_serve(int argc, char **argv)
+{
+    static struct daemon_config config;
+    struct error err = {0};
+    argp_err_exit_status = CLI_USAGE;
+    daemon_config_default(&config);
+    argp_parse(&argp, argc, argv, 0, NULL, &config);
+    if (daemon_config_finish(&config, &err) < 0) {
+        cli_complain("serve", "%s", err.text);
+        return CLI_USAGE;
+    }
+    if (serve(&config, &err) < 0) {
+        cli_complain("serve", "%s", err.text);
+        return CLI_FAILED;
+    }
+    return CLI_OK;
+}

@@ -1,0 +1,67 @@
+/* What the commands share. See cli.h. */
+#include "cli/cli.h"
+
+#include "daemon/config.h"
+
+#include <argp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+void cli_common_init(struct cli_common *c)
+{
+    struct daemon_config config;
+    daemon_config_default(&config);
+    *c = (struct cli_common){0};
+    snprintf(c->data_dir, sizeof c->data_dir, "%s", config.data_dir);
+    argp_err_exit_status = CLI_USAGE;
+}
+
+static error_t parse_common(int key, char *arg, struct argp_state *state)
+{
+    struct cli_common *c = state->input;
+    if (key == 'd')
+        snprintf(c->data_dir, sizeof c->data_dir, "%s", arg);
+    else if (key == 'j')
+        c->json = true;
+    else
+        return ARGP_ERR_UNKNOWN;
+    return 0;
+}
+
+static const struct argp_option common_options[] = {
+    {"data", 'd', "DIR", 0, "the server's data directory ($SLLORA_DATA)", 10},
+    {"json", 'j', NULL, 0, "print JSON, one document a line", 10},
+    {0},
+};
+
+const struct argp cli_common_argp = {.options = common_options, .parser = parse_common};
+
+void cli_print_json(const json_t *document)
+{
+    json_dumpf(document, stdout, JSON_COMPACT | JSON_ENSURE_ASCII);
+    putchar('\n');
+    fflush(stdout);
+}
+
+void cli_complain(const char *command, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    fprintf(stderr, "sllora %s: ", command);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    va_end(args);
+}
+
+const char *cli_bytes_text(double bytes, char *to, size_t size)
+{
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    int unit = 0;
+    while (bytes >= 1024 && unit < 4) {
+        bytes /= 1024;
+        unit++;
+    }
+    snprintf(to, size, unit == 0 ? "%.0f %s" : "%.1f %s", bytes, units[unit]);
+    return to;
+}

@@ -1,0 +1,181 @@
+/*
+ * What a worker maps: the backbone once, adapters as its domain's functions are first asked for.
+ * Nothing that is mapped is trusted: the image's own checks come first.
+ */
+#include "worker/session.h"
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+/* --- backbone --- */
+
+static void copy_token(const json_t *meta, const char *key, char *to, size_t bytes)
+{
+    const char *value = json_string_value(json_object_get(meta, key));
+    snprintf(to, bytes, "%s", value != NULL ? value : "");
+}
+
+static int open_chat(struct session *s, struct error *err)
+{
+    uint64_t bytes;
+    const char *section = image_section(&s->backbone.image, IMAGE_CHAT, &bytes);
+    if (bytes == 0)
+        return 0;
+    json_t *chat = json_loadb(section, bytes, JSON_REJECT_DUPLICATES, NULL);
+    const json_t *template = json_object_get(chat, "template");
+    copy_token(chat, "bos_token", s->bos_token, sizeof s->bos_token);
+    copy_token(chat, "eos_token", s->eos_token, sizeof s->eos_token);
+    int r = 0;
+    if (json_is_string(template))
+        r = chat_template_parse(&s->chat, json_string_value(template), json_string_length(template),
+                                err);
+    json_decref(chat);
+    return r;
+}
+
+static int open_text(struct session *s, struct error *err)
+{
+    uint64_t bytes;
+    const void *blob = image_section(&s->backbone.image, IMAGE_TOKENIZER, &bytes);
+    int r = tokenizer_open(&s->tokenizer, blob, bytes, err);
+    return r < 0 ? error_prefix(err, "tokenizer") : open_chat(s, err);
+}
+
+static int open_engine(struct session *s, const struct wire_attach *a, struct error *err)
+{
+    struct engine_options o = {
+        .threads = a->threads,
+        .sequences_max = a->sequences_max,
+        .rows_max = a->rows_max,
+        .kv_bytes = a->kv_bytes,
+        .adapters_max = a->adapters_max,
+        .context_max = a->context_max,
+    };
+    if (a->adapters_max > SESSION_SLOTS_MAX || a->sequences_max > SESSION_ANSWERS_MAX)
+        return error_set(err, -EPROTO, "ATTACH is out of range");
+    return engine_open(&s->engine, &s->backbone, &o, err);
+}
+
+int session_attach(struct session *s, const struct wire_attach *a, int fd, struct error *err)
+{
+    cleanup_fd int own = fd;
+    uint64_t began_us = clock_now_us();
+    if (s->engine != NULL || own < 0)
+        return error_set(err, -EPROTO, "one ATTACH with one descriptor makes a worker");
+    int r = share_map(&s->view, own, IMAGE_BYTES_MAX, false, err);
+    if (r < 0)
+        return r;
+    /* A worker without mseal has only itself to harm. */
+    (void)share_freeze(&s->view);
+    s->backbone_digest = a->backbone;
+    r = backbone_open(&s->backbone, s->view.data, s->view.bytes, err);
+    if (r == 0)
+        r = open_text(s, err);
+    if (r == 0)
+        r = open_engine(s, a, err);
+    if (r < 0)
+        return r;
+    token_list_init(&s->tokens, engine_context_max(s->engine) + 1);
+    s->text = (struct text_model){.tokenizer = s->tokenizer,
+                                  .chat = s->chat,
+                                  .bos_token = s->bos_token,
+                                  .eos_token = s->eos_token,
+                                  .context_max = engine_context_max(s->engine)};
+    struct wire_ready ready = {
+        .sandbox_us = s->sandbox_us,
+        .attach_us = clock_now_us() - began_us,
+        .context_max = s->text.context_max,
+        .vocab_count = s->backbone.config->vocab_count,
+    };
+    session_put(s, WIRE_READY, &ready, sizeof ready, NULL, 0);
+    return 0;
+}
+
+/* --- adapters --- */
+
+static void slot_close(struct session *s, struct session_slot *slot)
+{
+    if (slot->has_adapter) {
+        engine_adapter_clear(s->engine, (uint32_t)(slot - s->slots));
+        adapter_close(&slot->adapter);
+    }
+    if (slot->mapping != NULL)
+        munmap(slot->mapping, slot->mapping_bytes);
+    *slot = (struct session_slot){0};
+}
+
+static int map_adapter(struct session_slot *slot, int fd, const struct digest *expected,
+                       struct error *err)
+{
+    struct stat st;
+    struct digest seen;
+    if (fd < 0 || fstat(fd, &st) < 0 || st.st_size <= 0)
+        return error_set(err, -EINVAL, "the adapter came without an image");
+    slot->mapping_bytes = (size_t)st.st_size;
+    slot->mapping = mmap(NULL, slot->mapping_bytes, PROT_READ, MAP_SHARED, fd, 0);
+    if (slot->mapping == MAP_FAILED) {
+        slot->mapping = NULL;
+        return error_set(err, -errno, "cannot map the adapter: %s", strerror(errno));
+    }
+    digest_of(slot->mapping, slot->mapping_bytes, &seen);
+    if (!digest_equal(&seen, expected))
+        return error_set(err, -EBADMSG,
+                         "the adapter's image is damaged: its bytes do not have its digest; deploy "
+                         "the function again");
+    return 0;
+}
+
+static int open_adapter(struct session *s, struct session_slot *slot, const struct wire_bind *b,
+                        int fd, struct error *err)
+{
+    int r = map_adapter(slot, fd, &b->adapter, err);
+    if (r == 0)
+        r = adapter_open(&slot->adapter, slot->mapping, slot->mapping_bytes, &s->backbone,
+                         &s->backbone_digest, err);
+    if (r < 0)
+        return r;
+    r = engine_adapter_set(s->engine, b->slot, &slot->adapter, err);
+    if (r < 0)
+        adapter_close(&slot->adapter);
+    slot->has_adapter = r == 0;
+    return r;
+}
+
+int session_bind(struct session *s, const struct wire_bind *b, int fd, struct error *err)
+{
+    cleanup_fd int own = fd;
+    uint64_t began_us = clock_now_us();
+    if (s->engine == NULL || b->slot >= SESSION_SLOTS_MAX || s->slots[b->slot].bound)
+        return error_set(err, -EPROTO, "BIND does not fit this worker's state");
+    if (s->has_domain && memcmp(s->domain, b->domain, sizeof s->domain) != 0)
+        return error_set(err, -EPERM, "this worker belongs to another domain");
+    s->has_domain = true;
+    memcpy(s->domain, b->domain, sizeof s->domain);
+    struct session_slot *slot = &s->slots[b->slot];
+    struct error reason = {0};
+    if (b->has_adapter && open_adapter(s, slot, b, own, &reason) < 0) {
+        slot_close(s, slot);
+        const struct answer_refusal none = {.code = "", .param = ""};
+        session_fail(s, WIRE_FAILED_SLOT, b->slot, &none, reason.text);
+        return 0;
+    }
+    slot->bound = true;
+    struct wire_bound bound = {.slot = b->slot,
+                               .bind_us = clock_now_us() - began_us,
+                               .adapter_bytes = slot->mapping_bytes};
+    session_put(s, WIRE_BOUND, &bound, sizeof bound, NULL, 0);
+    return 0;
+}
+
+void session_unbind(struct session *s, const struct wire_slot *slot)
+{
+    if (slot->slot < SESSION_SLOTS_MAX && s->slots[slot->slot].bound)
+        slot_close(s, &s->slots[slot->slot]);
+}

@@ -1,0 +1,87 @@
+/*
+ * The keeper: puts one backbone image into sealed memory, hands out a read-only descriptor and
+ * lives as long as the backbone is to stay. A damaged image is refused before anybody maps it.
+ */
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "weights/share.h"
+#include "worker/roles.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#define PROGRESS_STEP_BYTES (UINT64_C(32) << 20)
+
+static void on_progress(void *context, uint64_t done, uint64_t total)
+{
+    const struct role_options *o = context;
+    if (done % PROGRESS_STEP_BYTES != 0)
+        return;
+    struct wire_progress progress = {done, total};
+    role_send(o->chan, WIRE_PROGRESS, &progress, sizeof progress, "loading", 7, -1);
+}
+
+/* Waits for the one LOAD record. */
+static int receive_load(const struct role_options *o, struct wire_load *ret, int *ret_fd,
+                        struct error *err)
+{
+    static struct chan_message message;
+    struct wire_cursor c;
+    struct wire_record r;
+    if (chan_receive(o->chan, &message, 0) <= 0)
+        return error_set(err, -EPIPE, "the daemon is gone");
+    wire_begin(&c, &message);
+    if (wire_next(&c, &r) != 1 || r.type != WIRE_LOAD)
+        return error_set(err, -EPROTO, "the first record must be LOAD");
+    memcpy(ret, r.fixed, sizeof *ret);
+    *ret_fd = wire_take_fd(&c, &r, 0);
+    chan_message_clear(&message);
+    return *ret_fd >= 0 ? 0 : error_set(err, -EPROTO, "LOAD came without an image");
+}
+
+static void say_loaded(const struct role_options *o, const struct share *s, uint64_t load_us)
+{
+    struct wire_loaded loaded = {
+        .bytes = share_bytes(s),
+        .load_us = load_us,
+        .page_bytes = share_huge_bytes(s) * 2 > share_bytes(s) ? SHARE_HUGE_BYTES : 4096,
+    };
+    role_send(o->chan, WIRE_LOADED, &loaded, sizeof loaded, NULL, 0, share_reader_fd(s));
+}
+
+static int load(const struct role_options *o, struct share **ret, struct error *err)
+{
+    struct wire_load request;
+    cleanup_fd int image = -1;
+    int r = receive_load(o, &request, &image, err);
+    if (r < 0)
+        return r;
+    uint64_t began_us = clock_now_us();
+    r = share_create(ret, request.bytes, NULL, err);
+    if (r < 0)
+        return r;
+    int fds[3] = {image};
+    share_keep_fds(*ret, fds + 1);
+    r = role_lock(o, SANDBOX_KEEPER, 1, fds, sizeof fds / sizeof fds[0], err);
+    if (r == 0)
+        r = share_fill(*ret, image, &request.digest, on_progress, (void *)(uintptr_t)o, err);
+    if (r == 0)
+        r = share_seal(*ret, err);
+    if (r == 0)
+        say_loaded(o, *ret, clock_now_us() - began_us);
+    return r;
+}
+
+int role_keeper(const struct role_options *o)
+{
+    struct error err = {0};
+    struct share *share = NULL;
+    if (load(o, &share, &err) < 0)
+        return role_fail(o->chan, &err);
+    /* Nothing more is asked of it; the end of the channel ends it. */
+    static struct chan_message message;
+    while (chan_receive(o->chan, &message, 0) > 0)
+        chan_message_clear(&message);
+    return 0;
+}

@@ -1,0 +1,49 @@
+/* What the roles share. See roles.h. */
+#include "worker/roles.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#define FDS_MAX 512u
+
+int role_lock(const struct role_options *o, enum sandbox_role role, uint32_t threads_max,
+              const int *fds, size_t fd_count, struct error *err)
+{
+    int keep[8];
+    assert(fd_count < sizeof keep / sizeof keep[0]);
+    memcpy(keep, fds, fd_count * sizeof fds[0]);
+    keep[fd_count] = o->chan;
+    struct sandbox_policy policy = {
+        .role = role,
+        .features = o->features,
+        .memory_bytes_max = o->memory_bytes_max,
+        .file_bytes_max = o->file_bytes_max,
+        .threads_max = threads_max,
+        .fds_max = FDS_MAX,
+        .fds = keep,
+        .fd_count = fd_count + 1,
+    };
+    int r = sandbox_lock(&policy, NULL, err);
+    return r < 0 ? r : sandbox_self_test(&policy, err);
+}
+
+void role_send(int chan, enum wire_type type, const void *fixed, size_t fixed_bytes,
+               const void *tail, size_t tail_bytes, int fd)
+{
+    static struct wire_out out;
+    out.len = 0;
+    out.fd_count = 0;
+    bool fits = wire_put(&out, type, fixed, fixed_bytes, tail, tail_bytes, fd);
+    assert(fits);
+    if (chan_send(chan, out.bytes, out.len, out.fds, out.fd_count, 0) < 0)
+        _exit(0);
+}
+
+int role_fail(int chan, const struct error *err)
+{
+    struct wire_failed failed = {.scope = WIRE_FAILED_PROCESS};
+    role_send(chan, WIRE_FAILED, &failed, sizeof failed, err->text, strlen(err->text), -1);
+    return 1;
+}

@@ -1,0 +1,73 @@
+/*
+ * A worker's state and what each record does to it. The turn's bookkeeping is the loop's
+ * (worker.c); text is answer.c's; arithmetic is the engine's.
+ */
+#pragma once
+
+#include "weights/share.h"
+#include "worker/answer.h"
+
+#define SESSION_SLOTS_MAX 64u
+#define SESSION_ANSWERS_MAX 256u
+
+struct session_slot {
+    bool bound;
+    bool has_adapter;
+    void *mapping; /* the adapter image, read-only */
+    size_t mapping_bytes;
+    struct adapter adapter;
+};
+
+struct session_turn {
+    bool held;
+    bool revoked;
+    uint64_t number;
+    uint64_t device_us;
+    uint32_t steps;
+    uint32_t rows;
+};
+
+struct session {
+    int chan;
+    uint32_t threads;
+    uint64_t sandbox_us;
+    struct share_view view;
+    struct digest backbone_digest;
+    struct backbone backbone;
+    struct tokenizer *tokenizer;
+    struct chat_template *chat;
+    struct text_model text;
+    char bos_token[256], eos_token[256];
+    struct engine *engine;
+    bool has_domain;
+    uint64_t domain[2];
+    struct session_slot slots[SESSION_SLOTS_MAX];
+    struct answer answers[SESSION_ANSWERS_MAX];
+    struct token_list tokens; /* of the prompt being read */
+    struct session_turn turn;
+    bool untrimmed; /* worked since the last trim */
+    struct wire_out out;
+};
+
+void session_init(struct session *s, int chan, uint32_t threads);
+
+/* Each takes ownership of `fd`. An error ends the process; what only concerns one request or one
+ * slot is answered with FAILED and returns 0. */
+int session_attach(struct session *s, const struct wire_attach *a, int fd, struct error *err);
+int session_bind(struct session *s, const struct wire_bind *b, int fd, struct error *err);
+int session_submit(struct session *s, const struct wire_record *r, int fd, struct error *err);
+void session_unbind(struct session *s, const struct wire_slot *slot);
+void session_cancel(struct session *s, uint64_t request);
+
+/* One engine step and what it means for the answers. */
+int session_step(struct session *s, struct error *err);
+/* Queues TURN_ENDED. */
+void session_end_turn(struct session *s);
+/* Sends what is queued; blocks. */
+void session_send(struct session *s);
+
+/* bind.c's and session.c's common way to queue a record. */
+void session_put(struct session *s, enum wire_type type, const void *fixed, size_t fixed_bytes,
+                 const void *tail, size_t tail_bytes);
+void session_fail(struct session *s, enum wire_failed_scope scope, uint64_t subject,
+                  const struct answer_refusal *refusal, const char *message);
