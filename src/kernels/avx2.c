@@ -12,6 +12,9 @@
 /* 3 x 4 sums, 3 of x and 1 of w fill the 16 registers. */
 #define TILE_ROWS 3
 
+/* One row: a single sum, 16 bytes of bf16 in 4 cycles, would take in half of what memory gives. */
+#define LONE_ROW_OUTS 4
+
 typedef __m256 vec;
 typedef __m256d vecd;
 

@@ -11,6 +11,9 @@
 /* 6 x 4 sums, 6 of x and 1 of w fill 31 of the 32 registers. */
 #define TILE_ROWS 6
 
+/* One row: 32 bytes of bf16 in the 4 cycles that a sum waits for itself are as fast as memory. */
+#define LONE_ROW_OUTS 1
+
 typedef __m512 vec;
 typedef __m512d vecd;
 
