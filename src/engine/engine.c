@@ -293,6 +293,12 @@ void engine_remove(struct engine *e, uint32_t sequence)
 
 /* --- steps --- */
 
+uint32_t engine_context_max(const struct engine *e)
+{
+    uint64_t pool = (uint64_t)e->kv.block_count * ENGINE_KV_BLOCK_TOKENS;
+    return pool < e->options.context_max ? (uint32_t)pool : e->options.context_max;
+}
+
 bool engine_has_work(const struct engine *e)
 {
     for (uint32_t i = 0; i < e->sequence_count; i++) {

@@ -24,7 +24,7 @@
 struct engine_options {
     uint32_t threads;       /* 0: the processors this process may use */
     uint32_t sequences_max; /* at one time */
-    uint32_t rows_max;      /* token budget of one step: decode rows first, then prompt chunks */
+    uint32_t rows_max;      /* token budget of one step; >= sequences_max, so that none starves */
     uint64_t kv_bytes;      /* address space of the KV pool; memory is taken as blocks are used */
     uint32_t adapters_max;  /* adapter slots */
     uint32_t context_max;   /* 0: the model's */
@@ -62,8 +62,9 @@ enum engine_finish { ENGINE_GOES_ON, ENGINE_STOP_TOKEN, ENGINE_LENGTH, ENGINE_OU
 struct engine_output {
     uint32_t sequence; /* id from engine_add */
     uint32_t token;
-    bool has_token;   /* false: only news of prompt_logprobs or the finish */
-    bool is_prompt;   /* the token is a prompt token with its log-probability (prompt_logprobs) */
+    bool has_token;   /* the token was generated now */
+    bool is_prompt;   /* the token is one of the prompt, rated (prompt_logprobs); else, without
+                       * has_token, there is only the finish */
     bool has_logprob; /* false without logprobs and for the first prompt token */
     enum engine_finish finish;
     float logprob;
@@ -98,16 +99,21 @@ int engine_add(struct engine *e, const struct engine_request *r, uint32_t *ret_s
 /* Ends a sequence at once and frees its KV blocks; finished sequences too are removed by this. */
 void engine_remove(struct engine *e, uint32_t sequence);
 
+/* Positions that one sequence may have: what the options, the model and the KV pool allow. */
+uint32_t engine_context_max(const struct engine *e);
+
 /* True while some sequence has work. */
 bool engine_has_work(const struct engine *e);
 
 /* Runs one step: every decoding sequence one token, then prompt chunks in arrival order up to
- * rows_max. Writes at most `output_max` outputs, and keeps the rest for the next call; 0 or -errno
- * (-ENOMEM when the memory limit is hit: the caller removes a sequence). */
+ * rows_max. Writes at most `output_max` outputs and keeps the rest: calls that find some left give
+ * those out and compute nothing. When the KV pool runs out, the youngest sequence starts over later
+ * (its outputs go on where they were), or ends with ENGINE_OUT_OF_KV when even the whole pool
+ * cannot hold it. 0, or -EINVAL when output_max is 0. */
 int engine_step(struct engine *e, struct engine_output *outputs, uint32_t output_max,
                 struct engine_step_stats *ret_stats, struct error *err);
 
-/* KV bytes in use, and activation bytes held. */
+/* KV bytes in use by sequences, and activation bytes touched since the last trim. */
 uint64_t engine_kv_bytes(const struct engine *e);
 uint64_t engine_activation_bytes(const struct engine *e);
 /* Gives activation memory and free KV blocks back to the system; for an idle worker. */

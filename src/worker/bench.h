@@ -1,0 +1,8 @@
+/*
+ * The engine measured alone, in this process: `sllora-worker bench decode|prefill`, started by
+ * `sllora bench`, which writes the checkpoint. Every figure stands beside the machine's ceiling,
+ * measured between the runs, because memory on shared machines changes its speed with time.
+ */
+#pragma once
+
+int bench_main(int argc, char **argv);
