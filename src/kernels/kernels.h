@@ -27,6 +27,9 @@ enum kernel_isa { KERNEL_ISA_REF, KERNEL_ISA_AVX2, KERNEL_ISA_AVX512, KERNEL_ISA
  * x [rows, in] with x_stride floats between rows; w [*, in] of the function's dtype; y with
  * y_stride floats between rows, indexed by the absolute o. bias [*] by absolute o, or NULL.
  * accumulate != 0: added to what y holds.
+ *
+ * Calls split over threads by output should read 128 KiB of weights or more each (for one row,
+ * 1 MiB reaches the memory's speed, 64 KiB three quarters of it).
  */
 typedef void kernel_matmul(float *y, size_t y_stride, const float *x, size_t x_stride,
                            const void *w, const float *bias, uint32_t rows, uint32_t in,
