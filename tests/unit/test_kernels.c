@@ -17,7 +17,9 @@
 #include <string.h>
 
 #include "base/rng.h"
+#include "kernels/ceiling.h"
 #include "kernels/kernels.h"
+#include "kernels/pool.h"
 
 #define UNIT 0x1p-24
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
@@ -625,6 +627,45 @@ static void log_sum_exp_is_right(const struct kernels *k)
     }
 }
 
+/* --- ceilings --- */
+
+/* The loops that are timed do the work that is counted: every byte is read, every product made. */
+static void ceilings_do_the_work(const struct kernels *k)
+{
+    enum { N = 4096 };
+    static float x[N];
+    for (int i = 0; i < N; i++)
+        x[i] = (float)(i % 100); /* sums below 2^24: exact in any order */
+    double want = 0;
+    for (int i = 0; i < N; i++)
+        want += (double)x[i];
+    assert_true((double)k->ceiling_read(x, sizeof(x)) == want);
+
+    /* s = s / 2 + 1 / 2 tends to 1 in each lane of each sum, and a round less leaves a difference.
+     */
+    float after[3];
+    for (uint64_t rounds = 0; rounds < 3; rounds++) {
+        after[rounds] = 0.5f;
+        uint64_t operations = k->ceiling_fma(rounds, &after[rounds]);
+        assert_int_equal(operations, rounds * k->ceiling_fma(1, &(float){0.5f}));
+    }
+    assert_true(after[0] != after[1] && after[1] != after[2]);
+    float settled = 0.5f;
+    uint64_t sums = k->ceiling_fma(1000, &settled) / 1000 / 2;
+    assert_true((double)settled == (double)sums);
+
+    struct pool *pool = NULL;
+    struct error err = {0};
+    double rate = -1;
+    assert_int_equal(pool_open(&pool, 2, &err), 0);
+    assert_int_equal(ceiling_read_gbs(k, pool, 0, &rate, &err), -EINVAL);
+    assert_true(rate == -1);
+    assert_int_equal(ceiling_read_gbs(k, pool, 8 << 20, &rate, &err), 0);
+    assert_true(rate > 0);
+    assert_true(ceiling_fma_gflops(k, pool) > 0);
+    pool_close(pool);
+}
+
 /* --- dispatch --- */
 
 static void the_environment_chooses(void **state)
@@ -698,6 +739,7 @@ int main(void)
         CHECK(add_is_exact),
         CHECK(argmax_is_the_first_of_equals),
         CHECK(log_sum_exp_is_right),
+        CHECK(ceilings_do_the_work),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
