@@ -259,6 +259,7 @@ void conn_open(struct gateway *g, int fd, bool admin, bool permitted)
     c->rearm = true;
     buf_init(&c->out, g->limits.answer_bytes_max + OUT_HIGH_BYTES + HEAD_ROOM_BYTES);
     buf_init(&c->pending, g->limits.header_bytes_max + g->limits.body_bytes_max);
+    c->exchange.conn = c;
     openai_reply_init(&c->exchange.reply, g->limits.answer_bytes_max);
     if (event_assign(&c->readable, g->base, fd, EV_READ | EV_PERSIST, on_readable, c) < 0 ||
         event_assign(&c->writable, g->base, fd, EV_WRITE | EV_PERSIST, on_writable, c) < 0 ||

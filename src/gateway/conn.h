@@ -42,8 +42,11 @@ enum conn_state {
 
 enum exchange_kind { EXCHANGE_INFER, EXCHANGE_ADMIN };
 
+struct conn;
+
 struct exchange {
-    void *context; /* the handler's */
+    struct conn *conn; /* that it is part of */
+    void *context;     /* the handler's */
     enum exchange_kind kind;
     bool open;    /* with the handler */
     bool stream;  /* the answer goes out piece by piece */

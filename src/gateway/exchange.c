@@ -11,15 +11,6 @@
 /* The shared scratch buffer keeps no more than this. */
 #define SCRATCH_KEPT_BYTES (1u << 20)
 
-static struct conn *conn_of(const struct exchange *x)
-{
-    union { /* the conn is ours to change, whatever the caller may do with the exchange */
-        const char *from;
-        char *to;
-    } at = {(const char *)x - offsetof(struct conn, exchange)};
-    return (struct conn *)(void *)at.to;
-}
-
 void exchange_open(struct conn *c, enum exchange_kind kind, bool stream)
 {
     struct exchange *x = &c->exchange;
@@ -42,7 +33,7 @@ static void end(struct exchange *x)
 
 void exchange_gone(struct exchange *x)
 {
-    struct gateway *g = conn_of(x)->gateway;
+    struct gateway *g = x->conn->gateway;
     assert(x->open);
     g->handlers.gone(g->handlers.context, x);
     end(x);
@@ -64,7 +55,7 @@ static void begin_stream(struct exchange *x)
 {
     if (x->begun)
         return;
-    struct conn *c = conn_of(x);
+    struct conn *c = x->conn;
     char timing[128];
     char extra[256];
     bool infer = x->kind == EXCHANGE_INFER;
@@ -100,7 +91,7 @@ static void chunk_end(struct conn *c, size_t at)
 
 static void end_stream(struct exchange *x)
 {
-    struct conn *c = conn_of(x);
+    struct conn *c = x->conn;
     if (!c->http10 && !c->head_only)
         c->broken |= buf_append_str(&c->out, "0\r\n\r\n") < 0;
     end(x);
@@ -109,7 +100,7 @@ static void end_stream(struct exchange *x)
 
 static void stream_text(struct exchange *x, const char *text, size_t len)
 {
-    struct conn *c = conn_of(x);
+    struct conn *c = x->conn;
     size_t at;
     begin_stream(x);
     chunk_begin(c, &at);
@@ -134,7 +125,7 @@ void exchange_timing(struct exchange *x, const struct infer_timing *t)
 void exchange_tokens(struct exchange *x, const char *text, size_t text_bytes,
                      const struct infer_token *tokens, uint32_t token_count)
 {
-    struct conn *c = conn_of(x);
+    struct conn *c = x->conn;
     assert(x->open);
     assert(x->kind == EXCHANGE_INFER);
     if (c->broken || x->too_big)
@@ -156,7 +147,7 @@ void exchange_tokens(struct exchange *x, const char *text, size_t text_bytes,
 
 void exchange_finish(struct exchange *x, const char *reason, const struct infer_usage *usage)
 {
-    struct conn *c = conn_of(x);
+    struct conn *c = x->conn;
     struct gateway *g = c->gateway;
     assert(x->open);
     assert(x->kind == EXCHANGE_INFER);
@@ -186,14 +177,14 @@ void exchange_finish(struct exchange *x, const char *reason, const struct infer_
 static void stream_error(struct exchange *x, int status, const char *code, const char *param,
                          const char *message)
 {
-    struct buf *text = &conn_of(x)->gateway->scratch;
+    struct buf *text = &x->conn->gateway->scratch;
     bool infer = x->kind == EXCHANGE_INFER;
     buf_clear(text);
     int r = infer ? buf_append_str(text, "data: ") : 0;
     r |= openai_append_error(text, status, code, param, message);
     r |= buf_append_str(text, infer ? "\n\n" : "\n");
     if (r < 0)
-        conn_of(x)->broken = true;
+        x->conn->broken = true;
     else
         stream_text(x, text->data, text->len);
     end_stream(x);
@@ -202,7 +193,7 @@ static void stream_error(struct exchange *x, int status, const char *code, const
 void exchange_error(struct exchange *x, int status, const char *code, const char *param,
                     uint32_t retry_after_s, const char *message)
 {
-    struct conn *c = conn_of(x);
+    struct conn *c = x->conn;
     char extra[64];
     assert(x->open);
     if (x->begun) {
@@ -216,7 +207,7 @@ void exchange_error(struct exchange *x, int status, const char *code, const char
 
 void exchange_end_too_big(struct exchange *x)
 {
-    struct gateway *g = conn_of(x)->gateway;
+    struct gateway *g = x->conn->gateway;
     g->handlers.gone(g->handlers.context, x);
     exchange_error(x, 500, "answer_too_large", NULL, 0,
                    "the answer is larger than the server holds; ask with \"stream\": true");
@@ -224,7 +215,7 @@ void exchange_end_too_big(struct exchange *x)
 
 bool exchange_is_slow(const struct exchange *x)
 {
-    return conn_unsent_bytes(conn_of(x)) > SLOW_BYTES;
+    return conn_unsent_bytes(x->conn) > SLOW_BYTES;
 }
 
 /* --- admin --- */
@@ -236,7 +227,7 @@ static int append_json(const char *text, size_t len, void *out)
 
 void exchange_json(struct exchange *x, int status, json_t *document)
 {
-    struct conn *c = conn_of(x);
+    struct conn *c = x->conn;
     struct buf *text = &c->gateway->scratch;
     assert(x->open);
     assert(!x->begun);
@@ -253,7 +244,7 @@ void exchange_json(struct exchange *x, int status, json_t *document)
 
 void exchange_line(struct exchange *x, json_t *document)
 {
-    struct conn *c = conn_of(x);
+    struct conn *c = x->conn;
     struct buf *text = &c->gateway->scratch;
     assert(x->open);
     assert(x->kind == EXCHANGE_ADMIN);

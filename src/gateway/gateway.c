@@ -351,6 +351,7 @@ void gateway_close(struct gateway *g)
     if (g == NULL)
         return;
     gateway_stop_listening(g);
+    on_settle(-1, 0, g); /* answers that are ready go out as far as sockets take them */
     for (int i = 0; i < TIMER_COUNT; i++)
         while (!TAILQ_EMPTY(&g->timers[i]))
             conn_drop(TAILQ_FIRST(&g->timers[i]));

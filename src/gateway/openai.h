@@ -1,7 +1,8 @@
 /*
  * OpenAI's envelope as pure functions: a request's JSON into struct infer_request, and tokens into
- * answers, appended to buffers. Requests are read with jansson, once; answers are written by hand,
- * since they are most of the daemon's work for a token.
+ * answers, appended to buffers. Of a request only the small fields become a jansson tree (skim.h
+ * walks the rest in place); answers are written by hand, since they are most of the daemon's work
+ * for a token.
  */
 #pragma once
 

@@ -1,9 +1,12 @@
 /*
- * A request's JSON, checked. Everything that would be understood differently than its sender meant
- * is refused by name: wrong types, values out of range, and features that exist elsewhere but not
- * here, unless they are set to what does nothing. Unknown fields pass.
+ * A request's JSON, checked. What may be large (prompt, messages, tools) is looked at in place;
+ * only the small rest becomes a jansson tree. Everything that would be understood differently than
+ * its sender meant is refused by name: wrong types, values out of range, and features that exist
+ * elsewhere but not here, unless they are set to what does nothing. Unknown fields pass.
  */
 #include "gateway/openai.h"
+
+#include "gateway/skim.h"
 
 #include <errno.h>
 #include <math.h>
@@ -15,8 +18,13 @@
 #define STOP_COUNT_MAX 4u
 #define COMPLETION_TOKENS_DEFAULT 16u
 
+#define REST_BYTES_MAX 65536u
+
 struct reader {
-    const json_t *root;
+    const json_t *root; /* all fields but these three */
+    struct skim_span prompt;
+    struct skim_span messages;
+    struct skim_span tools;
     struct openai_request *request;
     struct openai_refusal *refusal;
     bool chat;
@@ -118,54 +126,66 @@ static int read_model(struct reader *r)
     return 0;
 }
 
-static int check_token_ids(struct reader *r, const json_t *array)
+static bool is_token_id(const struct skim_span *v)
 {
-    size_t count = json_array_size(array);
-    if (count == 0)
-        return refuse(r, "prompt", "prompt must not be empty");
-    for (size_t i = 0; i < count; i++) {
-        const json_t *v = json_array_get(array, i);
-        if (!json_is_integer(v) || json_integer_value(v) < 0 || json_integer_value(v) > INT32_MAX)
-            return refuse(r, "prompt", "prompt: element %zu is not a token id", i);
+    uint64_t id = 0;
+    if (v->kind != SKIM_NUMBER || v->bytes > 10)
+        return false;
+    for (size_t i = 0; i < v->bytes; i++) {
+        if (v->at[i] < '0' || v->at[i] > '9')
+            return false;
+        id = id * 10 + (uint64_t)(v->at[i] - '0');
     }
-    return 0;
+    return id <= INT32_MAX;
+}
+
+static int check_token_ids(struct reader *r, const struct skim_span *array)
+{
+    struct skim_span v;
+    size_t count = 0;
+    for (const char *at = NULL; skim_next(array, &at, NULL, &v); count++)
+        if (!is_token_id(&v))
+            return refuse(r, "prompt", "prompt: element %zu is not a token id", count);
+    return count > 0 ? 0 : refuse(r, "prompt", "prompt must not be empty");
 }
 
 static int read_prompt(struct reader *r)
 {
-    const json_t *v = field(r, "prompt");
-    if (v == NULL)
+    struct skim_span first;
+    struct skim_span second;
+    const char *at = NULL;
+    if (r->prompt.kind == SKIM_ABSENT || r->prompt.kind == SKIM_NULL)
         return refuse(r, "prompt", "prompt is missing");
-    if (json_is_string(v))
+    if (r->prompt.kind == SKIM_STRING)
         return 0;
-    if (!json_is_array(v))
+    if (r->prompt.kind != SKIM_ARRAY)
         return refuse(r, "prompt", "prompt must be a string or an array of token ids");
-    const json_t *first = json_array_get(v, 0);
-    if (!json_is_string(first) && !json_is_array(first))
-        return check_token_ids(r, v);
-    if (json_array_size(v) > 1)
-        return refuse(r, "prompt", "only one prompt a request is supported, but prompt holds %zu",
-                      json_array_size(v));
-    return json_is_array(first) ? check_token_ids(r, first) : 0;
+    if (!skim_next(&r->prompt, &at, NULL, &first) ||
+        (first.kind != SKIM_STRING && first.kind != SKIM_ARRAY))
+        return check_token_ids(r, &r->prompt);
+    if (skim_next(&r->prompt, &at, NULL, &second))
+        return refuse(r, "prompt", "only one prompt a request is supported; send one request each");
+    return first.kind == SKIM_ARRAY ? check_token_ids(r, &first) : 0;
 }
 
-static int check_content(struct reader *r, size_t at, const json_t *content)
+static int check_content(struct reader *r, size_t message, const struct skim_span *content)
 {
     char param[OPENAI_PARAM_BYTES];
-    snprintf(param, sizeof param, "messages[%zu].content", at);
-    if (content == NULL || json_is_null(content) || json_is_string(content))
+    struct skim_span part;
+    size_t i = 0;
+    snprintf(param, sizeof param, "messages[%zu].content", message);
+    if (content->kind <= SKIM_NULL || content->kind == SKIM_STRING)
         return 0;
-    if (!json_is_array(content))
+    if (content->kind != SKIM_ARRAY)
         return refuse(r, param, "%s must be a string, an array of parts or null", param);
-    for (size_t i = 0; i < json_array_size(content); i++) {
-        const json_t *part = json_array_get(content, i);
-        const char *type = json_string_value(json_object_get(part, "type"));
-        if (type == NULL)
+    for (const char *at = NULL; skim_next(content, &at, NULL, &part); i++) {
+        struct skim_span type = skim_member(&part, "type");
+        if (type.kind != SKIM_STRING)
             return refuse(r, param, "%s: part %zu must be an object with a type", param, i);
-        if (strcmp(type, "text") != 0)
+        if (!skim_is(&type, "text"))
             return refuse(r, param, "%s: part %zu is not text, which is all that is supported",
                           param, i);
-        if (!json_is_string(json_object_get(part, "text")))
+        if (skim_member(&part, "text").kind != SKIM_STRING)
             return refuse(r, param, "%s: part %zu must have a string \"text\"", param, i);
     }
     return 0;
@@ -173,25 +193,27 @@ static int check_content(struct reader *r, size_t at, const json_t *content)
 
 static int read_messages(struct reader *r)
 {
-    const json_t *v = field(r, "messages");
-    if (v == NULL)
+    struct skim_span m;
+    size_t i = 0;
+    if (r->messages.kind == SKIM_ABSENT || r->messages.kind == SKIM_NULL)
         return refuse(r, "messages", "messages is missing");
-    if (!json_is_array(v) || json_array_size(v) == 0)
-        return refuse(r, "messages", "messages must be an array of at least one message");
-    for (size_t i = 0; i < json_array_size(v); i++) {
-        const json_t *m = json_array_get(v, i);
+    for (const char *at = NULL;
+         r->messages.kind == SKIM_ARRAY && skim_next(&r->messages, &at, NULL, &m); i++) {
         char param[OPENAI_PARAM_BYTES];
         snprintf(param, sizeof param, "messages[%zu]", i);
-        if (!json_is_object(m))
+        if (m.kind != SKIM_OBJECT)
             return refuse(r, param, "%s must be an object", param);
-        if (!json_is_string(json_object_get(m, "role"))) {
+        if (skim_member(&m, "role").kind != SKIM_STRING) {
             snprintf(param, sizeof param, "messages[%zu].role", i);
             return refuse(r, param, "%s must be a string", param);
         }
-        int e = check_content(r, i, json_object_get(m, "content"));
+        struct skim_span content = skim_member(&m, "content");
+        int e = check_content(r, i, &content);
         if (e < 0)
             return e;
     }
+    if (i == 0)
+        return refuse(r, "messages", "messages must be an array of at least one message");
     return 0;
 }
 
@@ -379,13 +401,15 @@ static int check_unsupported(struct reader *r)
 
 static int check_tools(struct reader *r)
 {
-    const json_t *tools = field(r, "tools");
-    if (tools != NULL && !json_is_array(tools))
+    struct skim_span tool;
+    size_t count = 0;
+    if (r->tools.kind > SKIM_NULL && r->tools.kind != SKIM_ARRAY)
         return refuse(r, "tools", "tools must be an array");
-    for (size_t i = 0; i < json_array_size(tools); i++)
-        if (!json_is_object(json_array_get(tools, i)))
-            return refuse(r, "tools", "tools: element %zu is not an object", i);
-    if (!r->chat && json_array_size(tools) > 0)
+    for (const char *at = NULL;
+         r->tools.kind == SKIM_ARRAY && skim_next(&r->tools, &at, NULL, &tool); count++)
+        if (tool.kind != SKIM_OBJECT)
+            return refuse(r, "tools", "tools: element %zu is not an object", count);
+    if (!r->chat && count > 0)
         return refuse(r, "tools", "tools belong to chats; a completion has none");
     const json_t *choice = field(r, "tool_choice");
     const char *word = json_string_value(choice);
@@ -430,43 +454,54 @@ static int read_all(struct reader *r)
     return e;
 }
 
-/* How deep arrays and objects are nested, found without recursion before anything recurses. */
-static bool too_deep(const char *s, size_t len, uint32_t depth_max)
+/* A tree of JSON that skim_check found valid. */
+static int load(json_t **ret, const char *json, size_t len, struct error *err)
 {
-    uint32_t depth = 0;
-    bool in_string = false;
-    for (size_t i = 0; i < len; i++) {
-        if (in_string) {
-            if (s[i] == '\\')
-                i++;
-            else if (s[i] == '"')
-                in_string = false;
-        } else if (s[i] == '"') {
-            in_string = true;
-        } else if (s[i] == '[' || s[i] == '{') {
-            if (++depth > depth_max)
-                return true;
-        } else if ((s[i] == ']' || s[i] == '}') && depth > 0) {
-            depth--;
-        }
-    }
-    return false;
+    json_error_t why;
+    json_t *root =
+        json_loadb(json, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &why);
+    if (root == NULL) /* numbers beyond all ranges */
+        return error_set(err, -EINVAL, "the body is not valid JSON: %s", why.text);
+    *ret = root;
+    return 0;
 }
 
 int openai_parse_json(json_t **ret, const char *body, size_t body_bytes, uint32_t depth_max,
                       struct error *err)
 {
-    if (body_bytes == 0)
-        return error_set(err, -EINVAL, "the request has no body; send a JSON object");
-    if (too_deep(body, body_bytes, depth_max))
-        return error_set(err, -EINVAL, "the body is nested deeper than %u levels", depth_max);
-    json_error_t why;
-    json_t *root = json_loadb(body, body_bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &why);
-    if (root == NULL)
-        return error_set(err, -EINVAL, "the body is not valid JSON: %s (line %d, column %d)",
-                         why.text, why.line, why.column);
-    *ret = root;
-    return 0;
+    int r = skim_check(body, body_bytes, depth_max, err);
+    return r < 0 ? r : load(ret, body, body_bytes, err);
+}
+
+/* Parts the body's fields into those that are looked at in place and a tree of the others. */
+static int split(struct reader *r, const struct skim_span *body, json_t **ret)
+{
+    struct buf rest;
+    struct skim_span key;
+    struct skim_span value;
+    buf_init(&rest, REST_BYTES_MAX);
+    int e = buf_reserve(&rest, body->bytes < 1024 ? body->bytes : 1024); /* once, as a rule */
+    e |= buf_append_char(&rest, '{');
+    for (const char *at = NULL; skim_next(body, &at, &key, &value);) {
+        if (skim_is(&key, "prompt")) {
+            r->prompt = value;
+        } else if (skim_is(&key, "messages")) {
+            r->messages = value;
+        } else if (skim_is(&key, "tools")) {
+            r->tools = value;
+        } else {
+            e |= rest.len > 1 ? buf_append_char(&rest, ',') : 0;
+            e |= buf_append(&rest, key.at, (size_t)(value.at + value.bytes - key.at));
+        }
+    }
+    e |= buf_append_char(&rest, '}');
+    if (e < 0)
+        e = refuse(r, "", "the fields besides prompt, messages and tools have more than %u bytes",
+                   REST_BYTES_MAX);
+    else
+        e = load(ret, rest.data, rest.len, &r->refusal->why);
+    buf_free(&rest);
+    return e;
 }
 
 int openai_request_parse(struct openai_request *ret, enum infer_kind kind, const char *body,
@@ -474,15 +509,19 @@ int openai_request_parse(struct openai_request *ret, enum infer_kind kind, const
 {
     struct openai_request request = {
         .infer = {.kind = kind, .body = body, .body_bytes = body_bytes}};
+    struct reader reader = {.request = &request, .refusal = refusal, .chat = kind == INFER_CHAT};
     *refusal = (struct openai_refusal){.status = 400};
-    int e = openai_parse_json(&request.root, body, body_bytes, depth_max, &refusal->why);
+    int e = skim_check(body, body_bytes, depth_max, &refusal->why);
     if (e < 0)
         return e;
-    struct reader reader = {request.root, &request, refusal, kind == INFER_CHAT};
-    if (json_is_object(request.root))
-        e = read_all(&reader);
-    else
-        e = error_set(&refusal->why, -EINVAL, "the body must be a JSON object");
+    struct skim_span document = skim_document(body, body_bytes);
+    if (document.kind != SKIM_OBJECT)
+        return error_set(&refusal->why, -EINVAL, "the body must be a JSON object");
+    e = split(&reader, &document, &request.root);
+    if (e < 0)
+        return e;
+    reader.root = request.root;
+    e = read_all(&reader);
     if (e < 0) {
         json_decref(request.root);
         return e;

@@ -1,6 +1,7 @@
 /* Bodies through the reading of OpenAI's envelope. What is accepted must be in range, and an answer
  * or a refusal made from it must be JSON again. The first byte chooses the kind. */
 #include "gateway/openai.h"
+#include "gateway/skim.h"
 
 #include <assert.h>
 #include <math.h>
@@ -60,6 +61,30 @@ static void check_answer(const struct openai_request *r, const char *text, size_
     buf_free(&out);
 }
 
+/* jansson is the oracle of what JSON is. It differs where it cannot hold a number, and it loses a
+ * raw NUL behind one. */
+static void check_against_jansson(const char *body, size_t len)
+{
+    json_error_t why;
+    struct error err = {0};
+    bool valid = skim_check(body, len, 32, &err) == 0;
+    json_t *root =
+        json_loadb(body, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &why);
+    if (root == NULL && json_error_code(&why) == json_error_numeric_overflow)
+        return;
+    if (memchr(body, 0, len) != NULL) {
+        assert(!valid);
+        json_decref(root);
+        return;
+    }
+    bool deep = strstr(err.text, "deeper") != NULL;
+    if (valid != (root != NULL) && !deep)
+        fprintf(stderr, "skim: %s, jansson: %s: %.*s\n", err.text, root != NULL ? "" : why.text,
+                (int)len, body);
+    assert(valid == (root != NULL) || deep);
+    json_decref(root);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct openai_request request;
@@ -69,6 +94,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     const char *body = (const char *)data + 1;
     size_t len = size - 1;
     enum infer_kind kind = data[0] & 1 ? INFER_CHAT : INFER_COMPLETION;
+    check_against_jansson(body, len);
     if (openai_request_parse(&request, kind, body, len, 32, &refusal) == 0) {
         check_request(&request);
         check_answer(&request, body, len < 4096 ? len : 4096);

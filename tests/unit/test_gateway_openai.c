@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "gateway/openai.h"
+#include "gateway/skim.h"
 
 #define DEPTH_MAX 16
 
@@ -318,6 +319,117 @@ static void test_hostile_json(void **state)
     free(deep);
 }
 
+/* Prompts of megabytes are fine; that much of anything else is not. */
+static void test_large_bodies(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *head;
+        const char *repeat;
+        const char *tail;
+        const char *reason; /* NULL: accepted */
+    } table[] = {
+        {"{\"model\":\"m\",\"prompt\":\"", "x\\u0041\xc3\xa9", "\"}", NULL},
+        {"{\"model\":\"m\",\"prompt\":[0", ", 151643", "]}", NULL},
+        {"{\"model\":\"m\",\"prompt\":[[0", ",7", "] ] } \n", NULL},
+        {"{\"model\":\"m\",\"prompt\":[0", ",7", ",-7]}", "is not a token id"},
+        {"{\"model\":\"m\",\"prompt\":\"x\",\"user\":\"", "x", "\"}", "more than 65536 bytes"},
+        {"{\"model\":\"m\",\"prompt\":\"x\",\"a\":[{\"b\":1}", ",{\"b\":1}", "]}",
+         "more than 131072 keys"},
+    };
+    size_t size = 2u << 20;
+    char *body = malloc(size);
+    assert_non_null(body);
+    for (size_t i = 0; i < COUNT(table); i++) {
+        struct openai_request r;
+        struct openai_refusal refusal;
+        size_t len = (size_t)snprintf(body, size, "%s", table[i].head);
+        while (len + 64 < size)
+            len += (size_t)snprintf(body + len, size - len, "%s", table[i].repeat);
+        len += (size_t)snprintf(body + len, size - len, "%s", table[i].tail);
+        int e = openai_request_parse(&r, INFER_COMPLETION, body, len, DEPTH_MAX, &refusal);
+        if ((e == 0) != (table[i].reason == NULL) ||
+            (e < 0 && strstr(refusal.why.text, table[i].reason) == NULL))
+            fail_msg("%.60s: %d %s", table[i].head, e, e < 0 ? refusal.why.text : "");
+        if (e == 0)
+            openai_request_done(&r);
+    }
+    free(body);
+}
+
+/* The grammar, with the reader that never builds a tree. */
+static void test_skim(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *json;
+        bool valid;
+    } table[] = {
+        {"{}", true},
+        {" [ ] ", true},
+        {"[0,-0,1.5,-1e5,1E+5,0.0e-0]", true},
+        {"[\"\\\"\\\\\\/\\b\\f\\n\\r\\t\\u0000\\ud83d\\ude00\"]", true},
+        {"{\"a\":{\"a\":[{\"a\":1}]},\"b\":null}", true},
+        {"{\"a\":1,\"b\":{\"c\":1,\"d\":2,\"c\":3}}", false},
+        {"{\"a\":1,\"\\u0061\":2}", false},
+        {"{\"\\ud83d\\ude00\":1,\"\xf0\x9f\x98\x80\":2}", false},
+        {"{\"\\u00e9\\u20ac\":1,\"\xc3\xa9\xe2\x82\xac\":2}", false},
+        {"{\"\\u0000\":1}", false},
+        {"[1,]", false},
+        {"[,1]", false},
+        {"[1 2]", false},
+        {"[01]", false},
+        {"[1.]", false},
+        {"[.5]", false},
+        {"[+1]", false},
+        {"[1e]", false},
+        {"[--1]", false},
+        {"[-]", false},
+        {"[tru]", false},
+        {"[nulll]", false},
+        {"[\"\\x\"]", false},
+        {"[\"\\u12g4\"]", false},
+        {"[\"\\udc00\"]", false},
+        {"[\"\\ud800\\u0041\"]", false},
+        {"[\"", false},
+        {"[\"\\", false},
+        {"[\"\\u00", false},
+        {"{\"a\"}", false},
+        {"{\"a\":}", false},
+        {"{a:1}", false},
+        {"{1:1}", false},
+        {"[}", false},
+        {"{]", false},
+        {"[[]", false},
+        {"[]]", false},
+        {"[\"12345678\x1f\"]", false},
+        {"[\"1234567\x01 5678\"]", false},
+        {"[\"1234567\x80 5678\"]", false},
+    };
+    for (size_t i = 0; i < COUNT(table); i++) {
+        struct error err = {0};
+        /* An exact copy lets ASan see a byte too far. */
+        size_t len = strlen(table[i].json);
+        char *copy = malloc(len);
+        assert_non_null(copy);
+        memcpy(copy, table[i].json, len);
+        int r = skim_check(copy, len, DEPTH_MAX, &err);
+        free(copy);
+        if ((r == 0) != table[i].valid)
+            fail_msg("%s: %d %s", table[i].json, r, err.text);
+    }
+    /* Specials at every place of the eight bytes that are looked at together. */
+    for (int at = 0; at < 24; at++) {
+        for (int c = 1; c < 256; c++) {
+            char json[32] = "\"aaaaaaaaaaaaaaaaaaaaaaaa\"";
+            struct error err = {0};
+            json[1 + at] = (char)c;
+            bool plain = c >= 0x20 && c < 0x80 && c != '"' && c != '\\';
+            assert_int_equal(skim_check(json, 26, DEPTH_MAX, &err) == 0, plain);
+        }
+    }
+}
+
 /* --- answers --- */
 
 static void begin(struct openai_reply *a, enum infer_kind kind, bool stream, bool usage,
@@ -551,6 +663,8 @@ int main(void)
         cmocka_unit_test(test_subjects),
         cmocka_unit_test(test_values),
         cmocka_unit_test(test_hostile_json),
+        cmocka_unit_test(test_large_bodies),
+        cmocka_unit_test(test_skim),
         cmocka_unit_test(test_chat_stream),
         cmocka_unit_test(test_chat_stream_logprobs),
         cmocka_unit_test(test_completion_stream),
