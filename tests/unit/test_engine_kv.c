@@ -1,0 +1,144 @@
+/* The paged pool: what is taken is counted, never shared, and given back to the system by a trim.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+#include <errno.h>
+#include <string.h>
+
+#include "base/rng.h"
+#include "engine/engine.h"
+#include "engine/kv.h"
+
+#define SEQUENCES 6u
+
+static const struct model_config config = {
+    .layer_count = 3, .kv_head_count = 2, .head_dim = 10, .head_count = 4};
+
+static void open_pool(struct kv_pool *p, uint32_t element_bytes, uint32_t blocks)
+{
+    struct error err = {0};
+    assert_int_equal(kv_open(p, &config, element_bytes, (uint64_t)blocks * 4096, &err), 0);
+    assert_int_equal(p->block_bytes, 4096); /* 3 * 2 * 2 * 16 * 10 elements, in whole pages */
+    assert_int_equal(p->block_count, blocks);
+}
+
+static void test_layout_has_no_overlap(void **state)
+{
+    struct kv_pool p;
+    struct error err = {0};
+    (void)state;
+    assert_int_equal(kv_open(&p, &config, 4, 100000, &err), 0);
+    assert_int_equal(p.block_bytes, 8192);
+    assert_int_equal(p.block_count, 12);
+    uint8_t *end = p.base;
+    for (uint32_t id = 0; id < p.block_count; id++) {
+        assert_true(end <= p.base + id * p.block_bytes);
+        end = p.base + id * p.block_bytes;
+        for (uint32_t layer = 0; layer < 3; layer++)
+            for (uint32_t part = 0; part < 2; part++)
+                for (uint32_t head = 0; head < 2; head++) {
+                    assert_ptr_equal(kv_head_at(&p, id, layer, part, head), end);
+                    end += ENGINE_KV_BLOCK_TOKENS * 10 * 4;
+                }
+    }
+    assert_true(end <= p.base + p.block_count * p.block_bytes);
+    kv_close(&p);
+}
+
+/* Sequences grow and end at random; every block belongs to one of them or to nobody. */
+static void test_blocks_are_never_shared(void **state)
+{
+    struct kv_pool p;
+    struct kv_blocks held[SEQUENCES];
+    uint64_t tokens[SEQUENCES] = {0};
+    struct rng rng;
+    uint32_t refused = 0;
+    (void)state;
+    open_pool(&p, 2, 20);
+    rng_seed(&rng, 3);
+    for (uint32_t i = 0; i < SEQUENCES; i++)
+        assert_int_equal(kv_blocks_init(&held[i], 200), 0);
+    for (uint32_t turn = 0; turn < 5000; turn++) {
+        uint32_t i = rng_below(&rng, SEQUENCES), used = 0;
+        uint8_t owners[20] = {0};
+        if (rng_below(&rng, 8) == 0) {
+            kv_release(&p, &held[i]);
+            tokens[i] = 0;
+        } else if (tokens[i] < 180) {
+            uint64_t more = tokens[i] + 1 + rng_below(&rng, 20);
+            uint32_t count = held[i].count, free_count = kv_free_count(&p);
+            bool grown = kv_grow(&p, &held[i], more);
+            assert_int_equal(grown, kv_blocks_for(more) - count <= free_count);
+            if (grown)
+                tokens[i] = more;
+            else
+                assert_int_equal(held[i].count, count);
+            refused += !grown;
+        }
+        if (rng_below(&rng, 50) == 0)
+            kv_trim(&p);
+        for (uint32_t s = 0; s < SEQUENCES; s++) {
+            assert_int_equal(held[s].count, kv_blocks_for(tokens[s]));
+            for (uint32_t b = 0; b < held[s].count; b++) {
+                assert_true(held[s].ids[b] < 20);
+                assert_int_equal(owners[held[s].ids[b]]++, 0);
+            }
+            used += held[s].count;
+        }
+        assert_int_equal(kv_free_count(&p), 20 - used);
+        assert_int_equal(kv_used_bytes(&p), used * 4096);
+    }
+    assert_true(refused > 100);
+    for (uint32_t i = 0; i < SEQUENCES; i++)
+        kv_blocks_free(&p, &held[i]);
+    assert_int_equal(kv_used_bytes(&p), 0);
+    kv_close(&p);
+}
+
+static void test_trim_keeps_what_is_used(void **state)
+{
+    struct kv_pool p;
+    struct kv_blocks a, b;
+    (void)state;
+    open_pool(&p, 2, 4);
+    assert_int_equal(kv_blocks_init(&a, 32), 0);
+    assert_int_equal(kv_blocks_init(&b, 32), 0);
+    assert_true(kv_grow(&p, &a, 32));
+    assert_true(kv_grow(&p, &b, 32));
+    memset(p.base, 7, 4 * 4096);
+    uint32_t gone = a.ids[1], kept = b.ids[1];
+    kv_release(&p, &a);
+    kv_trim(&p);
+    assert_int_equal(p.base[gone * 4096], 0); /* a page that was given back reads as zeroes */
+    assert_int_equal(p.base[kept * 4096], 7);
+    kv_release(&p, &b);
+    kv_trim(&p);
+    assert_int_equal(p.base[kept * 4096], 0);
+    assert_int_equal(kv_free_count(&p), 4);
+    kv_blocks_free(&p, &a);
+    kv_blocks_free(&p, &b);
+    kv_close(&p);
+}
+
+static void test_too_small_is_refused(void **state)
+{
+    struct kv_pool p;
+    struct error err = {0};
+    (void)state;
+    assert_int_equal(kv_open(&p, &config, 2, 4095, &err), -EINVAL);
+    assert_non_null(strstr(err.text, "at least 4096"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_layout_has_no_overlap),
+        cmocka_unit_test(test_blocks_are_never_shared),
+        cmocka_unit_test(test_trim_keeps_what_is_used),
+        cmocka_unit_test(test_too_small_is_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
