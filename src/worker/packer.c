@@ -125,7 +125,8 @@ static int pack_for_backbone(struct packer *p, const struct pack_options *o,
 
 static int run(struct packer *p, struct pack_result *ret, struct error *err)
 {
-    int r = role_lock(p->role, SANDBOX_PACKER, 1, NULL, 0, err);
+    const int none = -1;
+    int r = role_lock(p->role, SANDBOX_PACKER, 1, &none, 0, err);
     if (r == 0)
         r = receive(p, err);
     if (r < 0)
