@@ -138,8 +138,8 @@ static inline int set_up(void **state)
     struct world *w = calloc(1, sizeof *w);
     w->base = event_base_new();
     w->limits = gateway_limits_default;
-    strcpy(w->text, "hello");
-    strcpy(w->directory, "/tmp/gateway-test-XXXXXX");
+    snprintf(w->text, sizeof w->text, "%s", "hello");
+    snprintf(w->directory, sizeof w->directory, "%s", "/tmp/gateway-test-XXXXXX");
     if (mkdtemp(w->directory) == NULL)
         return -1;
     snprintf(w->socket_path, sizeof w->socket_path, "%s/admin.sock", w->directory);
@@ -185,7 +185,7 @@ static inline int dial(struct world *w)
 static inline int dial_admin(struct world *w)
 {
     struct sockaddr_un a = {.sun_family = AF_UNIX};
-    strcpy(a.sun_path, w->socket_path);
+    snprintf(a.sun_path, sizeof a.sun_path, "%s", w->socket_path);
     int fd = socket(AF_UNIX, SOCK_STREAM, 0);
     assert_true(fd >= 0);
     assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof a), 0);

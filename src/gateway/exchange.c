@@ -145,6 +145,12 @@ void exchange_tokens(struct exchange *x, const char *text, size_t text_bytes,
     chunk_end(c, at);
 }
 
+static void answer_too_big(struct exchange *x)
+{
+    exchange_error(x, 500, "answer_too_large", NULL, 0,
+                   "the answer is larger than the server holds; ask with \"stream\": true");
+}
+
 void exchange_finish(struct exchange *x, const char *reason, const struct infer_usage *usage)
 {
     struct conn *c = x->conn;
@@ -163,8 +169,7 @@ void exchange_finish(struct exchange *x, const char *reason, const struct infer_
     char timing[128];
     buf_clear(&g->scratch);
     if (x->too_big || openai_reply_whole(&x->reply, &g->scratch, reason, usage) < 0) {
-        exchange_error(x, 500, "answer_too_large", NULL, 0,
-                       "the answer is larger than the server holds; ask with \"stream\": true");
+        answer_too_big(x);
         return;
     }
     end(x);
@@ -209,8 +214,7 @@ void exchange_end_too_big(struct exchange *x)
 {
     struct gateway *g = x->conn->gateway;
     g->handlers.gone(g->handlers.context, x);
-    exchange_error(x, 500, "answer_too_large", NULL, 0,
-                   "the answer is larger than the server holds; ask with \"stream\": true");
+    answer_too_big(x);
 }
 
 bool exchange_is_slow(const struct exchange *x)
@@ -225,16 +229,22 @@ static int append_json(const char *text, size_t len, void *out)
     return buf_append(out, text, len) < 0 ? -1 : 0;
 }
 
+/* The document as one line in the scratch buffer; takes the reference. */
+static int dump(struct buf *text, json_t *document)
+{
+    buf_clear(text);
+    int r = json_dump_callback(document, append_json, text, JSON_COMPACT | JSON_ENCODE_ANY);
+    json_decref(document);
+    return r < 0 ? r : buf_append_char(text, '\n');
+}
+
 void exchange_json(struct exchange *x, int status, json_t *document)
 {
     struct conn *c = x->conn;
     struct buf *text = &c->gateway->scratch;
     assert(x->open);
     assert(!x->begun);
-    buf_clear(text);
-    int r = json_dump_callback(document, append_json, text, JSON_COMPACT | JSON_ENCODE_ANY);
-    json_decref(document);
-    if (r < 0 || buf_append_char(text, '\n') < 0) {
+    if (dump(text, document) < 0) {
         exchange_error(x, 500, NULL, NULL, 0, "the answer is too large or not JSON");
         return;
     }
@@ -248,10 +258,7 @@ void exchange_line(struct exchange *x, json_t *document)
     struct buf *text = &c->gateway->scratch;
     assert(x->open);
     assert(x->kind == EXCHANGE_ADMIN);
-    buf_clear(text);
-    int r = json_dump_callback(document, append_json, text, JSON_COMPACT | JSON_ENCODE_ANY);
-    json_decref(document);
-    if (r < 0 || buf_append_char(text, '\n') < 0)
+    if (dump(text, document) < 0)
         c->broken = true;
     else
         stream_text(x, text->data, text->len);

@@ -266,12 +266,13 @@ static int remove_stale(const struct address *a, const char *path, struct error 
 static int listen_admin(struct gateway *g, const char *path, struct error *err)
 {
     struct address a = {.at.un.sun_family = AF_UNIX, .len = sizeof a.at.un};
-    if (strlen(path) >= sizeof a.at.un.sun_path)
+    size_t path_bytes = strlen(path);
+    if (path_bytes >= sizeof a.at.un.sun_path)
         return error_set(err, -ENAMETOOLONG,
                          "the path of the admin socket, %s, is longer than %zu bytes; use a "
                          "shorter data directory",
                          path, sizeof a.at.un.sun_path - 1);
-    strcpy(a.at.un.sun_path, path);
+    memcpy(a.at.un.sun_path, path, path_bytes + 1);
     int r = remove_stale(&a, path, err);
     if (r < 0)
         return r;

@@ -17,7 +17,7 @@ static void test_pipelining(void **state)
                     "{\"model\":\"hold\",\"prompt\":\"x\"}");
     len += post(bytes + len, sizeof bytes - len, "/v1/completions",
                 "{\"model\":\"say\",\"prompt\":\"x\"}");
-    strcpy(bytes + len, GET("/healthz"));
+    snprintf(bytes + len, sizeof bytes - len, "%s", GET("/healthz"));
     say(w, fd, bytes, strlen(bytes));
     for (int i = 1; i <= 3; i++) {
         char text[] = {'n', (char)('0' + i)};
@@ -289,7 +289,7 @@ static void test_admin_peer(void **state)
         if (pid == 0) {
             struct sockaddr_un a = {.sun_family = AF_UNIX};
             char answer[256] = "";
-            strcpy(a.sun_path, w->socket_path);
+            snprintf(a.sun_path, sizeof a.sun_path, "%s", w->socket_path);
             if (setgroups(0, NULL) < 0 || setgid(65534) < 0 || setuid(65534) < 0)
                 _exit(3);
             int fd = socket(AF_UNIX, SOCK_STREAM, 0);
@@ -331,7 +331,7 @@ static void test_admin_socket_file(void **state)
     /* What a killed daemon left behind is replaced. */
     snprintf(path, sizeof path, "%s/stale", w->directory);
     struct sockaddr_un a = {.sun_family = AF_UNIX};
-    strcpy(a.sun_path, path);
+    snprintf(a.sun_path, sizeof a.sun_path, "%s", path);
     int fd = socket(AF_UNIX, SOCK_STREAM, 0);
     assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof a), 0);
     close(fd);
