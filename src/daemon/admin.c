@@ -74,10 +74,11 @@ static json_t *function_json(const struct daemon *d, uint32_t index)
                                         (json_int_t)f->adapter_bytes));
     json_object_set_new(
         o, "totals",
-        json_pack("{s:I, s:I, s:I, s:I, s:I, s:f}", "requests", (json_int_t)f->requests, "failures",
-                  (json_int_t)f->failures, "cold_starts", (json_int_t)f->cold_starts,
+        json_pack("{s:I, s:I, s:I, s:I, s:I, s:f, s:f}", "requests", (json_int_t)f->requests,
+                  "failures", (json_int_t)f->failures, "cold_starts", (json_int_t)f->cold_starts,
                   "prompt_tokens", (json_int_t)f->tokens_prompt, "completion_tokens",
-                  (json_int_t)f->tokens_new, "device_ms", (double)f->device_us / 1e3));
+                  (json_int_t)f->tokens_new, "device_ms", (double)f->device_us / 1e3, "worker_ms",
+                  (double)f->worker_us / 1e3));
     json_object_set_new(o, "last_start", start_json(f));
     const struct worker_slot *w = view.worker != SCHED_NONE ? &d->workers[view.worker] : NULL;
     json_object_set_new(
@@ -176,8 +177,9 @@ static void status(struct daemon *d, struct exchange *x)
     struct sched_counts c;
     sched_counts(d->sched, &c);
     exchange_json(x, 200,
-                  json_pack("{s:i, s:I, s:i, s:i, s:I, s:I, s:o, s:o}", "pid", (int)getpid(),
-                            "uptime_s", (json_int_t)((clock_now_us() - d->started_us) / 1000000),
+                  json_pack("{s:i, s:i, s:I, s:i, s:i, s:I, s:I, s:o, s:o}", "pid", (int)getpid(),
+                            "port", (int)gateway_port(d->gateway), "uptime_s",
+                            (json_int_t)((clock_now_us() - d->started_us) / 1000000),
                             "requests_waiting", (int)c.requests_waiting, "requests_running",
                             (int)c.requests_running, "memory_bytes", (json_int_t)c.memory_bytes,
                             "memory_budget_bytes", (json_int_t)d->config.sched.budget_bytes,

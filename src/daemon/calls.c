@@ -320,6 +320,7 @@ static void on_done(struct daemon *d, struct call *c, const struct wire_done *do
     f->tokens_prompt += done->prompt_tokens;
     f->tokens_new += done->completion_tokens;
     f->device_us += done->device_us;
+    f->worker_us += done->worker_us;
     if (c->x != NULL) {
         struct infer_usage usage = {done->prompt_tokens, done->completion_tokens};
         bool stopped = done->reason == WIRE_DONE_STOP;

@@ -184,6 +184,7 @@ struct wire_done {
     uint32_t completion_tokens;
     uint32_t reserved;
     uint64_t device_us; /* its share of the steps that it was in */
+    uint64_t worker_us; /* from SUBMIT read to DONE written */
 };
 
 struct wire_turn_ended {

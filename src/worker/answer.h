@@ -33,6 +33,7 @@ struct answer {
     uint32_t prompt_tokens;
     uint32_t completion_tokens;
     uint64_t device_us;
+    uint64_t submitted_us; /* when its SUBMIT was read */
     struct detokenizer detokenizer;
     struct buf text;               /* not given out yet: may be the beginning of a stop string */
     char *stops[ANSWER_STOPS_MAX]; /* owned */

@@ -137,6 +137,7 @@ static void finish(struct session *s, struct answer *a, enum wire_done_reason re
         .prompt_tokens = a->prompt_tokens,
         .completion_tokens = a->completion_tokens,
         .device_us = a->device_us,
+        .worker_us = clock_now_us() - a->submitted_us,
     };
     session_put(s, WIRE_DONE, &done, sizeof done, NULL, 0);
     close_answer(s, a);
@@ -196,6 +197,7 @@ static void submit(struct session *s, const struct wire_submit *w, const char *b
     struct error err = {0};
     struct buf echo;
     buf_init(&echo, ECHO_BYTES_MAX);
+    uint64_t now_us = clock_now_us();
     int r = a == NULL ? error_set(&err, -EBUSY, "this worker is full") : 0;
     if (r == 0)
         r = answer_open(a, &s->text, w, body, w->body_bytes, &s->tokens, &echo, &refusal, &err);
@@ -204,6 +206,7 @@ static void submit(struct session *s, const struct wire_submit *w, const char *b
         buf_free(&echo);
         return;
     }
+    a->submitted_us = now_us;
     r = add_to_engine(s, a, w, &err);
     if (r < 0) {
         fail(s, a, r == -EINVAL || r == -E2BIG ? 400 : 503, r == -EINVAL ? "" : "out_of_memory",

@@ -1,0 +1,57 @@
+/*
+ * What the benchmarks of the whole service share: a checkpoint with random weights, a server of
+ * their own in a directory of their own, requests, and how results are printed.
+ */
+#pragma once
+
+#include "cli/client.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct bench_options {
+    const char *shape; /* NULL: the benchmark's own */
+    const char *quant;
+    uint32_t batch;
+    uint32_t tokens;
+    uint32_t threads;
+    uint32_t runs;
+    bool json;
+    char dir[512]; /* everything is written below it */
+};
+
+/* A figure: one JSON object a line with --json, else "key value" pairs. Takes the reference. */
+void bench_report(const struct bench_options *o, json_t *figure);
+
+/* Writes a checkpoint of this shape (once) and returns its directory in ret_path. */
+int bench_checkpoint(const struct bench_options *o, const char *shape, uint32_t adapters,
+                     char *ret_path, size_t bytes, struct error *err);
+
+struct bench_server {
+    pid_t pid;
+    uint16_t port;
+    struct client *client;
+    char data_dir[600];
+};
+
+/* `flags`: more flags of `sllora serve`, NULL-terminated. */
+int bench_server_start(struct bench_server *ret, const struct bench_options *o,
+                       const char *const *flags, struct error *err);
+void bench_server_stop(struct bench_server *s);
+
+/* adapter < 0: the bare backbone. */
+int bench_deploy(struct bench_server *s, const char *name, const char *owner,
+                 const char *checkpoint, int adapter, struct error *err);
+int bench_get(struct bench_server *s, const char *path, json_t **ret, struct error *err);
+/* One completion of so many tokens, not streamed; how long it took. */
+int bench_ask(struct bench_server *s, const char *function, uint32_t tokens, double *ret_ms,
+              struct error *err);
+
+double bench_median(double *values, uint32_t count); /* sorts them */
+
+int bench_sharing(const struct bench_options *o, struct error *err);
+int bench_coldstart(const struct bench_options *o, struct error *err);
+int bench_gateway(const struct bench_options *o, struct error *err);
+int bench_engine(const struct bench_options *o, const char *what, struct error *err);
