@@ -549,6 +549,17 @@ static void silu_mul_is_right(const struct kernels *k)
         guarded_free(&up);
         guarded_free(&old);
     }
+    /* A NaN must reach the logits, where it is seen, in every lane and in the tail. */
+    float gate[21], up[21];
+    for (int at = 0; at < 21; at++) {
+        for (int j = 0; j < 21; j++) {
+            gate[j] = j == at ? NAN : 1;
+            up[j] = 1;
+        }
+        k->silu_mul(gate, up, 21);
+        for (int j = 0; j < 21; j++)
+            assert_int_equal(isnan(gate[j]) != 0, j == at);
+    }
 }
 
 static void add_is_exact(const struct kernels *k)
