@@ -29,14 +29,10 @@ static void finish_without_kv(struct engine *e, struct sequence *s)
 
 /* --- the plan --- */
 
-/* Positions that must be computed before the sequence can give out something new. The last token
- * of a prompt from which nothing is drawn needs none. */
+/* Positions that must be computed before the sequence gives out a new token. */
 static uint32_t rows_left(const struct sequence *s)
 {
-    uint32_t target = s->token_count;
-    if (s->request.tokens_new_max == 0 && target > 1)
-        target--;
-    return target - s->computed_count;
+    return s->token_count - s->computed_count;
 }
 
 static bool is_decoding(const struct sequence *s)

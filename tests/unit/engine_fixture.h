@@ -19,6 +19,7 @@ struct fixture_stream {
     uint32_t count;
     uint32_t sequence;
     bool done;
+    bool removed; /* before its end: nothing more may come */
 };
 
 /* Of one KV block of a float32 model, in whole pages. */
@@ -70,7 +71,8 @@ static inline struct engine_step_stats fixture_step(struct engine *e,
     for (uint32_t i = 0; i < stats.output_count; i++) {
         struct fixture_stream *s = NULL;
         for (uint32_t n = 0; n < stream_count; n++) {
-            if (!streams[n].done && streams[n].sequence == outputs[i].sequence)
+            if (!streams[n].done && !streams[n].removed &&
+                streams[n].sequence == outputs[i].sequence)
                 s = &streams[n];
         }
         assert_non_null(s);

@@ -72,7 +72,8 @@ static void crowd_compare(const struct crowd *c)
     }
 }
 
-/* All eight through one engine; a new one joins every `every` steps, sequence 4 is cancelled. */
+/* All eight through one engine; a new one joins every `every` steps, sequences 4 and 7 are
+ * cancelled. */
 static void crowd_run(struct crowd *c, const struct engine_options *o, uint32_t every,
                       uint32_t output_max, uint64_t *ret_rows)
 {
@@ -88,12 +89,16 @@ static void crowd_run(struct crowd *c, const struct engine_options *o, uint32_t 
         struct engine_step_stats stats = fixture_step(e, c->got, joined, output_max);
         *ret_rows += stats.rows;
         assert_true(stats.rows <= o->rows_max);
-        if (c->got[4].count >= 5 && !c->got[4].done)
-            engine_remove(e, c->got[4].sequence);
+        for (uint32_t i = 4; i < joined; i += 3) {
+            if (c->got[i].count < 5 || c->got[i].done || c->got[i].removed)
+                continue;
+            c->got[i].removed = true;
+            engine_remove(e, c->got[i].sequence);
+        }
         assert_true(++steps < 10000);
     }
     for (uint32_t i = 0; i < SEQUENCES; i++)
-        assert_true(c->got[i].done || i == 4);
+        assert_true(c->got[i].done || c->got[i].removed);
     assert_int_equal(engine_kv_bytes(e), 0);
     engine_close(e);
 }
@@ -246,6 +251,35 @@ static void test_prompt_logprobs_are_those_of_the_logits(void **state)
     crowd_free(c);
 }
 
+/* With logits that are all alike, what is drawn shows what the draws depend on: the seed and how
+ * many were before, not the prompt. */
+static void test_draws_count_generated_tokens(void **state)
+{
+    (void)state;
+    struct crowd *c = crowd_new(0, IMAGE_F32, 1);
+    const struct model_config *config = &c->model->config;
+    c->model->backbone.head =
+        fixture_weight(&c->model->memory, IMAGE_F32, config->vocab_count, config->hidden, 0);
+    struct fixture_stream longer, shorter;
+    struct engine_request r = {.tokens = c->tokens[0],
+                               .token_count = 30,
+                               .tokens_new_max = 40,
+                               .adapter_slot = -1,
+                               .sampling = {.temperature = 1, .top_p = 1, .seed = 8}};
+    fixture_alone(c->model, c->adapters, ADAPTERS, &r, &longer);
+    r.token_count = 3;
+    r.adapter_slot = 1;
+    fixture_alone(c->model, c->adapters, ADAPTERS, &r, &shorter);
+    fixture_compare(&longer, &shorter, "another prompt");
+    r.sampling.seed = 9;
+    fixture_alone(c->model, c->adapters, ADAPTERS, &r, &shorter);
+    uint32_t same = 0;
+    for (uint32_t i = 0; i < 40; i++)
+        same += longer.outputs[i].token == shorter.outputs[i].token;
+    assert_true(same < 10);
+    crowd_free(c);
+}
+
 static void test_ends(void **state)
 {
     (void)state;
@@ -358,6 +392,7 @@ int main(void)
         cmocka_unit_test(test_preempted_gives_the_same),
         cmocka_unit_test(test_alone_and_out_of_kv),
         cmocka_unit_test(test_prompt_logprobs_are_those_of_the_logits),
+        cmocka_unit_test(test_draws_count_generated_tokens),
         cmocka_unit_test(test_ends),
         cmocka_unit_test(test_adapters_come_and_go),
         cmocka_unit_test(test_trim),

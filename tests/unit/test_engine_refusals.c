@@ -107,6 +107,7 @@ static void test_no_room(void **state)
     uint32_t id;
     o.kv_bytes = 3 * fixture_kv_block_bytes(m);
     struct engine *e = fixture_engine(m, &o, NULL, 0);
+    assert_int_equal(engine_context_max(e), 48);
     r.token_count = 49;
     refuse(e, &r, -ENOSPC, "holds 48");
     r.token_count = 48;
