@@ -51,7 +51,10 @@ int jsonfile_parse(const char *text, size_t len, const struct jsonfile_limits *l
     if (r < 0)
         return r;
     json_error_t why;
-    json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL, &why);
+    json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES, &why);
+    /* Transformers writes integers beyond 64 bits where it means "no limit". */
+    if (root == NULL && json_error_code(&why) == json_error_numeric_overflow)
+        root = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL, &why);
     if (root == NULL) {
         char shown[JSONFILE_SHOW_BYTES];
         return error_set(err, -EINVAL, "malformed JSON at line %d column %d: %s", why.line,
