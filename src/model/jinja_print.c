@@ -23,7 +23,7 @@ static void add_real(struct jinja_env *env, struct jinja_text *t, double f, bool
             break;
     }
     char *e = strchr(text, 'e');
-    int exponent = atoi(e + 1);
+    int exponent = (int)strtol(e + 1, NULL, 10);
     if (exponent < -4 || exponent >= 16) {
         *e = '\0';
         jinja_text_printf(env, t, "%se%c%02d", text, exponent < 0 ? '-' : '+', abs(exponent));
