@@ -153,7 +153,7 @@ def expected_logprobs(case, adapter):
             continue
         logprobs = []
         for i, token in enumerate(entry["prompt"][1:]):
-            row = struct.unpack_from(f"<{vocab}f", data, (entry["logits_offset"] + i * vocab) * 4)
+            row = struct.unpack_from(f"<{vocab}f", data, entry["logits_offset"] + 4 * i * vocab)
             top = max(row)
             logprobs.append(row[token] - top - math.log(sum(math.exp(x - top) for x in row)))
         yield entry["prompt"], logprobs
