@@ -325,7 +325,7 @@ static void test_admin_socket_file(void **state)
 {
     struct world *w = *state;
     struct error err = {0};
-    char path[128];
+    char path[sizeof((struct sockaddr_un *)0)->sun_path];
     assert_int_equal(try_open(w, NULL, w->socket_path, &err), -EADDRINUSE);
     assert_non_null(strstr(err.text, "another daemon"));
     /* What a killed daemon left behind is replaced. */
