@@ -8,44 +8,21 @@
 #include "base/clock.h"
 
 #include <errno.h>
-#include <jansson.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
 /* --- backbone --- */
 
-static void copy_token(const json_t *meta, const char *key, char *to, size_t bytes)
-{
-    const char *value = json_string_value(json_object_get(meta, key));
-    snprintf(to, bytes, "%s", value != NULL ? value : "");
-}
-
-static int open_chat(struct session *s, struct error *err)
-{
-    uint64_t bytes;
-    const char *section = image_section(&s->backbone.image, IMAGE_CHAT, &bytes);
-    if (bytes == 0)
-        return 0;
-    json_t *chat = json_loadb(section, bytes, JSON_REJECT_DUPLICATES, NULL);
-    const json_t *template = json_object_get(chat, "template");
-    copy_token(chat, "bos_token", s->bos_token, sizeof s->bos_token);
-    copy_token(chat, "eos_token", s->eos_token, sizeof s->eos_token);
-    int r = 0;
-    if (json_is_string(template))
-        r = chat_template_parse(&s->chat, json_string_value(template), json_string_length(template),
-                                err);
-    json_decref(chat);
-    return r;
-}
-
 static int open_text(struct session *s, struct error *err)
 {
     uint64_t bytes;
     const void *blob = image_section(&s->backbone.image, IMAGE_TOKENIZER, &bytes);
     int r = tokenizer_open(&s->tokenizer, blob, bytes, err);
-    return r < 0 ? error_prefix(err, "tokenizer") : open_chat(s, err);
+    if (r < 0)
+        return error_prefix(err, "tokenizer");
+    size_t len = strlen(s->backbone.chat_template);
+    return len == 0 ? 0 : chat_template_parse(&s->chat, s->backbone.chat_template, len, err);
 }
 
 static int open_engine(struct session *s, const struct wire_attach *a, struct error *err)
@@ -85,8 +62,8 @@ int session_attach(struct session *s, const struct wire_attach *a, int fd, struc
     token_list_init(&s->tokens, engine_context_max(s->engine) + 1);
     s->text = (struct text_model){.tokenizer = s->tokenizer,
                                   .chat = s->chat,
-                                  .bos_token = s->bos_token,
-                                  .eos_token = s->eos_token,
+                                  .bos_token = s->backbone.bos_token,
+                                  .eos_token = s->backbone.eos_token,
                                   .context_max = engine_context_max(s->engine)};
     struct wire_ready ready = {
         .sandbox_us = s->sandbox_us,

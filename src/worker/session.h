@@ -37,7 +37,6 @@ struct session {
     struct tokenizer *tokenizer;
     struct chat_template *chat;
     struct text_model text;
-    char bos_token[256], eos_token[256];
     struct engine *engine;
     bool has_domain;
     uint64_t domain[2];
