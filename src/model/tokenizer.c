@@ -125,7 +125,8 @@ static int check_step(struct tokenizer *t, const struct blob_step *s, bool split
     if (s->kind == 0 || s->kind >= STEP_KIND_COUNT || splitting != (s->kind >= STEP_SPLIT))
         return broken(err, "an unknown step");
     if (a.len != s->a_len || b.len != s->b_len || a.len > BLOB_STRING_BYTES_MAX * 4 ||
-        b.len > BLOB_STRING_BYTES_MAX || !utf8_is_valid(a.p, a.len) || !utf8_is_valid(b.p, b.len))
+        b.len > BLOB_STRING_BYTES_MAX * 4 || !utf8_is_valid(a.p, a.len) ||
+        !utf8_is_valid(b.p, b.len))
         return broken(err, "a step with a bad text");
     if (s->kind == STEP_FORM && s->flags > UNICODE_NFKD)
         return broken(err, "an unknown normal form");
@@ -142,13 +143,24 @@ static int check_step(struct tokenizer *t, const struct blob_step *s, bool split
     return *code == NULL ? -EINVAL : 0;
 }
 
+static int check_fast_pattern(struct tokenizer *t, const struct blob_step *s, pcre2_code **code,
+                              struct error *err)
+{
+    struct text b = blob_text(t, s->b_offset, s->b_len);
+    if (s->kind == STEP_SPLIT)
+        *code = pattern_compile(b.p, b.len, err);
+    return s->kind == STEP_SPLIT && *code == NULL ? -EINVAL : 0;
+}
+
 static int check_steps(struct tokenizer *t, struct error *err)
 {
     int r = 0;
     for (uint32_t i = 0; r == 0 && i < blob_count(t, SECTION_NORMALIZE); i++)
         r = check_step(t, &t->normalize[i], false, &t->normalize_code[i], err);
     for (uint32_t i = 0; r == 0 && i < blob_count(t, SECTION_SPLIT); i++)
-        r = check_step(t, &t->split[i], true, &t->split_code[i], err);
+        r = check_step(t, &t->split[i], true, &t->split_code[i][1], err);
+    for (uint32_t i = 0; r == 0 && i < blob_count(t, SECTION_SPLIT); i++)
+        r = check_fast_pattern(t, &t->split[i], &t->split_code[i][0], err);
     return r;
 }
 
@@ -156,7 +168,7 @@ static int compile_word(struct tokenizer *t, struct error *err)
 {
     struct buf pattern;
     buf_init(&pattern, BLOB_STRING_BYTES_MAX * 4);
-    int r = pattern_translate(word_pattern, strlen(word_pattern), &pattern, err);
+    int r = pattern_translate(word_pattern, strlen(word_pattern), true, &pattern, err);
     if (r == 0) {
         t->word_code = pattern_compile(pattern.data, pattern.len, err);
         r = t->word_code == NULL ? -EINVAL : 0;
@@ -212,7 +224,8 @@ void tokenizer_close(struct tokenizer *t)
         return;
     for (size_t i = 0; i < BLOB_STEPS_MAX; i++) {
         pcre2_code_free(t->normalize_code[i]);
-        pcre2_code_free(t->split_code[i]);
+        pcre2_code_free(t->split_code[i][0]);
+        pcre2_code_free(t->split_code[i][1]);
     }
     pcre2_code_free(t->word_code);
     free(t);

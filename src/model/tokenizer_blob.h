@@ -105,7 +105,7 @@ enum blob_step_kind {
     STEP_STRIP,        /* flags: 1 left, 2 right */
     STEP_PREPEND,      /* b, unless the text is empty */
     STEP_REPLACE,      /* pattern a becomes b; flags: 1 when a is plain text */
-    STEP_SPLIT,        /* pattern a; flags: enum blob_behavior | STEP_SPLIT_INVERT */
+    STEP_SPLIT,        /* pattern a, or b on text without newer characters; see below */
     STEP_PREFIX_SPACE, /* one space before a piece that begins with none */
     STEP_METASPACE,    /* spaces become b; flags: enum blob_metaspace */
     STEP_KIND_COUNT,
@@ -119,7 +119,7 @@ enum blob_behavior {
     SPLIT_MERGED_NEXT,
     SPLIT_BEHAVIOR_COUNT,
 };
-#define STEP_SPLIT_INVERT 16u
+#define STEP_SPLIT_INVERT 16u /* flags of a STEP_SPLIT: this | enum blob_behavior */
 
 enum blob_metaspace { METASPACE_FIRST = 1, METASPACE_ALWAYS = 2, METASPACE_SPLIT = 4 };
 
@@ -157,8 +157,8 @@ struct tokenizer {
     const uint32_t *prefix;
     const uint32_t *suffix;
     pcre2_code *normalize_code[BLOB_STEPS_MAX]; /* of a STEP_REPLACE with a pattern */
-    pcre2_code *split_code[BLOB_STEPS_MAX];
-    pcre2_code *word_code;   /* one word character; for ADDED_SINGLE_WORD */
+    pcre2_code *split_code[BLOB_STEPS_MAX][2];  /* of a STEP_SPLIT: pattern b, pattern a */
+    pcre2_code *word_code;                      /* one word character; for ADDED_SINGLE_WORD */
     uint32_t ascii_ids[128]; /* character level: the model's token of each ASCII character */
 };
 

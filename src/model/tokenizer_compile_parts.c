@@ -44,15 +44,16 @@ static int add_step(struct compile *c, struct compile_steps *steps, struct blob_
     return 0;
 }
 
-static int store_pattern(struct compile *c, const char *p, size_t len, struct blob_step *step)
+static int store_pattern(struct compile *c, struct text pattern, bool newer, uint32_t *ret_offset,
+                         uint32_t *ret_len)
 {
     struct buf out;
     buf_init(&out, BLOB_STRING_BYTES_MAX * 4);
-    int r = len > BLOB_STRING_BYTES_MAX
+    int r = pattern.len > BLOB_STRING_BYTES_MAX
                 ? error_set(c->err, -E2BIG, "tokenizer.json: a pattern is too long")
-                : pattern_translate(p, len, &out, c->err);
+                : pattern_translate(pattern.p, pattern.len, newer, &out, c->err);
     if (r == 0)
-        r = compile_store(c, out.data, out.len, &step->a_offset, &step->a_len);
+        r = compile_store(c, out.data, out.len, ret_offset, ret_len);
     buf_free(&out);
     return r;
 }
@@ -96,7 +97,7 @@ static int add_replace(struct compile *c, const json_t *part)
             return refuse(c, "normalizer", part, "the string is too long");
         r = compile_store(c, string.p, string.len, &step.a_offset, &step.a_len);
     } else if (r == 0) {
-        r = store_pattern(c, regex.p, regex.len, &step);
+        r = store_pattern(c, regex, true, &step.a_offset, &step.a_len);
     }
     return r == 0 ? add_step(c, &c->normalize, step) : r;
 }
@@ -147,7 +148,10 @@ static int add_normalizer(struct compile *c, const json_t *part, int nesting)
 static int add_split(struct compile *c, const char *pattern, size_t len, uint32_t flags)
 {
     struct blob_step step = {.kind = STEP_SPLIT, .flags = flags};
-    int r = store_pattern(c, pattern, len, &step);
+    struct text text = {pattern, len};
+    int r = store_pattern(c, text, true, &step.a_offset, &step.a_len);
+    if (r == 0)
+        r = store_pattern(c, text, false, &step.b_offset, &step.b_len);
     return r == 0 ? add_step(c, &c->split, step) : r;
 }
 
@@ -169,6 +173,8 @@ static int add_split_string(struct compile *c, struct text s, uint32_t flags)
     else
         error_set(c->err, r, "tokenizer.json: a bad string in Split");
     buf_free(&out);
+    step.b_offset = step.a_offset;
+    step.b_len = step.a_len;
     return r == 0 ? add_step(c, &c->split, step) : r;
 }
 

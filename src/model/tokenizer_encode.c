@@ -84,7 +84,8 @@ static int step_split(struct encoder *e, uint32_t index, struct text piece)
     struct text segment;
     bool match;
     int r;
-    segments_init(&segments, e->t->split_code[index], (struct text){0}, piece.p, piece.len);
+    bool newer = unicode_has_newer(piece.p, piece.len);
+    segments_init(&segments, e->t->split_code[index][newer], (struct text){0}, piece.p, piece.len);
     while ((r = segments_next(&segments, &e->matcher, &segment, &match, e->err)) > 0) {
         r = join(e, index, &j, segment, match != invert);
         if (r < 0)

@@ -25,6 +25,7 @@ struct translator {
     size_t at;
     struct buf *out;
     struct error *err;
+    bool newer;                     /* with the characters that PCRE2 does not know */
     size_t group_start[GROUPS_MAX]; /* where each open group began in out */
     bool group_caseless[GROUPS_MAX];
     size_t depth;
@@ -68,7 +69,7 @@ static int put_category(struct translator *x, const char *category)
     int r = buf_printf(x->out, "\\p{%s}", category);
     size_t count;
     const struct unicode_range *newer = unicode_newer(&count);
-    for (size_t i = 0; r == 0 && i < count; i++)
+    for (size_t i = 0; r == 0 && x->newer && i < count; i++)
         if (strncmp(newer[i].category, category, strlen(category)) == 0)
             r = buf_printf(x->out, "\\x{%x}-\\x{%x}", newer[i].first, newer[i].last);
     return r;
@@ -258,6 +259,9 @@ static int translate_escape(struct translator *x)
     begin_atom(x);
     struct set set;
     r = parse_escaped_set(x, c, &set);
+    bool alone = set.kind == 'p' && strlen(set.name) <= 2 && !x->newer;
+    if (r == 0 && alone && !set.negated) /* PCRE2 repeats a property faster than a set */
+        return put_set(x, &set);
     if (r == 0)
         r = put(x, set.negated ? "[^" : "[");
     if (r == 0)
@@ -484,9 +488,10 @@ static int translate_one(struct translator *x)
     }
 }
 
-int pattern_translate(const char *pattern, size_t len, struct buf *ret, struct error *err)
+int pattern_translate(const char *pattern, size_t len, bool newer, struct buf *ret,
+                      struct error *err)
 {
-    struct translator x = {.p = pattern, .len = len, .out = ret, .err = err};
+    struct translator x = {.p = pattern, .len = len, .newer = newer, .out = ret, .err = err};
     size_t before = ret->len;
     int r = 0;
     while (r == 0 && x.at < x.len)

@@ -90,6 +90,27 @@ const struct unicode_range *unicode_newer(size_t *ret_count)
     return newer;
 }
 
+bool unicode_has_newer(const char *p, size_t len)
+{
+    for (size_t i = 0; i < len; i++) {
+        uint32_t c;
+        /* All of them have three bytes or more. */
+        if ((uint8_t)p[i] < 0xe0 || utf8_next(p + i, len - i, &c) <= 0)
+            continue;
+        size_t low = 0, high = sizeof newer / sizeof newer[0];
+        while (low < high) {
+            size_t mid = low + (high - low) / 2;
+            if (c > newer[mid].last)
+                low = mid + 1;
+            else
+                high = mid;
+        }
+        if (low < sizeof newer / sizeof newer[0] && c >= newer[low].first)
+            return true;
+    }
+    return false;
+}
+
 int utf8_next(const char *text, size_t len, uint32_t *ret)
 {
     const uint8_t *p = (const uint8_t *)text;

@@ -34,3 +34,4 @@ struct unicode_range {
     char category[3];
 };
 const struct unicode_range *unicode_newer(size_t *ret_count);
+bool unicode_has_newer(const char *p, size_t len);

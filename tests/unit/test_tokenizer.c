@@ -270,12 +270,277 @@ static void test_variants(void **state)
     free(text);
 }
 
+/* --- limits, properties, refusals --- */
+
+static void test_byte_level_round_trip(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {"", " ",
+                                        "caf\xc3\xa9 \xf0\x9f\x91\x8d\xf0\x9f\x8f\xbd\n\n\t",
+                                        "a\r\nb  c", "\x01\x7f\xc2\x80"};
+    struct opened o;
+    struct token_list ids;
+    struct buf out, bytes;
+    open_kind(&o, "llama3");
+    token_list_init(&ids, 1000);
+    buf_init(&out, 1 << 16);
+    buf_init(&bytes, 1 << 16);
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        const char *p;
+        size_t len;
+        ids.count = 0;
+        buf_clear(&bytes);
+        assert_int_equal(tokenizer_encode(o.t, texts[i], strlen(texts[i]), 0, &ids, NULL), 0);
+        decode(o.t, &ids, false, &out);
+        for (size_t k = 0; k < ids.count; k++) {
+            assert_true(tokenizer_token_bytes(o.t, ids.ids[k], &p, &len));
+            assert_int_equal(buf_append(&bytes, p, len), 0);
+        }
+        assert_int_equal(out.len, strlen(texts[i]));
+        assert_int_equal(bytes.len, out.len);
+        if (out.len > 0) {
+            assert_memory_equal(out.data, texts[i], out.len);
+            assert_memory_equal(bytes.data, texts[i], out.len);
+        }
+    }
+    buf_free(&out);
+    buf_free(&bytes);
+    token_list_free(&ids);
+    close_opened(&o);
+}
+
+static void test_lookups(void **state)
+{
+    (void)state;
+    struct opened o;
+    const char *p;
+    size_t len;
+    open_kind(&o, "qwen2");
+    uint32_t id = tokenizer_find(o.t, "<|im_start|>", 12);
+    assert_true(id < tokenizer_vocab_count(o.t));
+    assert_true(tokenizer_is_special(o.t, id));
+    assert_true(tokenizer_token_text(o.t, id, &p, &len));
+    assert_int_equal(len, 12);
+    assert_memory_equal(p, "<|im_start|>", len);
+    assert_false(tokenizer_is_special(o.t, tokenizer_find(o.t, "<tool>", 6)));
+    assert_int_equal(tokenizer_find(o.t, "<|im_startx", 11), TOKENIZER_NONE);
+    assert_false(tokenizer_token_text(o.t, tokenizer_vocab_count(o.t), &p, &len));
+    for (id = 0; id < tokenizer_vocab_count(o.t); id++)
+        if (tokenizer_token_text(o.t, id, &p, &len))
+            assert_int_equal(tokenizer_find(o.t, p, len), id);
+    assert_true(tokenizer_token_bytes(o.t, tokenizer_find(o.t, "\xc4\xa0", 2), &p, &len));
+    assert_int_equal(len, 1);
+    assert_int_equal(p[0], ' ');
+    close_opened(&o);
+}
+
+/* A character's text comes when its last byte does; a run of byte tokens when it ends. */
+static void test_streaming(void **state)
+{
+    (void)state;
+    static const uint32_t run[] = {3 + 0xe4, 3 + 0xbd, 3 + 0xa0}; /* <0xE4> <0xBD> <0xA0> */
+    struct opened o;
+    struct detokenizer d;
+    struct buf out;
+    buf_init(&out, 1 << 16);
+    open_kind(&o, "gpt2");
+    detokenizer_init(&d, o.t, false);
+    detokenizer_push(&d, tokenizer_find(o.t, "\xc3\x83", 2), &out); /* the byte C3 */
+    assert_int_equal(out.len, 0);
+    detokenizer_push(&d, tokenizer_find(o.t, "\xc2\xa9", 2), &out); /* the byte A9 */
+    assert_string_equal(out.data, "\xc3\xa9");
+    detokenizer_push(&d, tokenizer_find(o.t, "\xc3\x83", 2), &out);
+    detokenizer_flush(&d, &out);
+    assert_string_equal(out.data, "\xc3\xa9\xef\xbf\xbd");
+    detokenizer_free(&d);
+    close_opened(&o);
+
+    open_kind(&o, "llama2");
+    buf_clear(&out);
+    detokenizer_init(&d, o.t, false);
+    for (size_t i = 0; i < 3; i++)
+        detokenizer_push(&d, run[i], &out);
+    assert_int_equal(out.len, 0);
+    detokenizer_push(&d, tokenizer_find(o.t, "a", 1), &out);
+    assert_string_equal(out.data, "\xe4\xbd\xa0"
+                                  "a");
+    detokenizer_push(&d, run[0], &out);
+    detokenizer_push(&d, run[1], &out);
+    detokenizer_flush(&d, &out);
+    assert_string_equal(out.data, "\xe4\xbd\xa0"
+                                  "a\xef\xbf\xbd\xef\xbf\xbd");
+    detokenizer_free(&d);
+    close_opened(&o);
+    buf_free(&out);
+}
+
+/* A megabyte without a split, and one of spaces behind a letter: no time is asserted, but a
+ * quadratic way would take longer than any test may run. */
+static void test_long_words(void **state)
+{
+    (void)state;
+    static const char *const kinds[] = {"gpt2", "qwen2", "llama2", "mistral"};
+    size_t len = 1 << 20;
+    char *text = malloc(len);
+    assert_non_null(text);
+    for (size_t k = 0; k < 2 * sizeof kinds / sizeof kinds[0]; k++) {
+        struct opened o;
+        struct token_list ids;
+        struct buf out;
+        open_kind(&o, kinds[k / 2]);
+        token_list_init(&ids, TOKENS_MAX);
+        buf_init(&out, 1 << 24);
+        for (size_t i = 0; i < len; i++)
+            text[i] = k % 2 && i > 0 ? ' ' : (char)('a' + (i * i + i / 7) % 5);
+        assert_int_equal(tokenizer_encode(o.t, text, len, 0, &ids, NULL), 0);
+        decode(o.t, &ids, false, &out);
+        assert_int_equal(out.len, len);
+        assert_memory_equal(out.data, text, len);
+        buf_free(&out);
+        token_list_free(&ids);
+        close_opened(&o);
+    }
+    free(text);
+}
+
+static void test_limits(void **state)
+{
+    (void)state;
+    struct opened o;
+    struct token_list ids;
+    struct error err = {0};
+    open_kind(&o, "llama3");
+    token_list_init(&ids, 3);
+    assert_int_equal(token_list_append(&ids, 7), 0);
+    assert_int_equal(tokenizer_encode(o.t, "1 2 3 4 5", 9, TOKENIZER_ADD_SPECIAL, &ids, &err),
+                     -E2BIG);
+    assert_non_null(strstr(err.text, "more than 3 tokens"));
+    assert_int_equal(ids.count, 1);
+    char *text = calloc(1, TOKENIZER_TEXT_BYTES_MAX + 1);
+    assert_non_null(text);
+    assert_int_equal(tokenizer_encode(o.t, text, TOKENIZER_TEXT_BYTES_MAX + 1, 0, &ids, &err),
+                     -E2BIG);
+    free(text);
+    token_list_free(&ids);
+    close_opened(&o);
+}
+
+/* A whole tokenizer.json with one part replaced. */
+static void refused(const char *key, const char *value, const char *reason)
+{
+    static const char *const keys[] = {"added_tokens",   "normalizer", "pre_tokenizer",
+                                       "post_processor", "decoder",    "model"};
+    static const char *const values[] = {
+        "[]",
+        "null",
+        "null",
+        "null",
+        "{\"type\":\"Fuse\"}",
+        "{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},\"merges\":[\"a b\"]}"};
+    struct buf json, blob;
+    struct error err = {0};
+    buf_init(&json, 1 << 20);
+    buf_init(&blob, TOKENIZER_BLOB_BYTES_MAX);
+    for (size_t i = 0; i < 6; i++)
+        buf_printf(&json, "%c\"%s\":%s", i == 0 ? '{' : ',', keys[i],
+                   strcmp(keys[i], key) == 0 ? value : values[i]);
+    buf_append_str(&json, "}");
+    int r = tokenizer_compile(json.data, json.len, &blob, &err);
+    if ((r < 0) != (reason != NULL) || (reason != NULL && strstr(err.text, reason) == NULL))
+        fail_msg("%s: %s gives %d \"%s\", want \"%s\"", key, value, r, err.text, reason);
+    if (r < 0)
+        assert_int_equal(blob.len, 0);
+    buf_free(&json);
+    buf_free(&blob);
+}
+
+static void test_refusals(void **state)
+{
+    (void)state;
+#define SPLIT(regex)                                                                               \
+    "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"" regex                                          \
+    "\"},\"behavior\":\"Isolated\",\"invert\":false}"
+#define BPE(more) "{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"ab\":2}," more "}"
+    refused("", "", NULL);
+    refused("model", "{\"type\":\"WordPiece\",\"vocab\":{}}", "WordPiece");
+    refused("model", BPE("\"merges\":[\"a c\"]"), "merge 0");
+    refused("model", BPE("\"merges\":[\"a b c\"]"), "not a pair");
+    refused("model", BPE("\"merges\":[],\"dropout\":0.1"), "dropout");
+    refused("model", BPE("\"merges\":[],\"unk_token\":\"?\""), "unk_token");
+    refused("model", BPE("\"merges\":[],\"end_of_word_suffix\":\"</w>\""), "end_of_word_suffix");
+    refused("model", "{\"vocab\":{\"a\":0,\"b\":0},\"merges\":[]}", "the id 0");
+    refused("model", "{\"vocab\":{\"a\":-1},\"merges\":[]}", "not in 0..");
+    refused("model", "{\"vocab\":{\"a\":4294967296},\"merges\":[]}", "not in 0..");
+    refused("model", "{\"vocab\":{\"a\":0,\"a\":1},\"merges\":[]}", "duplicate");
+    refused("model", "{\"vocab\":{},\"merges\":[]}", "empty");
+    refused("normalizer", "{\"type\":\"BertNormalizer\"}", "BertNormalizer");
+    refused("normalizer", "{\"type\":\"Precompiled\"}", "Precompiled");
+    refused("pre_tokenizer", "{\"type\":\"UnicodeScripts\"}", "UnicodeScripts");
+    refused("pre_tokenizer",
+            "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"ByteLevel\"},"
+            "{\"type\":\"Digits\"}]}",
+            "after ByteLevel");
+    refused("pre_tokenizer", "{\"type\":\"ByteLevel\"}", "decoder Fuse");
+    refused("decoder", "null", "decoder");
+    refused("decoder", "{\"type\":\"WordPiece\"}", "WordPiece");
+    refused("post_processor",
+            "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"x\"}}]}",
+            "unknown token");
+    refused("post_processor", "{\"type\":\"BertProcessing\",\"cls\":[\"x\",9],\"sep\":[\"x\",9]}",
+            "does not exist");
+    refused("added_tokens", "[{\"content\":\"x\"},{\"content\":\"x\"}]", "twice");
+    refused("added_tokens", "[{\"id\":1}]", "no content");
+    refused("pre_tokenizer", SPLIT("\\\\w+[a-z]{2,3}+(?i:'s)"), NULL);
+    refused("pre_tokenizer", SPLIT("(a"), "open group");
+    refused("pre_tokenizer", SPLIT("a**"), "quantifier");
+    refused("pre_tokenizer", SPLIT("\\\\bx"), "\\b");
+    refused("pre_tokenizer", SPLIT("(a)\\\\1"), "\\1");
+    refused("pre_tokenizer", SPLIT("[a&&b]"), "intersection");
+    refused("pre_tokenizer", SPLIT("[a[b]]"), "set inside");
+    refused("pre_tokenizer", SPLIT("(?i:st)"), "ligature");
+    refused("pre_tokenizer", SPLIT("(?<name>a)"), "kind of group");
+    refused("pre_tokenizer", SPLIT("\\\\p{Klingon}"), "Klingon");
+    refused("pre_tokenizer", SPLIT("[^\\\\P{L}]"), "negated class");
+}
+
+/* No prefix of a blob opens, nor one with any header word destroyed, unless harmlessly. */
+static void test_damaged_blob(void **state)
+{
+    (void)state;
+    struct opened o;
+    struct error err = {0};
+    struct tokenizer *t;
+    open_kind(&o, "llama2");
+    for (size_t len = 0; len < o.blob.len; len += 1 + len / 3) {
+        char *copy = malloc(len + 1);
+        assert_non_null(copy);
+        memcpy(copy, o.blob.data, len);
+        assert_int_equal(tokenizer_open(&t, copy, len, &err), -EINVAL);
+        free(copy);
+    }
+    o.blob.data[0] ^= 1;
+    assert_int_equal(tokenizer_open(&t, o.blob.data, o.blob.len, &err), -EINVAL);
+    o.blob.data[0] ^= 1;
+    assert_int_equal(tokenizer_open(&t, o.blob.data + 2, o.blob.len - 2, &err), -EINVAL);
+    close_opened(&o);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_variants), cmocka_unit_test(test_gpt2),
-        cmocka_unit_test(test_llama3),   cmocka_unit_test(test_qwen2),
-        cmocka_unit_test(test_llama2),   cmocka_unit_test(test_mistral),
+        cmocka_unit_test(test_variants),
+        cmocka_unit_test(test_gpt2),
+        cmocka_unit_test(test_llama3),
+        cmocka_unit_test(test_qwen2),
+        cmocka_unit_test(test_llama2),
+        cmocka_unit_test(test_mistral),
+        cmocka_unit_test(test_byte_level_round_trip),
+        cmocka_unit_test(test_lookups),
+        cmocka_unit_test(test_streaming),
+        cmocka_unit_test(test_long_words),
+        cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_damaged_blob),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
