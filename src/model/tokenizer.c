@@ -247,6 +247,7 @@ uint32_t blob_hash(const char *p, size_t len)
     uint64_t tail = 0;
     memcpy(&tail, p, len);
     h = (h ^ tail) * 0xc4ceb9fe1a85ec53u;
+    h = (h ^ h >> 32) * 0xff51afd7ed558ccdu; /* the last bytes reach every bit of the result */
     return (uint32_t)(h >> 32);
 }
 
