@@ -93,7 +93,7 @@ static error_t parse_limits(int key, char *arg, struct argp_state *state)
         c->worker_threads = (uint32_t)parse_number(state, "threads", arg, 0, 255);
         return 0;
     case OPT_STEP_TOKENS:
-        c->rows_max = (uint32_t)parse_number(state, "step-tokens", arg, 1, 8192);
+        c->rows_max = (uint32_t)parse_number(state, "step-tokens", arg, 64, 8192);
         return 0;
     case OPT_TURN:
         c->sched.turn_us = (uint64_t)(parse_number(state, "turn", arg, 0.1, 60000) * 1e3);

@@ -98,8 +98,10 @@ int daemon_config_finish(struct daemon_config *c, struct error *err)
                          "--memory %llu MiB cannot hold one worker: --kv plus 256 MiB is %llu MiB",
                          (unsigned long long)(c->sched.budget_bytes / MIB),
                          (unsigned long long)(c->sched.worker_bytes / MIB));
-    if (c->rows_max < 1 || c->rows_max > 8192)
-        return error_set(err, -EINVAL, "--step-tokens must be 1 to 8192");
+    if (c->rows_max < c->sched.worker_running_max || c->rows_max > 8192)
+        return error_set(err, -EINVAL,
+                         "--step-tokens must be %u (a row for each running request) to 8192",
+                         c->sched.worker_running_max);
     if (sched_bytes(&c->sched) == 0)
         return error_set(err, -EINVAL, "the scheduler's limits are out of range");
     return find_worker_program(c, err);
