@@ -89,10 +89,11 @@ int buf_printf(struct buf *b, const char *format, ...)
 void buf_consume(struct buf *b, size_t len)
 {
     assert(len <= b->len);
+    if (b->data == NULL)
+        return;
     memmove(b->data, b->data + len, b->len - len);
     b->len -= len;
-    if (b->data != NULL)
-        b->data[b->len] = '\0';
+    b->data[b->len] = '\0';
 }
 
 static int append_json_char(struct buf *b, unsigned char c)
@@ -116,6 +117,8 @@ static int append_json_char(struct buf *b, unsigned char c)
 int buf_append_json(struct buf *b, const char *s, size_t len)
 {
     size_t start = 0;
+    if (len == 0)
+        return 0;
     for (size_t i = 0; i < len; i++) {
         unsigned char c = (unsigned char)s[i];
         if (c >= 0x20 && c != '"' && c != '\\' && c != 0x7f)

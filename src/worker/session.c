@@ -285,14 +285,14 @@ static int give_out(struct session *s, struct answer *a, const struct engine_out
     buf_init(&text, ANSWER_HELD_BYTES_MAX);
     bool is_end = o->finish == ENGINE_STOP_TOKEN; /* the end-of-text token is no text */
     int stop = 0;
-    if (!o->is_prompt) {
+    if (o->has_token) {
         a->completion_tokens++;
         stop = is_end ? 0 : answer_push(a, o->token, &text);
     }
     int r = stop < 0 ? stop : 0;
     if (r == 0 && a->wants_tokens && !is_end)
         r = put_token(s, a, o, &text);
-    else if (r == 0 && !o->is_prompt)
+    else if (r == 0 && o->has_token)
         put_text(s, a, text.data != NULL ? text.data : "", text.len, 1);
     buf_free(&text);
     return r < 0 ? r : stop;
@@ -303,7 +303,7 @@ static void on_output(struct session *s, const struct engine_output *o)
     struct answer *a = answer_of(s, o->sequence);
     if (a == NULL)
         return; /* ended by a stop string or a cancel in this very step */
-    int r = o->has_token ? give_out(s, a, o) : 0;
+    int r = o->has_token || o->is_prompt ? give_out(s, a, o) : 0;
     if (r == 1)
         finish(s, a, WIRE_DONE_STOP);
     else if (r == 0 && o->finish == ENGINE_OUT_OF_KV)
