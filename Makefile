@@ -29,7 +29,9 @@ LLHTTP_OBJ := $(patsubst %,$(BUILD)/llhttp/%.o,api http llhttp)
 SLLORA_LIBS := cli daemon sim gateway store sched policy sandbox wire base
 WORKER_LIBS := worker engine kernels weights model sandbox wire base
 SLLORA_SYS  := -levent -ljansson -lsqlite3 -lcurl -lcrypto -lseccomp -lm
-WORKER_SYS  := -ljansson -lpcre2-8 -lutf8proc -lcrypto -lseccomp -lpthread -lm
+# The worker's libraries are linked in: looking them up and relocating them is half of a start.
+WORKER_SYS  := -Wl,-Bstatic -ljansson -lpcre2-8 -lutf8proc -lcrypto -lseccomp -Wl,-Bdynamic \
+               -lpthread -lm
 TEST_SYS    := -lcmocka -levent -ljansson -lsqlite3 -lcurl -lpcre2-8 -lutf8proc -lcrypto \
                -lseccomp -lpthread -lm
 

@@ -6,9 +6,9 @@
  *
  * The order, which SECURITY.md repeats:
  *   parent  1 clone into new user, mount, pid, net, ipc, uts and cgroup namespaces
- *           2 place the child in its memory cgroup
- *           3 write its uid and gid maps: 0 inside is an unprivileged uid outside
- *   child   4 become uid 0 inside, die with the parent, default signals, only the listed
+ *           2 write its uid and gid maps: 0 inside is an unprivileged uid outside
+ *   child   3 enter its memory cgroup
+ *           4 become uid 0 inside, die with the parent, default signals, only the listed
  *             descriptors, empty environment, exec by descriptor
  *   program 5 no_new_privs, not dumpable
  *           6 root directory := an empty read-only tmpfs; the old tree is detached
