@@ -72,7 +72,8 @@ typedef void kernel_attention(float *out, const float *q, const void *const *key
  * -infinity. */
 typedef uint32_t kernel_argmax(const float *x, uint32_t n);
 
-/* log(sum(exp(x))), computed from the largest value, in double where it sums. */
+/* log(sum(exp(x))), computed from the largest value, in double where it sums. A NaN
+ * among finite values gives a NaN. */
 typedef double kernel_log_sum_exp(const float *x, uint32_t n);
 
 /* Reads `bytes` (a multiple of 256) as fast as the instruction set can: the sum of the floats. */

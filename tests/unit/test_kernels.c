@@ -385,6 +385,26 @@ static void attention_survives_large_scores(const struct kernels *k)
         check_near(out[d], 23, 0, "%s attention to one position", kernels_isa_name(k->isa));
 }
 
+/* One damaged key must not pass for a very large or very small score. */
+static void attention_passes_on_a_nan(const struct kernels *k)
+{
+    enum { DIM = 16, TOKENS = 21 };
+    float values[TOKENS * DIM], q[DIM], out[DIM], scores[TOKENS];
+    for (int at = 0; at < TOKENS; at++) {
+        float keys[TOKENS * DIM];
+        for (int i = 0; i < TOKENS * DIM; i++)
+            keys[i] = values[i] = i == at * DIM ? NAN : 1;
+        values[at * DIM] = 1;
+        for (int d = 0; d < DIM; d++)
+            q[d] = 1;
+        const void *key_block = keys, *value_block = values;
+        k->attention[KERNEL_F32](out, q, &key_block, &value_block, TOKENS, 0, TOKENS, DIM, 1,
+                                 scores);
+        for (int d = 0; d < DIM; d++)
+            assert_true(isnan(out[d]));
+    }
+}
+
 /* --- conversions --- */
 
 /* The nearer of the two bf16 around value; of two as near, the even one. */
@@ -629,6 +649,12 @@ static void log_sum_exp_is_right(const struct kernels *k)
             check_near(k->log_sum_exp(xd, n), largest + log(sum), 20 * UNIT,
                        "%s log_sum_exp n %u spread %d", kernels_isa_name(k->isa), n, spread);
         }
+        if (n > 1) {
+            float old = xd[n / 3];
+            xd[n / 3] = NAN;
+            assert_true(isnan(k->log_sum_exp(xd, n)));
+            xd[n / 3] = old;
+        }
         xd[n / 2] = INFINITY;
         assert_true(k->log_sum_exp(xd, n) == (double)INFINITY);
         for (uint32_t j = 0; j < n; j++)
@@ -742,6 +768,7 @@ int main(void)
         CHECK(matmul_order_is_fixed),
         CHECK(attention_is_right),
         CHECK(attention_survives_large_scores),
+        CHECK(attention_passes_on_a_nan),
         CHECK(store_rounds_to_nearest_even),
         CHECK(conversions_keep_the_value),
         CHECK(rms_norm_is_right),
