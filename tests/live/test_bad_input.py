@@ -75,7 +75,7 @@ def test_bad_body(served, body, status, param):
 def test_bad_messages(served, messages):
     answer = post(served, "/v1/chat/completions", {"model": "f", "messages": messages})
     assert answer.status_code == 400, answer.text
-    assert answer.json()["error"]["param"] == "messages"
+    assert answer.json()["error"]["param"].startswith("messages")
 
 
 def test_prompt_longer_than_the_context(served):
@@ -297,7 +297,7 @@ def test_port_in_use(served, tmp_path):
 
 
 def test_public_address_is_refused(tmp_path):
-    assert "loopback" in serve_fails("--data", tmp_path / "d", "--listen", "0.0.0.0:0")
+    assert "127.0.0.1" in serve_fails("--data", tmp_path / "d", "--listen", "0.0.0.0:0")
 
 
 @pytest.mark.parametrize("flags,word", [
@@ -351,7 +351,7 @@ def test_foreign_registry_is_refused(tmp_path):
 
 
 def test_backbone_larger_than_the_budget(daemon_with):
-    d = daemon_with("--memory", "300M", "--kv", "40M")
+    d = daemon_with("--memory", "300M", "--kv", "20M")
     d.deploy("small", DEMO)
     assert d.client().completions.create(model="small", prompt="A", max_tokens=1).choices
     d.stop()
