@@ -70,7 +70,7 @@ bench: all ## the figures of PERF.md, one JSON object a line
 	@$(BUILD)/sllora bench all --json
 
 sim: all ## replay the last live event log through the scheduler core
-	@$(BUILD)/sllora sim --help
+	@$(BUILD)/sllora sim
 
 tidy: ## include direction, line and function length, banned calls, leftover marks, format
 	@python3 tools/tidy.py

@@ -39,6 +39,11 @@ void log_write(enum log_level level, const char *component, const char *format, 
         n += (size_t)m;
     if (n > sizeof line - 2)
         n = sizeof line - 2;
+    /* Text of others may stand in a line; it must not forge another, nor speak to a terminal. */
+    for (size_t i = 0; i < n; i++) {
+        if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
+            line[i] = '?';
+    }
     line[n++] = '\n';
     if (write(STDERR_FILENO, line, n) < 0)
         return; /* Nowhere left to complain to. */

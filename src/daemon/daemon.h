@@ -183,4 +183,6 @@ int image_create(const struct daemon *d, char *ret_path, size_t bytes, struct er
 /* Makes a packed file the image of that digest: synced, read-only, renamed. */
 int image_publish(const struct daemon *d, int fd, const char *path, const struct digest *digest,
                   struct error *err);
+/* The file does not hold what its name says: it goes, and the next deploy packs it anew. */
+void image_discard(struct daemon *d, const struct digest *digest);
 void images_sweep(struct daemon *d); /* what nobody refers to, at start */

@@ -85,8 +85,15 @@ static void deploy_fail(struct deploy *j, const char *message)
 {
     log_warn("deploy", "function=%s refused: %s", j->f.name, message);
     if (j->x != NULL) {
-        exchange_line(j->x, json_pack("{s:s, s:s%}", "state", "failed", "error", message,
-                                      strnlen(message, ERROR_TEXT_BYTES)));
+        char plain[ERROR_TEXT_BYTES];
+        json_t *text = json_string(message);
+        if (text == NULL) { /* not UTF-8: a name in the files, or a sentence cut in a character */
+            snprintf(plain, sizeof plain, "%s", message);
+            for (char *p = plain; *p != '\0'; p++)
+                *p = (unsigned char)*p < 0x80 ? *p : '?';
+            text = json_string(plain);
+        }
+        exchange_line(j->x, json_pack("{s:s, s:o}", "state", "failed", "error", text));
         exchange_lines_end(j->x);
     }
     deploy_free(j);

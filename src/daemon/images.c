@@ -65,9 +65,24 @@ int image_publish(const struct daemon *d, int fd, const char *path, const struct
 {
     char final[4300];
     image_path(d, digest, final, sizeof final);
-    if (fsync(fd) < 0 || fchmod(fd, 0444) < 0 || rename(path, final) < 0 || sync_dir(d) < 0)
-        return error_set(err, -errno, "cannot store image %s: %s", final, strerror(errno));
-    return 0;
+    /* An image that is there stays: a packer's word must not replace another's bytes. */
+    int r = fsync(fd) < 0 || fchmod(fd, 0444) < 0 ? -errno : 0;
+    if (r == 0 && renameat2(AT_FDCWD, path, AT_FDCWD, final, RENAME_NOREPLACE) < 0)
+        r = errno == EEXIST ? unlink(path) : -errno;
+    if (r == 0)
+        r = sync_dir(d);
+    return r < 0 ? error_set(err, r, "cannot store image %s: %s", final, strerror(-r)) : 0;
+}
+
+void image_discard(struct daemon *d, const struct digest *digest)
+{
+    char path[4300];
+    struct error err = {0};
+    image_path(d, digest, path, sizeof path);
+    if (registry_forget_sources(d->registry, digest, &err) < 0)
+        log_warn("images", "ignoring: %s", err.text);
+    if (unlink(path) == 0)
+        log_warn("images", "removed damaged image=%s; deploy its functions again", path);
 }
 
 static void delete_image(void *context, const struct digest *digest)

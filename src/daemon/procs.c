@@ -51,6 +51,7 @@ struct procs {
     struct sandbox_features features;
     uint32_t use;
     int exe_fd;
+    int log_fd; /* our stderr, for writing only */
     struct proc *first;
     struct proc *dirty_first;
     struct chan_message message; /* of the record being delivered */
@@ -71,6 +72,8 @@ int procs_open(struct procs **ret, struct event_base *base, const char *program,
         free(ps);
         return r;
     }
+    /* A terminal is open both ways: what the operator types is not for a process to read. */
+    ps->log_fd = open("/proc/self/fd/2", O_WRONLY | O_APPEND | O_NOCTTY | O_CLOEXEC);
     *ret = ps;
     return 0;
 }
@@ -325,7 +328,7 @@ static int spawn(struct proc *p, const struct proc_options *o, int child_chan, s
         .env = isa[0] != '\0' ? env : NULL,
         .fds = &child_chan,
         .fd_count = 1,
-        .log_fd = -1,
+        .log_fd = p->procs->log_fd,
         .uid = SANDBOX_UID_BASE + slot % SANDBOX_UID_COUNT,
         .features = p->procs->use,
         .cgroup = p->cgroup.dir[0] != '\0' ? &p->cgroup : NULL,
@@ -410,6 +413,8 @@ void procs_close(struct procs *ps)
         proc_free(ps->first);
     }
     close(ps->exe_fd);
+    if (ps->log_fd >= 0)
+        close(ps->log_fd);
     free(ps);
 }
 

@@ -62,6 +62,8 @@ static void keeper_record(void *context, struct proc *p, struct wire_cursor *c,
     } else if (r->type == WIRE_FAILED) {
         log_error("keeper", "backbone=%s refused: %.*s", b->image.label, (int)r->tail_bytes,
                   (const char *)r->tail);
+        if (((const struct wire_failed *)r->fixed)->status == EBADMSG)
+            image_discard(d, &b->image.digest);
     }
 }
 
@@ -169,8 +171,11 @@ static void on_failed(struct daemon *d, uint32_t index, const struct wire_record
         return;
     uint32_t function = w->slot_function[f->subject];
     w->slot_function[f->subject] = SCHED_NONE;
-    if (function != SCHED_NONE)
-        worker_event(d, index, SCHED_BIND_FAILED, function);
+    if (function == SCHED_NONE)
+        return;
+    if (f->status == EBADMSG && d->functions[function].f.has_adapter)
+        image_discard(d, &d->functions[function].f.adapter);
+    worker_event(d, index, SCHED_BIND_FAILED, function);
 }
 
 static void worker_record(void *context, struct proc *p, struct wire_cursor *c,

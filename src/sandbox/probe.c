@@ -108,6 +108,23 @@ static bool trial(uint32_t features, bool own_uid)
     return mapped && r == 0 && info.si_code == CLD_EXITED && info.si_status == 0;
 }
 
+/* Root of a container may own no further uid: then taking one fails although the daemon is root. */
+static bool can_become_another(void)
+{
+    siginfo_t info = {0};
+    pid_t pid = fork();
+
+    if (pid == 0)
+        _exit(sandbox_become(SANDBOX_UID_BASE) < 0);
+    if (pid < 0)
+        return false;
+    int r;
+    do
+        r = waitid(P_PID, (id_t)pid, &info, WEXITED);
+    while (r != 0 && errno == EINTR);
+    return r == 0 && info.si_code == CLD_EXITED && info.si_status == 0;
+}
+
 static bool seccomp_kills(void)
 {
     uint32_t action = SECCOMP_RET_KILL_PROCESS;
@@ -125,7 +142,7 @@ void sandbox_probe(struct sandbox_features *ret)
 
     if (trial(user, false))
         f.have |= user;
-    if (geteuid() == 0 && (!f.have || trial(user, true)))
+    if (geteuid() == 0 && (f.have ? trial(user, true) : can_become_another()))
         f.have |= SANDBOX_BIT(SANDBOX_OWN_UID);
     for (size_t i = 0; i < sizeof NAMESPACES / sizeof *NAMESPACES; i++) {
         bool needs_user = NAMESPACES[i] == SANDBOX_EMPTY_ROOT;

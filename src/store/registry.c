@@ -351,6 +351,16 @@ int registry_get_source(struct registry *r, const struct digest *key, struct dig
     return n;
 }
 
+int registry_forget_sources(struct registry *r, const struct digest *image, struct error *err)
+{
+    sqlite3_stmt *st = NULL;
+    int n = prepare(r, &st, "DELETE FROM sources WHERE image=?1", "forgetting a source", err);
+    if (n < 0)
+        return n;
+    bind_digest(st, 1, image);
+    return run(r, st, "forgetting a source", err);
+}
+
 #define UNUSED_IMAGES                                                                              \
     "digest NOT IN (SELECT backbone FROM functions) AND digest NOT IN "                            \
     "(SELECT adapter FROM functions WHERE adapter IS NOT NULL)"

@@ -58,6 +58,9 @@ int registry_put_source(struct registry *r, const struct digest *key, const stru
 int registry_get_source(struct registry *r, const struct digest *key, struct digest *ret_image,
                         struct error *err);
 
+/* What became this image is packed anew when it is deployed again. */
+int registry_forget_sources(struct registry *r, const struct digest *image, struct error *err);
+
 /* Forgets images (and their sources) that no function uses; calls fn for each, to delete its
  * file. */
 int registry_sweep_images(struct registry *r, void (*fn)(void *context, const struct digest *d),

@@ -202,7 +202,7 @@ enum wire_failed_scope { WIRE_FAILED_PROCESS = 1, WIRE_FAILED_SLOT = 2, WIRE_FAI
 struct wire_failed {
     uint64_t subject; /* request id or slot */
     uint32_t scope;
-    uint32_t status; /* HTTP status for a request's client, else 0 */
+    uint32_t status; /* HTTP status for a request's client, else an errno (EBADMSG: damaged) */
     char code[32];   /* OpenAI's error code, or empty */
     char param[32];  /* or empty */
 };

@@ -139,7 +139,8 @@ int session_bind(struct session *s, const struct wire_bind *b, int fd, struct er
     struct error reason = {0};
     if (b->has_adapter && open_adapter(s, slot, b, own, &reason) < 0) {
         slot_close(s, slot);
-        const struct answer_refusal none = {.code = "", .param = ""};
+        const struct answer_refusal none = {
+            .status = (uint32_t)-reason.code, .code = "", .param = ""};
         session_fail(s, WIRE_FAILED_SLOT, b->slot, &none, reason.text);
         return 0;
     }

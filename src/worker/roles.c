@@ -43,7 +43,7 @@ void role_send(int chan, enum wire_type type, const void *fixed, size_t fixed_by
 
 int role_fail(int chan, const struct error *err)
 {
-    struct wire_failed failed = {.scope = WIRE_FAILED_PROCESS};
+    struct wire_failed failed = {.scope = WIRE_FAILED_PROCESS, .status = (uint32_t)-err->code};
     role_send(chan, WIRE_FAILED, &failed, sizeof failed, err->text, strlen(err->text), -1);
     return 1;
 }

@@ -209,8 +209,8 @@ static void submit(struct session *s, const struct wire_submit *w, const char *b
     a->submitted_us = now_us;
     r = add_to_engine(s, a, w, &err);
     if (r < 0) {
-        fail(s, a, r == -EINVAL || r == -E2BIG ? 400 : 503, r == -EINVAL ? "" : "out_of_memory",
-             err.text);
+        const char *code = r == -E2BIG ? "context_length_exceeded" : "out_of_memory";
+        fail(s, a, r == -EINVAL || r == -E2BIG ? 400 : 503, r == -EINVAL ? "" : code, err.text);
         buf_free(&echo);
         return;
     }

@@ -259,6 +259,8 @@ def test_damaged_image_is_refused_when_loaded(daemon_with):
         d.client().completions.create(model="f", prompt="A", max_tokens=1)
     assert e.value.code == "load_failed"
     assert d.client().completions.create(model="other", prompt="A", max_tokens=1).choices
+    d.deploy("f", DEMO)  # mends it
+    assert d.client().completions.create(model="f", prompt="A", max_tokens=1).choices
 
 
 def test_damaged_adapter_image_is_refused_when_bound(daemon_with):
@@ -276,6 +278,8 @@ def test_damaged_adapter_image_is_refused_when_bound(daemon_with):
         d.client().completions.create(model="f", prompt="A", max_tokens=1)
     assert e.value.code == "adapter_failed"
     assert d.client().completions.create(model="other", prompt="A", max_tokens=1).choices
+    d.deploy("f", DEMO, ADAPTERS / adapter_names()[0])  # mends it
+    assert d.client().completions.create(model="f", prompt="A", max_tokens=1).choices
 
 
 # --- the command line and the start ---
@@ -389,3 +393,21 @@ def test_bad_names_and_paths(served):
     assert done.returncode == 1 and done.stderr.strip()
     assert served.cli("deploy", "f2", "--backbone", DEMO, "--isolation", "none").returncode == 1
     assert served.cli("deploy", "f2", "--backbone", DEMO, "--quant", "int3").returncode == 1
+
+
+def test_machine_without_user_namespaces(tmp_path):
+    """Refused with the promise that falls; weak on demand, and still serving."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to make such a machine")
+    data = tmp_path / "d"
+    script = (f"echo 0 > /proc/sys/user/max_user_namespaces; {SLLORA} serve --data {data} "
+              f"--listen 127.0.0.1:0; echo status=$?; {SLLORA} serve --data {data} "
+              f"--listen 127.0.0.1:0 --sandbox weak & pid=$!; "
+              f"until {SLLORA} status --data {data} >/dev/null 2>&1; do sleep 0.05; done; "
+              f"{SLLORA} deploy f --data {data} --backbone {DEMO} && "
+              f"{SLLORA} chat f --data {data} -m hello --max-tokens 2 && echo answered; "
+              "kill $pid; wait $pid")
+    done = subprocess.run(["unshare", "-r", "sh", "-c", script], capture_output=True, text=True,
+                          timeout=120)
+    assert "status=1" in done.stdout and "promise falls" in done.stderr, done
+    assert "sandbox is weak" in done.stderr and "answered" in done.stdout, done
