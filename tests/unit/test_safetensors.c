@@ -138,9 +138,12 @@ static void test_descriptions(void **state)
     refuse("{\"a\":", 0, "malformed");
     /* A name is not allowed to bring control characters into a terminal. */
     refuse("{\"a\\u001b[2J\":5}", 0, "tensor a?[2J");
-    char header[2048] = "{\"";
-    memset(header + 2, 'n', SAFETENSORS_NAME_BYTES_MAX + 1);
-    strcat(header, "\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}");
+    char name[SAFETENSORS_NAME_BYTES_MAX + 2];
+    char header[2048];
+    memset(name, 'n', sizeof name - 1);
+    name[sizeof name - 1] = '\0';
+    snprintf(header, sizeof header,
+             "{\"%s\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", name);
     refuse(header, 4, "name is longer");
 }
 

@@ -211,8 +211,10 @@ def rope(theta, kind="default", **more):
     return {"rope_parameters": {"rope_theta": theta, "rope_type": kind, **more}}
 
 
+# The first three wavelengths of theta 500000 and 16 values a head are 6, 32 and 167 positions: one
+# in each band (kept, blended, divided).
 LLAMA3 = dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
-              original_max_position_embeddings=32)
+              original_max_position_embeddings=100)
 f32, bf16, f16 = torch.float32, torch.bfloat16, torch.float16
 
 MODELS = {
