@@ -24,7 +24,7 @@ static const struct synth_shape shapes[] = {
     {"llama-3-8b", "LlamaForCausalLM", "llama", 4096, 32, 32, 8, 128, 14336, 128256, 8192, 500000,
      false, false, false, "1e-05"},
     /* As little model as possible, to measure what is around it. */
-    {"tiny", "LlamaForCausalLM", "llama", 64, 1, 4, 2, 16, 128, 32000, 2048, 10000, false, true,
+    {"tiny", "LlamaForCausalLM", "llama", 64, 1, 4, 2, 16, 128, 4096, 2048, 10000, false, true,
      false, "1e-05"},
 };
 

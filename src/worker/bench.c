@@ -112,7 +112,8 @@ static int add_sequences(struct bench *b, uint32_t prompt, uint32_t new_tokens,
         struct engine_request r = {.tokens = tokens,
                                    .token_count = prompt,
                                    .tokens_new_max = new_tokens,
-                                   .adapter_slot = -1};
+                                   .adapter_slot = -1,
+                                   .sampling = {.top_p = 1}};
         int n = engine_add(b->engine, &r, &ids[i], err);
         if (n < 0)
             return n;
