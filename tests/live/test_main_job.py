@@ -180,6 +180,23 @@ def test_killed_worker_harms_only_its_own_clients(demo):
     assert demo.describe(mine)["pid"] not in (None, pid)
 
 
+def test_hanging_worker_is_killed_and_replaced(daemon_with):
+    d = daemon_with("--hang-timeout", 1)
+    d.deploy("f", DEMO)
+    client = d.client()
+    stream = client.completions.create(model="f", prompt="The", max_tokens=900, temperature=1.5,
+                                       seed=1, stream=True)
+    next(iter(stream))
+    pid = d.describe("f")["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(openai.APIError):
+        for _ in stream:
+            pass
+    assert client.completions.create(model="f", prompt="The", max_tokens=2).choices
+    assert d.describe("f")["pid"] != pid
+    assert "says nothing" in d.log.read_text()
+
+
 def test_scales_to_zero_and_back(daemon_with):
     d = daemon_with("--keep-alive", 0.3)
     d.deploy("f", DEMO)
