@@ -9,8 +9,10 @@
 
 #include "base/error.h"
 
+#include <argp.h>
 #include <jansson.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 enum cli_status {
     CLI_OK = 0,
@@ -41,6 +43,12 @@ struct cli_common {
 /* argp child with --data and --json; its input is a struct cli_common. */
 extern const struct argp cli_common_argp;
 void cli_common_init(struct cli_common *c);
+
+/* The value of a numeric flag, or argp's usage error that names flag, range and value. */
+double cli_number(const struct argp_state *state, const char *flag, const char *arg, double min,
+                  double max);
+uint64_t cli_whole(const struct argp_state *state, const char *flag, const char *arg, uint64_t min,
+                   uint64_t max);
 
 /* Prints the document on one line. */
 void cli_print_json(const json_t *document);

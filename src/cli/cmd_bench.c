@@ -104,15 +104,6 @@ static const struct argp_option options[] = {
     {0},
 };
 
-static uint32_t number(struct argp_state *state, const char *arg, uint32_t min, uint32_t max)
-{
-    char *end;
-    unsigned long v = strtoul(arg, &end, 10);
-    if (end == arg || *end != '\0' || v < min || v > max)
-        argp_error(state, "\"%s\" is no number from %u to %u", arg, min, max);
-    return (uint32_t)v;
-}
-
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct bench_arguments *a = state->input;
@@ -124,16 +115,16 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         a->options.quant = arg;
         return 0;
     case 'b':
-        a->options.batch = number(state, arg, 1, 64);
+        a->options.batch = (uint32_t)cli_whole(state, "batch", arg, 1, 64);
         return 0;
     case 'n':
-        a->options.tokens = number(state, arg, 4, 4096);
+        a->options.tokens = (uint32_t)cli_whole(state, "tokens", arg, 4, 4096);
         return 0;
     case 't':
-        a->options.threads = number(state, arg, 0, 255);
+        a->options.threads = (uint32_t)cli_whole(state, "threads", arg, 0, 255);
         return 0;
     case 'r':
-        a->options.runs = number(state, arg, 1, 99);
+        a->options.runs = (uint32_t)cli_whole(state, "runs", arg, 1, 99);
         return 0;
     case OPT_DIR:
         snprintf(a->options.dir, sizeof a->options.dir, "%s", arg);

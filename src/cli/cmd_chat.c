@@ -150,16 +150,6 @@ static const struct argp_option options[] = {
     {0},
 };
 
-static double number(struct argp_state *state, const char *flag, const char *arg, double min,
-                     double max)
-{
-    char *end;
-    double v = strtod(arg, &end);
-    if (end == arg || *end != '\0' || !(v >= min && v <= max))
-        argp_error(state, "--%s must be a number from %g to %g, not \"%s\"", flag, min, max, arg);
-    return v;
-}
-
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct chat_arguments *a = state->input;
@@ -174,13 +164,13 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         a->system = arg;
         return 0;
     case OPT_TEMPERATURE:
-        a->temperature = number(state, "temperature", arg, 0, 2);
+        a->temperature = cli_number(state, "temperature", arg, 0, 2);
         return 0;
     case OPT_MAX_TOKENS:
-        a->max_tokens = (int)number(state, "max-tokens", arg, 1, 1e6);
+        a->max_tokens = (int)cli_whole(state, "max-tokens", arg, 1, 1000000);
         return 0;
     case OPT_SEED:
-        a->seed = (long long)number(state, "seed", arg, -9e15, 9e15);
+        a->seed = (long long)cli_number(state, "seed", arg, -9e15, 9e15);
         a->has_seed = true;
         return 0;
     case ARGP_KEY_ARG:

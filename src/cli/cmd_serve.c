@@ -5,7 +5,6 @@
 #include "daemon/serve.h"
 
 #include <argp.h>
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,17 +45,6 @@ static const struct argp_option options[] = {
     {0},
 };
 
-static double parse_number(struct argp_state *state, const char *flag, const char *arg, double min,
-                           double max)
-{
-    char *end;
-    errno = 0;
-    double v = strtod(arg, &end);
-    if (end == arg || *end != '\0' || errno != 0 || !(v >= min && v <= max))
-        argp_error(state, "--%s must be a number from %g to %g, not \"%s\"", flag, min, max, arg);
-    return v;
-}
-
 static uint64_t parse_size(struct argp_state *state, const char *flag, const char *arg)
 {
     static const char units[] = "KMGT";
@@ -87,25 +75,25 @@ static error_t parse_limits(int key, char *arg, struct argp_state *state)
         c->kv_bytes = parse_size(state, "kv", arg);
         return 0;
     case OPT_KEEP_ALIVE:
-        c->sched.keep_alive_us = (uint64_t)(parse_number(state, "keep-alive", arg, 0, 1e6) * 1e6);
+        c->sched.keep_alive_us = (uint64_t)(cli_number(state, "keep-alive", arg, 0, 1e6) * 1e6);
         return 0;
     case OPT_THREADS:
-        c->worker_threads = (uint32_t)parse_number(state, "threads", arg, 0, 255);
+        c->worker_threads = (uint32_t)cli_whole(state, "threads", arg, 0, 255);
         return 0;
     case OPT_STEP_TOKENS:
-        c->rows_max = (uint32_t)parse_number(state, "step-tokens", arg, 64, 8192);
+        c->rows_max = (uint32_t)cli_whole(state, "step-tokens", arg, 64, 8192);
         return 0;
     case OPT_TURN:
-        c->sched.turn_us = (uint64_t)(parse_number(state, "turn", arg, 0.1, 60000) * 1e3);
+        c->sched.turn_us = (uint64_t)(cli_number(state, "turn", arg, 0.1, 60000) * 1e3);
         return 0;
     case OPT_CONTEXT:
-        c->context_max = (uint32_t)parse_number(state, "context", arg, 1, 1048576);
+        c->context_max = (uint32_t)cli_whole(state, "context", arg, 1, 1048576);
         return 0;
     case OPT_QUEUE:
-        c->sched.function_waiting_max = (uint32_t)parse_number(state, "queue", arg, 1, 4096);
+        c->sched.function_waiting_max = (uint32_t)cli_whole(state, "queue", arg, 1, 4096);
         return 0;
     case OPT_HANG_TIMEOUT:
-        c->hang_timeout_ms = (uint32_t)(parse_number(state, "hang-timeout", arg, 1, 86400) * 1e3);
+        c->hang_timeout_ms = (uint32_t)(cli_number(state, "hang-timeout", arg, 1, 86400) * 1e3);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;

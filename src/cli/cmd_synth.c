@@ -19,17 +19,6 @@ static const struct argp_option options[] = {
     {0},
 };
 
-static unsigned long long number(struct argp_state *state, const char *flag, const char *arg,
-                                 unsigned long long max)
-{
-    char *end;
-    errno = 0;
-    unsigned long long v = strtoull(arg, &end, 10);
-    if (end == arg || *end != '\0' || errno != 0 || *arg == '-' || v > max)
-        argp_error(state, "--%s must be a whole number up to %llu, not \"%s\"", flag, max, arg);
-    return v;
-}
-
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct synth_options *o = state->input;
@@ -38,16 +27,16 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         o->shape = arg;
         return 0;
     case OPT_ADAPTERS:
-        o->adapter_count = (uint32_t)number(state, "adapters", arg, SYNTH_ADAPTERS_MAX);
+        o->adapter_count = (uint32_t)cli_whole(state, "adapters", arg, 0, SYNTH_ADAPTERS_MAX);
         return 0;
     case OPT_RANK:
-        o->rank = (uint32_t)number(state, "rank", arg, SYNTH_RANK_MAX);
+        o->rank = (uint32_t)cli_whole(state, "rank", arg, 0, SYNTH_RANK_MAX);
         return 0;
     case OPT_LAYERS:
-        o->layers = (uint32_t)number(state, "layers", arg, 1000);
+        o->layers = (uint32_t)cli_whole(state, "layers", arg, 0, 1000);
         return 0;
     case OPT_SEED:
-        o->seed = number(state, "seed", arg, UINT64_MAX);
+        o->seed = cli_whole(state, "seed", arg, 0, UINT64_MAX);
         return 0;
     case ARGP_KEY_ARG:
         if (o->dir != NULL)

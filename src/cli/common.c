@@ -4,6 +4,7 @@
 #include "daemon/config.h"
 
 #include <argp.h>
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,6 +37,28 @@ static const struct argp_option common_options[] = {
 };
 
 const struct argp cli_common_argp = {.options = common_options, .parser = parse_common};
+
+double cli_number(const struct argp_state *state, const char *flag, const char *arg, double min,
+                  double max)
+{
+    char *end;
+    double v = strtod(arg, &end);
+    if (end == arg || *end != '\0' || !(v >= min && v <= max))
+        argp_error(state, "--%s must be a number from %g to %g, not \"%s\"", flag, min, max, arg);
+    return v;
+}
+
+uint64_t cli_whole(const struct argp_state *state, const char *flag, const char *arg, uint64_t min,
+                   uint64_t max)
+{
+    char *end;
+    errno = 0;
+    unsigned long long v = strtoull(arg, &end, 10);
+    if (*arg < '0' || *arg > '9' || *end != '\0' || errno != 0 || v < min || v > max)
+        argp_error(state, "--%s must be a whole number from %llu to %llu, not \"%s\"", flag,
+                   (unsigned long long)min, (unsigned long long)max, arg);
+    return v;
+}
 
 void cli_print_json(const json_t *document)
 {
