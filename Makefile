@@ -46,7 +46,8 @@ help: ## this list
 
 all: $(BUILD)/sllora $(BUILD)/sllora-worker ## build both programs into build/
 
-demo: setup ## install what is missing, build, start the service, ask three functions
+demo: ## install what is missing, build, start the service, ask three functions
+	@tools/setup.sh --no-python
 	@$(MAKE) --no-print-directory -j2 all
 	@tools/demo.sh $(BUILD)
 

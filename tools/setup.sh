@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what building and testing need: the Debian packages of packages.apt, and .venv with the
-# real clients that the live tests drive the daemon with. Says what it does; does nothing twice.
+# real clients that the live tests drive the daemon with (not with --no-python: only tests need
+# it). Says what it does; does nothing twice.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -24,6 +25,7 @@ if [ -n "$missing" ]; then
         $missing >/dev/null
 fi
 
+[ "${1:-}" = --no-python ] && exit 0
 stamp=.venv/.installed
 if ! cmp -s tests/live/requirements.txt "$stamp"; then
     echo "setup: making .venv with the Python clients of the live tests"
