@@ -72,7 +72,11 @@ int procs_open(struct procs **ret, struct event_base *base, const char *program,
         free(ps);
         return r;
     }
-    /* A terminal is open both ways: what the operator types is not for a process to read. */
+    /* A terminal is open both ways: what the operator types is not for a process to read. A log
+     * file then has two descriptions, so both must append. */
+    int flags = fcntl(STDERR_FILENO, F_GETFL);
+    if (flags >= 0)
+        (void)fcntl(STDERR_FILENO, F_SETFL, flags | O_APPEND);
     ps->log_fd = open("/proc/self/fd/2", O_WRONLY | O_APPEND | O_NOCTTY | O_CLOEXEC);
     *ret = ps;
     return 0;

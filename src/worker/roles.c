@@ -13,7 +13,8 @@ int role_lock(const struct role_options *o, enum sandbox_role role, uint32_t thr
 {
     int keep[8];
     assert(fd_count < sizeof keep / sizeof keep[0]);
-    memcpy(keep, fds, fd_count * sizeof fds[0]);
+    for (size_t i = 0; i < fd_count; i++)
+        keep[i] = fds[i];
     keep[fd_count] = o->chan;
     struct sandbox_policy policy = {
         .role = role,
