@@ -22,16 +22,17 @@ PARITY = ROOT / "tests/vectors/parity"
 class Daemon:
     """One `sllora serve` on a directory of its own."""
 
-    def __init__(self, data, *flags, as_user=None):
+    def __init__(self, data, *flags, as_user=None, program=SLLORA):
         self.data = Path(data)
         self.flags = [str(f) for f in flags]
         self.as_user = as_user
+        self.program = str(program)
         self.process = None
         self.port = 0
         self.log = self.data.parent / (self.data.name + ".log")
 
     def start(self):
-        command = [str(SLLORA), "serve", "--data", str(self.data), "--listen", "127.0.0.1:0", "-v",
+        command = [self.program, "serve", "--data", str(self.data), "--listen", "127.0.0.1:0", "-v",
                    *self.flags]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL,
                                         stdout=subprocess.DEVNULL, stderr=self.log.open("a"),
@@ -61,7 +62,7 @@ class Daemon:
         self.process.wait()
 
     def cli(self, *arguments, **more):
-        return subprocess.run([str(SLLORA), *map(str, arguments), "--data", str(self.data)],
+        return subprocess.run([self.program, *map(str, arguments), "--data", str(self.data)],
                               capture_output=True, text=True, timeout=120, **more)
 
     def ok(self, *arguments):
