@@ -19,6 +19,7 @@
 #define FILES_MAX 256u
 #define RUNS_MAX 99u
 #define BATCH_MAX 64u
+#define PREFILL_ROWS 256u /* the token budget of a step, as in the service */
 #define CEILING_BYTES (UINT64_C(1) << 30)
 
 struct bench {
@@ -90,7 +91,7 @@ static int open_engine(struct bench *b, struct error *err)
     struct engine_options o = {
         .threads = b->threads,
         .sequences_max = b->batch,
-        .rows_max = strcmp(b->what, "prefill") == 0 ? 256 : b->batch,
+        .rows_max = strcmp(b->what, "prefill") == 0 ? PREFILL_ROWS : b->batch,
         .kv_bytes = token_bytes * (positions + ENGINE_KV_BLOCK_TOKENS) * b->batch,
         .adapters_max = 1,
     };
@@ -180,35 +181,39 @@ static double prefill_flop(const struct backbone *b)
     return flop;
 }
 
+static void print(const struct bench *b, double *speeds, double read_gb_s, double fma_gflop_s)
+{
+    bool decode = strcmp(b->what, "decode") == 0;
+    double tok_s = median(speeds, b->runs); /* sorts them */
+    /* Weights are read once for all rows of a step. */
+    double steps_s = tok_s / (decode ? b->batch : PREFILL_ROWS);
+    double gb_s = steps_s * (double)b->backbone.weight_bytes / 1e9;
+    double gflop_s = tok_s * prefill_flop(&b->backbone) / 1e9;
+    printf("{\"bench\":\"%s\",\"shape\":\"%s\",\"quant\":\"%s\",\"batch\":%u,\"tokens\":%u,"
+           "\"threads\":%u,\"isa\":\"%s\",\"runs\":%u,\"tok_s\":%.2f,\"tok_s_min\":%.2f,"
+           "\"tok_s_max\":%.2f,\"gb_s\":%.2f,\"ceiling_gb_s\":%.2f,",
+           b->what, b->shape, b->dtype == IMAGE_F32 ? "f32" : "bf16", b->batch, b->tokens,
+           pool_threads(b->pool), kernels_isa_name(b->kernels->isa), b->runs, tok_s, speeds[0],
+           speeds[b->runs - 1], gb_s, read_gb_s);
+    if (!decode)
+        printf("\"gflop_s\":%.2f,\"ceiling_gflop_s\":%.2f,", gflop_s, fma_gflop_s);
+    printf("\"share\":%.3f}\n", decode ? gb_s / read_gb_s : gflop_s / fma_gflop_s);
+}
+
 static int measure(struct bench *b, struct error *err)
 {
-    double speeds[RUNS_MAX], ceilings[RUNS_MAX];
-    bool decode = strcmp(b->what, "decode") == 0;
+    double speeds[RUNS_MAX], read_gb_s[RUNS_MAX], fma_gflop_s[RUNS_MAX];
     double warm;
     int r = run_once(b, &warm, err);
     for (uint32_t i = 0; r == 0 && i < b->runs; i++) {
-        if (decode)
-            r = ceiling_read_gbs(b->kernels, b->pool, CEILING_BYTES, &ceilings[i], err);
-        else
-            ceilings[i] = ceiling_fma_gflops(b->kernels, b->pool);
+        r = ceiling_read_gbs(b->kernels, b->pool, CEILING_BYTES, &read_gb_s[i], err);
+        fma_gflop_s[i] = ceiling_fma_gflops(b->kernels, b->pool);
         if (r == 0)
             r = run_once(b, &speeds[i], err);
     }
-    if (r < 0)
-        return r;
-    double tok_s = median(speeds, b->runs);
-    double ceiling = median(ceilings, b->runs);
-    double reached = decode ? tok_s / b->batch * (double)b->backbone.weight_bytes / 1e9
-                            : tok_s * prefill_flop(&b->backbone) / 1e9;
-    const char *quant = b->dtype == IMAGE_F32 ? "f32" : "bf16";
-    printf("{\"bench\":\"%s\",\"shape\":\"%s\",\"quant\":\"%s\",\"batch\":%u,\"tokens\":%u,"
-           "\"threads\":%u,\"isa\":\"%s\",\"runs\":%u,\"tok_s\":%.2f,\"tok_s_min\":%.2f,"
-           "\"tok_s_max\":%.2f,\"%s\":%.2f,\"%s\":%.2f,\"share\":%.3f}\n",
-           b->what, b->shape, quant, b->batch, b->tokens, pool_threads(b->pool),
-           kernels_isa_name(b->kernels->isa), b->runs, tok_s, speeds[0], speeds[b->runs - 1],
-           decode ? "gb_s" : "gflop_s", reached, decode ? "ceiling_gb_s" : "ceiling_gflop_s",
-           ceiling, reached / ceiling);
-    return 0;
+    if (r == 0)
+        print(b, speeds, median(read_gb_s, b->runs), median(fma_gflop_s, b->runs));
+    return r;
 }
 
 /* --- arguments --- */
