@@ -40,7 +40,6 @@ struct proc {
     struct pending *pending_first, *pending_last;
     uint32_t pending_count;
     uint64_t started_us;
-    bool out_of_memory;
     struct proc_events events;
     void *context;
     struct wire_out out;
@@ -171,8 +170,8 @@ static void on_readable(evutil_socket_t fd, short what, void *argument)
 
 static void describe_end(struct proc *p, const siginfo_t *info, char *to, size_t bytes)
 {
-    p->out_of_memory = p->cgroup.dir[0] != '\0' && sandbox_cgroup_oom_kills(&p->cgroup) > 0;
-    if (p->out_of_memory)
+    bool out_of_memory = p->cgroup.dir[0] != '\0' && sandbox_cgroup_oom_kills(&p->cgroup) > 0;
+    if (out_of_memory)
         snprintf(to, bytes, "killed by the kernel for exceeding its memory limit");
     else if (info->si_code == CLD_EXITED)
         snprintf(to, bytes, "exit status %d", info->si_status);
@@ -435,9 +434,4 @@ uint64_t proc_spawn_us(const struct proc *p)
 uint64_t proc_started_us(const struct proc *p)
 {
     return p->started_us;
-}
-
-bool proc_was_out_of_memory(const struct proc *p)
-{
-    return p->out_of_memory;
 }

@@ -53,5 +53,3 @@ void proc_abandon(struct proc *p);
 pid_t proc_pid(const struct proc *p);
 uint64_t proc_spawn_us(const struct proc *p); /* clone, maps, exec */
 uint64_t proc_started_us(const struct proc *p);
-/* True when the kernel ended it for using more than its memory limit. */
-bool proc_was_out_of_memory(const struct proc *p);

@@ -7,7 +7,6 @@
 #include <string.h>
 
 /* The client is slow when this much of its answer waits for its socket. */
-#define SLOW_BYTES (256u << 10)
 /* The shared scratch buffer keeps no more than this. */
 #define SCRATCH_KEPT_BYTES (1u << 20)
 
@@ -215,11 +214,6 @@ void exchange_end_too_big(struct exchange *x)
     struct gateway *g = x->conn->gateway;
     g->handlers.gone(g->handlers.context, x);
     answer_too_big(x);
-}
-
-bool exchange_is_slow(const struct exchange *x)
-{
-    return conn_unsent_bytes(x->conn) > SLOW_BYTES;
 }
 
 /* --- admin --- */

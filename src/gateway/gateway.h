@@ -143,8 +143,6 @@ void exchange_finish(struct exchange *x, const char *reason, const struct infer_
  * the stream. retry_after_s > 0 adds Retry-After. code and param may be NULL. */
 void exchange_error(struct exchange *x, int status, const char *code, const char *param,
                     uint32_t retry_after_s, const char *message);
-/* True when the client's socket holds back more than it should: the worker may be told to wait. */
-bool exchange_is_slow(const struct exchange *x);
 
 /* Admin answers: one JSON document (takes the reference), or newline-delimited JSON documents. */
 void exchange_json(struct exchange *x, int status, json_t *document);

@@ -158,14 +158,11 @@ static void test_slow_reader(void **state)
     int other = dial(w);
     int fd = dial(w);
     hold(w, fd, "/v1/completions", ",\"stream\":true");
-    bool slow = false;
     /* Far more than sockets and limit hold together; the client never reads. */
     for (int i = 0; i < 32768 && w->gone_count == 0; i++) {
         exchange_tokens(w->held, text, sizeof text, NULL, 0);
-        slow |= exchange_is_slow(w->held);
         turn(w);
     }
-    assert_true(slow);
     assert_int_equal(w->gone_count, 1);
     say(w, other, GET("/healthz"), strlen(GET("/healthz")));
     assert_true(hear(w, other, &got, "ok\n"));
@@ -183,10 +180,9 @@ static void test_write_timeout(void **state)
     reopen(w);
     int fd = dial(w);
     hold(w, fd, "/v1/completions", ",\"stream\":true");
-    /* Until more waits than the sockets take. */
-    while (w->held != NULL && !exchange_is_slow(w->held)) {
-        for (int i = 0; i < 65; i++)
-            exchange_tokens(w->held, text, sizeof text, NULL, 0);
+    /* More than the sockets take; the client never reads. */
+    for (int i = 0; i < 4096 && w->gone_count == 0; i++) {
+        exchange_tokens(w->held, text, sizeof text, NULL, 0);
         turn(w);
     }
     wait_for(w, &w->gone_count, 1);
