@@ -244,17 +244,21 @@ def test_failed_deploy_leaves_the_old_function_serving(served, tmp_path):
     assert served.client().completions.create(model="f", prompt="A", max_tokens=1).choices
 
 
-def test_damaged_image_is_refused_when_loaded(daemon_with):
-    d = daemon_with("--keep-alive", 0.1)
-    d.deploy("f", DEMO)
-    d.deploy("other", DEMO, quant="f32")
-    image = d.data / "images" / (d.describe("f")["backbone"]["digest"] + ".image")
+def flip_a_bit(d, kind):
+    image = d.data / "images" / (d.describe("f")[kind]["digest"] + ".image")
     image.chmod(0o644)
     with image.open("r+b") as f:
         f.seek(-100, os.SEEK_END)
         byte = f.read(1)
         f.seek(-100, os.SEEK_END)
         f.write(bytes([byte[0] ^ 1]))
+
+
+def test_damaged_image_is_refused_when_loaded(daemon_with):
+    d = daemon_with("--keep-alive", 0.1)
+    d.deploy("f", DEMO)
+    d.deploy("other", DEMO, quant="f32")
+    flip_a_bit(d, "backbone")
     with pytest.raises(openai.InternalServerError) as e:
         d.client().completions.create(model="f", prompt="A", max_tokens=1)
     assert e.value.code == "load_failed"
@@ -267,13 +271,7 @@ def test_damaged_adapter_image_is_refused_when_bound(daemon_with):
     d = daemon_with("--keep-alive", 0.1)
     d.deploy("f", DEMO, ADAPTERS / adapter_names()[0])
     d.deploy("other", DEMO)
-    image = d.data / "images" / (d.describe("f")["adapter"]["digest"] + ".image")
-    image.chmod(0o644)
-    with image.open("r+b") as f:
-        f.seek(-100, os.SEEK_END)
-        byte = f.read(1)
-        f.seek(-100, os.SEEK_END)
-        f.write(bytes([byte[0] ^ 1]))
+    flip_a_bit(d, "adapter")
     with pytest.raises(openai.InternalServerError) as e:
         d.client().completions.create(model="f", prompt="A", max_tokens=1)
     assert e.value.code == "adapter_failed"

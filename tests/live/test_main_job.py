@@ -240,7 +240,6 @@ def test_client_that_leaves_frees_its_work(demo):
 def test_second_deploy_of_the_same_files_costs_nothing(daemon):
     first = daemon.json("deploy", "a", "--backbone", DEMO)
     second = daemon.json("deploy", "b", "--backbone", DEMO)
-    assert any(line["state"] == "packing" for line in first) or len(first) == 1
     assert not any(line["state"] == "packing" for line in second)
     assert first[-1]["backbone"] == second[-1]["backbone"]
     assert len(list((daemon.data / "images").glob("*.image"))) == 1
