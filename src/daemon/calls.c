@@ -73,6 +73,7 @@ static void fill_submit(struct call *c, const struct infer_request *r)
         .temperature = r->temperature,
         .top_p = r->top_p,
         .min_p = r->min_p,
+        .adapter_scale = 1,
     };
 }
 

@@ -183,6 +183,14 @@ static int check_tokens(const struct engine *e, const uint32_t *tokens, uint32_t
     return 0;
 }
 
+/* Written so that NaN fails the test. */
+static int check_scale(const struct engine_request *r, struct error *err)
+{
+    if (r->adapter_slot >= 0 && !(r->adapter_scale > 0 && r->adapter_scale <= 1))
+        return error_set(err, -EINVAL, "adapter_scale must be above 0 and at most 1");
+    return 0;
+}
+
 static int check_slot(const struct engine *e, int32_t slot, struct error *err)
 {
     if (slot == -1)
@@ -211,6 +219,8 @@ static int check_request(const struct engine *e, const struct engine_request *r,
     int rc = check_tokens(e, r->tokens, r->token_count, err);
     if (rc == 0)
         rc = check_slot(e, r->adapter_slot, err);
+    if (rc == 0)
+        rc = check_scale(r, err);
     if (rc == 0)
         rc = check_sampling(&r->sampling, err);
     if (rc < 0)

@@ -43,6 +43,7 @@ struct engine_request {
     uint32_t token_count;
     uint32_t tokens_new_max; /* 0 only with prompt_logprobs: nothing is generated */
     int32_t adapter_slot;    /* -1: the bare backbone */
+    float adapter_scale;     /* with an adapter: (0, 1], how much of what it adds counts */
     struct engine_sampling sampling;
     uint32_t stop_tokens[ENGINE_STOP_TOKENS_MAX]; /* end of sequence; itself given out last */
     uint32_t stop_token_count;

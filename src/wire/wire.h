@@ -136,6 +136,8 @@ struct wire_submit {
     float temperature;
     float top_p;
     float min_p;
+    float adapter_scale; /* 0: the bare backbone answers */
+    uint32_t reserved;
     uint64_t wall_us; /* for templates that print the date */
 };
 

@@ -171,7 +171,9 @@ static int add_to_engine(struct session *s, struct answer *a, const struct wire_
         .tokens = s->tokens.ids,
         .token_count = a->prompt_tokens,
         .tokens_new_max = w->max_tokens < room ? w->max_tokens : room,
-        .adapter_slot = s->slots[w->slot].has_adapter ? (int32_t)w->slot : -1,
+        .adapter_slot =
+            s->slots[w->slot].has_adapter && w->adapter_scale != 0 ? (int32_t)w->slot : -1,
+        .adapter_scale = w->adapter_scale,
         .sampling = {.temperature = w->temperature,
                      .top_p = w->top_p,
                      .min_p = w->min_p,

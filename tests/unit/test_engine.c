@@ -42,6 +42,7 @@ static struct crowd *crowd_new(uint32_t family, uint32_t dtype, uint32_t tokens_
                                      .token_count = 1 + rng_below(&rng, PROMPT_MAX),
                                      .tokens_new_max = tokens_new_max + i,
                                      .adapter_slot = slots[i],
+                                     .adapter_scale = 1,
                                      .sampling = {.top_p = 1, .seed = i},
                                      .logprobs = i % 3 != 0,
                                      .top_logprobs = i % 4 * 5,
@@ -183,6 +184,7 @@ static void test_alone_and_out_of_kv(void **state)
                                .token_count = 20,
                                .tokens_new_max = 30,
                                .adapter_slot = -1,
+                               .adapter_scale = 1,
                                .sampling = {.top_p = 1}};
     struct fixture_stream expect, got;
     fixture_alone(c->model, c->adapters, ADAPTERS, &r, &expect);
@@ -216,6 +218,7 @@ static void test_prompt_logprobs_are_those_of_the_logits(void **state)
         struct engine_request r = {.tokens = c->tokens[3],
                                    .token_count = n,
                                    .adapter_slot = 2,
+                                   .adapter_scale = 1,
                                    .sampling = {.top_p = 1},
                                    .prompt_logprobs = true,
                                    .top_logprobs = 3};
@@ -265,6 +268,7 @@ static void test_draws_count_generated_tokens(void **state)
                                .token_count = 30,
                                .tokens_new_max = 40,
                                .adapter_slot = -1,
+                               .adapter_scale = 1,
                                .sampling = {.temperature = 1, .top_p = 1, .seed = 8}};
     fixture_alone(c->model, c->adapters, ADAPTERS, &r, &longer);
     r.token_count = 3;
@@ -288,6 +292,7 @@ static void test_ends(void **state)
                                .token_count = 10,
                                .tokens_new_max = 25,
                                .adapter_slot = 1,
+                               .adapter_scale = 1,
                                .sampling = {.temperature = 2, .top_p = 1}};
     struct fixture_stream full, stopped;
     fixture_alone(c->model, c->adapters, ADAPTERS, &r, &full);

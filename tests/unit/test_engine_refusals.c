@@ -26,6 +26,7 @@ static struct engine_request request(void)
                                    .token_count = PROMPT,
                                    .tokens_new_max = 5,
                                    .adapter_slot = -1,
+                                   .adapter_scale = 1,
                                    .sampling = {.top_p = 1}};
 }
 
@@ -94,6 +95,24 @@ static void test_sampling_parameters(void **state)
         refuse(e, &r, -EINVAL, "min_p");
     }
     engine_close(e);
+    fixture_model_free(m);
+}
+
+static void test_adapter_scales(void **state)
+{
+    static const float scales[] = {0, -0.5f, 1.001f, NAN};
+    (void)state;
+    struct fixture_model *m = model();
+    struct fixture_adapter *a = fixture_adapter_new(m, IMAGE_F32, 4, 0x7f, 9);
+    struct engine *e = fixture_engine(m, &options, &a, 1);
+    for (uint32_t i = 0; i < 4; i++) {
+        struct engine_request r = request();
+        r.adapter_slot = 0;
+        r.adapter_scale = scales[i];
+        refuse(e, &r, -EINVAL, "adapter_scale");
+    }
+    engine_close(e);
+    fixture_adapter_free(a);
     fixture_model_free(m);
 }
 
@@ -173,9 +192,8 @@ static void test_options(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_requests),
-        cmocka_unit_test(test_sampling_parameters),
-        cmocka_unit_test(test_no_room),
+        cmocka_unit_test(test_requests),       cmocka_unit_test(test_sampling_parameters),
+        cmocka_unit_test(test_adapter_scales), cmocka_unit_test(test_no_room),
         cmocka_unit_test(test_options),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -163,6 +163,7 @@ static void generate(const struct model *m, uint32_t first, uint32_t count)
                                          .token_count = c->prompt_count,
                                          .tokens_new_max = c->greedy_count,
                                          .adapter_slot = c->slot,
+                                         .adapter_scale = 1,
                                          .sampling = {.top_p = 1}};
         must(engine_add(m->engine, &r, &ids[i], &err), &err, m->name);
     }
