@@ -14,6 +14,9 @@
 #define ENGINE_ROWS_MAX 8192u
 #define ENGINE_ADAPTERS_MAX 4096u
 #define ENGINE_TEMPERATURE_MAX 100.0f
+#define ENGINE_PENALTY_MAX 2.0f
+#define ENGINE_REPETITION_PENALTY_MAX 100.0f
+#define ENGINE_BIAS_MAX 100.0f
 
 /* --- open and close --- */
 
@@ -84,6 +87,7 @@ static void sequence_free(struct engine *e, struct sequence *s)
 {
     kv_blocks_free(&e->kv, &s->kv);
     free(s->tokens);
+    free(s->saved);
     free(s);
 }
 
@@ -213,6 +217,43 @@ static int check_sampling(const struct engine_sampling *s, struct error *err)
     return 0;
 }
 
+/* What edits the logits before a draw; written so that NaN fails every test. */
+static int check_edits(const struct engine *e, const struct engine_request *r, struct error *err)
+{
+    const struct engine_penalties *p = &r->penalties;
+    uint32_t vocab_count = e->backbone->config->vocab_count;
+    if (r->tokens_new_min > r->tokens_new_max)
+        return error_set(err, -EINVAL, "tokens_new_min is %u: tokens_new_max is only %u",
+                         r->tokens_new_min, r->tokens_new_max);
+    if (!(fabsf(p->presence) <= ENGINE_PENALTY_MAX))
+        return error_set(err, -EINVAL, "the presence penalty must be -2 to 2");
+    if (!(fabsf(p->frequency) <= ENGINE_PENALTY_MAX))
+        return error_set(err, -EINVAL, "the frequency penalty must be -2 to 2");
+    if (!(p->repetition >= 0 && p->repetition <= ENGINE_REPETITION_PENALTY_MAX))
+        return error_set(err, -EINVAL, "the repetition penalty must be 0 to %g",
+                         (double)ENGINE_REPETITION_PENALTY_MAX);
+    if (r->bias_count > ENGINE_BIASES_MAX)
+        return error_set(err, -EINVAL, "%u biases: at most %u are possible", r->bias_count,
+                         ENGINE_BIASES_MAX);
+    for (uint32_t i = 0; i < r->bias_count; i++) {
+        if (r->biases[i].token >= vocab_count)
+            return error_set(err, -EINVAL, "a bias for token %u: the vocabulary has %u",
+                             r->biases[i].token, vocab_count);
+        if (!(fabsf(r->biases[i].bias) <= ENGINE_BIAS_MAX))
+            return error_set(err, -EINVAL, "the bias of token %u must be -100 to 100",
+                             r->biases[i].token);
+    }
+    if (r->stop_token_count > ENGINE_STOP_TOKENS_MAX)
+        return error_set(err, -EINVAL, "%u stop tokens: at most %u are possible",
+                         r->stop_token_count, ENGINE_STOP_TOKENS_MAX);
+    for (uint32_t i = 0; i < r->stop_token_count; i++) {
+        if (r->stop_tokens[i] >= vocab_count)
+            return error_set(err, -EINVAL, "stop token %u: the vocabulary has %u",
+                             r->stop_tokens[i], vocab_count);
+    }
+    return 0;
+}
+
 static int check_request(const struct engine *e, const struct engine_request *r, struct error *err)
 {
     const struct engine_options *o = &e->options;
@@ -234,9 +275,9 @@ static int check_request(const struct engine *e, const struct engine_request *r,
     if (r->top_logprobs > ENGINE_TOP_LOGPROBS_MAX)
         return error_set(err, -EINVAL, "top_logprobs is %u: at most %u are given", r->top_logprobs,
                          ENGINE_TOP_LOGPROBS_MAX);
-    if (r->stop_token_count > ENGINE_STOP_TOKENS_MAX)
-        return error_set(err, -EINVAL, "%u stop tokens: at most %u are possible",
-                         r->stop_token_count, ENGINE_STOP_TOKENS_MAX);
+    rc = check_edits(e, r, err);
+    if (rc < 0)
+        return rc;
     if (e->sequence_count == o->sequences_max)
         return error_set(err, -ENOSPC, "all %u sequences of this engine are in use",
                          o->sequences_max);
@@ -268,12 +309,19 @@ int engine_add(struct engine *e, const struct engine_request *r, uint32_t *ret_s
     uint64_t token_count = (uint64_t)r->token_count + r->tokens_new_max;
     cleanup_free struct sequence *s = calloc(1, sizeof(*s));
     cleanup_free uint32_t *tokens = malloc(token_count * sizeof(*tokens));
-    if (!s || !tokens || kv_blocks_init(&s->kv, token_count) < 0)
+    uint32_t edits_max = sampler_edits_max(r, e->backbone->config->vocab_count);
+    cleanup_free struct sampler_candidate *saved =
+        edits_max > 0 ? malloc(edits_max * sizeof(*saved)) : NULL;
+    if (!s || !tokens || (edits_max > 0 && !saved) || kv_blocks_init(&s->kv, token_count) < 0)
         return error_set(err, -ENOMEM, "no memory for a sequence of %llu tokens",
                          (unsigned long long)token_count);
     memcpy(tokens, r->tokens, r->token_count * sizeof(*tokens));
     s->request = *r;
     s->request.tokens = NULL;
+    s->request.biases = s->biases;
+    if (r->bias_count > 0)
+        memcpy(s->biases, r->biases, r->bias_count * sizeof(*s->biases));
+    s->saved = steal_pointer(&saved);
     s->token_count = s->prompt_count = r->token_count;
     while (find_sequence(e, e->next_id, &index))
         e->next_id++;

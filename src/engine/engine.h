@@ -18,7 +18,8 @@
 #include <stdint.h>
 
 #define ENGINE_TOP_LOGPROBS_MAX 20u
-#define ENGINE_STOP_TOKENS_MAX 16u
+#define ENGINE_STOP_TOKENS_MAX 40u
+#define ENGINE_BIASES_MAX 300u
 #define ENGINE_KV_BLOCK_TOKENS 16u
 
 struct engine_options {
@@ -38,13 +39,30 @@ struct engine_sampling {
     uint64_t seed;
 };
 
+/* Of tokens that the sequence has already. */
+struct engine_penalties {
+    float presence;   /* [-2, 2], once for each token generated before; 0: off */
+    float frequency;  /* [-2, 2], for each time it was generated; 0: off */
+    float repetition; /* (0, 100], over prompt and generated tokens; 0 or 1: off */
+};
+
+struct engine_bias {
+    uint32_t token;
+    float bias; /* [-100, 100], added to the token's logit */
+};
+
 struct engine_request {
     const uint32_t *tokens; /* [token_count], copied; token_count >= 1 */
     uint32_t token_count;
     uint32_t tokens_new_max; /* 0 only with prompt_logprobs: nothing is generated */
     int32_t adapter_slot;    /* -1: the bare backbone */
     float adapter_scale;     /* with an adapter: (0, 1], how much of what it adds counts */
+    uint32_t tokens_new_min; /* stop tokens cannot be drawn before; <= tokens_new_max */
     struct engine_sampling sampling;
+    struct engine_penalties penalties;
+    const struct engine_bias *biases; /* [bias_count <= ENGINE_BIASES_MAX], copied; a token that
+                                       * stands twice gets both */
+    uint32_t bias_count;
     uint32_t stop_tokens[ENGINE_STOP_TOKENS_MAX]; /* end of sequence; itself given out last */
     uint32_t stop_token_count;
     uint32_t top_logprobs; /* alternatives given out with each token, <= ENGINE_TOP_LOGPROBS_MAX */
@@ -54,7 +72,8 @@ struct engine_request {
 
 struct engine_logprob {
     uint32_t token;
-    float logprob; /* natural logarithm, of the distribution before temperature and filters */
+    float logprob; /* natural logarithm, of the model's own distribution: before bias, penalties,
+                    * temperature and filters, as vLLM reports it by default */
 };
 
 enum engine_finish { ENGINE_GOES_ON, ENGINE_STOP_TOKEN, ENGINE_LENGTH, ENGINE_OUT_OF_KV };

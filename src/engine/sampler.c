@@ -12,6 +12,103 @@
 
 #define SAMPLER_LOGPROB_MIN (-9999.0f)
 
+/* --- edits --- */
+
+static bool penalises_repetition(const struct engine_penalties *p)
+{
+    return p->repetition != 0 && p->repetition != 1;
+}
+
+static bool penalises_generated(const struct engine_penalties *p)
+{
+    return p->presence != 0 || p->frequency != 0;
+}
+
+uint32_t sampler_edits_max(const struct engine_request *r, uint32_t vocab_count)
+{
+    uint64_t count = r->bias_count;
+    if (r->tokens_new_min > 0)
+        count += r->stop_token_count;
+    if (penalises_repetition(&r->penalties))
+        count += (uint64_t)r->token_count + r->tokens_new_max;
+    else if (penalises_generated(&r->penalties))
+        count += r->tokens_new_max;
+    return count < vocab_count ? (uint32_t)count : vocab_count;
+}
+
+/* The logits to be edited, each once. Of a token, scratch holds whether it is among them and how
+ * often it was generated. */
+struct edits {
+    const float *logits;
+    struct sampler_candidate *scratch;
+    struct sampler_candidate *saved;
+    uint32_t count;
+};
+
+#define EDIT_SAVED 0x80000000u
+
+static void save(struct edits *e, uint32_t token)
+{
+    if (e->scratch[token].token & EDIT_SAVED)
+        return;
+    e->scratch[token].token = EDIT_SAVED;
+    e->saved[e->count++] = (struct sampler_candidate){e->logits[token], token};
+}
+
+static void penalise(const struct engine_penalties *p, uint32_t generated, float *logit)
+{
+    if (penalises_repetition(p))
+        *logit = *logit > 0 ? *logit / p->repetition : *logit * p->repetition;
+    *logit -= p->frequency * (float)generated;
+    if (generated > 0)
+        *logit -= p->presence;
+}
+
+uint32_t sampler_edit(float *logits, const struct engine_request *r, const struct sampler_known *k,
+                      struct sampler_candidate *scratch, struct sampler_candidate *ret_saved)
+{
+    struct edits e = {logits, scratch, ret_saved, 0};
+    bool repetition = penalises_repetition(&r->penalties);
+    bool penalties = repetition || penalises_generated(&r->penalties);
+    uint32_t first = !penalties ? k->token_count : repetition ? 0 : k->prompt_count;
+    bool mask = k->token_count - k->prompt_count < r->tokens_new_min;
+    uint32_t stop_count = mask ? r->stop_token_count : 0;
+
+    for (uint32_t i = first; i < k->token_count; i++)
+        scratch[k->tokens[i]].token = 0;
+    for (uint32_t i = 0; i < r->bias_count; i++)
+        scratch[r->biases[i].token].token = 0;
+    for (uint32_t i = 0; i < stop_count; i++)
+        scratch[r->stop_tokens[i]].token = 0;
+
+    for (uint32_t i = first; i < k->token_count; i++) {
+        save(&e, k->tokens[i]);
+        scratch[k->tokens[i]].token += i >= k->prompt_count;
+    }
+    uint32_t penalised = e.count;
+    for (uint32_t i = 0; i < r->bias_count; i++) {
+        save(&e, r->biases[i].token);
+        logits[r->biases[i].token] += r->biases[i].bias;
+    }
+    for (uint32_t i = 0; i < stop_count; i++) {
+        save(&e, r->stop_tokens[i]);
+        logits[r->stop_tokens[i]] = -INFINITY;
+    }
+    for (uint32_t i = 0; i < penalised; i++) {
+        uint32_t token = ret_saved[i].token;
+        penalise(&r->penalties, scratch[token].token & ~EDIT_SAVED, &logits[token]);
+    }
+    return e.count;
+}
+
+void sampler_restore(float *logits, const struct sampler_candidate *saved, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        logits[saved[i].token] = saved[i].logit;
+}
+
+/* --- draws --- */
+
 static double draw_unit(uint64_t seed, uint64_t draw_index)
 {
     struct rng r;

@@ -1,8 +1,15 @@
 /*
- * From logits to a token. One decision: a draw depends only on the logits, the parameters, the seed
- * and how many tokens the sequence has drawn before: never on time, the batch or threads.
+ * From logits to a token. One decision: a draw depends only on the logits, the request, its seed
+ * and the tokens that the sequence has so far: never on time, the batch or threads.
  *
- * The filters work in the order of transformers: temperature, top-k, top-p, min-p, each on the
+ * First the logits are edited, in the order of vLLM: logit_bias is added, stop tokens are masked
+ * until tokens_new_min, then penalties: repetition (transformers' rule, over prompt and generated
+ * tokens), frequency and presence (OpenAI's, over generated ones). The edits are found from the
+ * sequence's tokens anew for each draw, so that there is no state that could differ after a
+ * preemption, and taken back after it, so that log-probabilities are the model's own. A request
+ * without edits pays nothing; the logits are never copied.
+ *
+ * Then the filters work in the order of transformers: temperature, top-k, top-p, min-p, each on the
  * renormalised rest of the one before. Nothing sorts the vocabulary: a heap gives the most likely
  * tokens one by one, only as many as the filters keep.
  */
@@ -15,6 +22,21 @@ struct sampler_candidate {
     float logit;
     uint32_t token;
 };
+
+/* What is known of a sequence before a draw. */
+struct sampler_known {
+    const uint32_t *tokens; /* [token_count]: prompt, then generated */
+    uint32_t token_count;
+    uint32_t prompt_count;
+};
+
+/* The most logits that the request ever edits at one time; 0: it edits none. */
+uint32_t sampler_edits_max(const struct engine_request *r, uint32_t vocab_count);
+/* Edits logits for one draw; what they were goes to ret_saved [sampler_edits_max]. Returns how many
+ * there are. scratch [vocab_count]. */
+uint32_t sampler_edit(float *logits, const struct engine_request *r, const struct sampler_known *k,
+                      struct sampler_candidate *scratch, struct sampler_candidate *ret_saved);
+void sampler_restore(float *logits, const struct sampler_candidate *saved, uint32_t count);
 
 /* `draw_index`: tokens drawn before by this sequence. scratch [vocab_count]. Logits that are not
  * numbers give some token of the vocabulary. */

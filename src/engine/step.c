@@ -154,6 +154,19 @@ struct sample_job {
     uint32_t count;
 };
 
+/* The next token; the logits are afterwards what they were before. */
+static uint32_t draw(const struct forward *f, const struct sequence *s, uint32_t token_count,
+                     float *logits, struct sampler_candidate *scratch)
+{
+    uint32_t vocab_count = f->backbone->config->vocab_count;
+    const struct sampler_known known = {s->tokens, token_count, s->prompt_count};
+    uint32_t edits = s->saved ? sampler_edit(logits, &s->request, &known, scratch, s->saved) : 0;
+    uint32_t token = sampler_draw(f->kernels, logits, vocab_count, &s->request.sampling,
+                                  token_count - s->prompt_count, scratch);
+    sampler_restore(logits, s->saved, edits);
+    return token;
+}
+
 /* Draws the next token, or rates the prompt's own next token. */
 static void sample_chunk(void *argument, uint32_t chunk, uint32_t thread)
 {
@@ -163,7 +176,7 @@ static void sample_chunk(void *argument, uint32_t chunk, uint32_t thread)
     const struct engine_request *r = &s->request;
     const struct forward *f = &job->engine->forward;
     uint32_t vocab_count = f->backbone->config->vocab_count;
-    const float *logits = f->act.logits + (size_t)chunk * vocab_count;
+    float *logits = f->act.logits + (size_t)chunk * vocab_count;
     uint32_t next = w->position + 1;
 
     w->output = (struct engine_output){.sequence = s->id, .is_prompt = next < s->prompt_count};
@@ -171,8 +184,7 @@ static void sample_chunk(void *argument, uint32_t chunk, uint32_t thread)
         w->output.token = s->tokens[next];
     } else {
         w->output.has_token = true;
-        w->output.token = sampler_draw(f->kernels, logits, vocab_count, &r->sampling,
-                                       next - s->prompt_count, f->scratch[thread].candidates);
+        w->output.token = draw(f, s, next, logits, f->scratch[thread].candidates);
     }
     w->output.has_logprob = w->output.is_prompt || r->logprobs;
     if (w->output.has_logprob || r->top_logprobs) {

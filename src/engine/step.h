@@ -13,7 +13,9 @@
 struct sequence {
     struct engine_request request; /* its tokens pointer is NULL */
     uint32_t id;
-    uint32_t *tokens; /* [prompt + tokens_new_max], owned */
+    uint32_t *tokens;                             /* [prompt + tokens_new_max], owned */
+    struct engine_bias biases[ENGINE_BIASES_MAX]; /* what request.biases points to */
+    struct sampler_candidate *saved; /* for sampler_edit, owned; NULL: nothing to edit */
     uint32_t token_count;
     uint32_t prompt_count;
     uint32_t computed_count;

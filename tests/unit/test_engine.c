@@ -49,6 +49,10 @@ static struct crowd *crowd_new(uint32_t family, uint32_t dtype, uint32_t tokens_
                                      .prompt_logprobs = i % 2 == 1};
         if (i % 2)
             r->sampling = (struct engine_sampling){1.5f, 0.95f, 0.01f, i == 3 ? 20 : 0, i};
+        if (i % 4 >= 2) {
+            r->penalties = (struct engine_penalties){
+                .presence = 0.5f, .frequency = i == 3 ? 0 : 0.8f, .repetition = i == 2 ? 0 : 1.2f};
+        }
         for (uint32_t t = 0; t < r->token_count; t++)
             c->tokens[i][t] = rng_below(&rng, c->model->config.vocab_count);
         fixture_alone(c->model, c->adapters, ADAPTERS, r, &c->expect[i]);
@@ -315,6 +319,43 @@ static void test_ends(void **state)
     crowd_free(c);
 }
 
+/* Edits decide what is drawn and leave the log-probabilities the model's own. */
+static void test_bias_and_min_tokens(void **state)
+{
+    (void)state;
+    struct crowd *c = crowd_new(0, IMAGE_F32, 1);
+    const struct engine_bias biases[] = {{11, 60}, {11, 40}, {12, 60}};
+    struct engine_request r = {.tokens = c->tokens[1],
+                               .token_count = 10,
+                               .tokens_new_max = 12,
+                               .adapter_slot = -1,
+                               .sampling = {.top_p = 1},
+                               .logprobs = true,
+                               .top_logprobs = 20};
+    struct fixture_stream plain, got;
+    fixture_alone(c->model, NULL, 0, &r, &plain);
+    assert_true(plain.outputs[0].token != 11);
+    r.biases = biases;
+    r.bias_count = 3;
+    r.tokens_new_min = 5;
+    r.stop_tokens[0] = 11;
+    r.stop_token_count = 1;
+    fixture_alone(c->model, NULL, 0, &r, &got);
+    assert_int_equal(got.count, 6);
+    for (uint32_t i = 0; i < 6; i++)
+        assert_int_equal(got.outputs[i].token, i < 5 ? 12 : 11);
+    assert_int_equal(got.outputs[5].finish, ENGINE_STOP_TOKEN);
+    /* The same first logits, so the same alternatives, without the token that was drawn. */
+    for (uint32_t t = 0; t < 20; t++) {
+        assert_int_equal(got.outputs[0].top[t].token, plain.outputs[0].top[t].token);
+        assert_int_equal(fixture_bits(got.outputs[0].top[t].logprob),
+                         fixture_bits(plain.outputs[0].top[t].logprob));
+    }
+    assert_true(got.outputs[0].logprob < plain.outputs[0].logprob);
+    assert_true(got.outputs[0].logprob > -30);
+    crowd_free(c);
+}
+
 static void test_adapters_come_and_go(void **state)
 {
     (void)state;
@@ -399,6 +440,7 @@ int main(void)
         cmocka_unit_test(test_prompt_logprobs_are_those_of_the_logits),
         cmocka_unit_test(test_draws_count_generated_tokens),
         cmocka_unit_test(test_ends),
+        cmocka_unit_test(test_bias_and_min_tokens),
         cmocka_unit_test(test_adapters_come_and_go),
         cmocka_unit_test(test_trim),
     };

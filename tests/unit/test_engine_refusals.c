@@ -71,6 +71,10 @@ static void test_requests(void **state)
     refuse(e, &r, -EINVAL, "top_logprobs");
     r = request(), r.stop_token_count = ENGINE_STOP_TOKENS_MAX + 1;
     refuse(e, &r, -EINVAL, "stop tokens");
+    r = request(), r.stop_token_count = 1, r.stop_tokens[0] = m->config.vocab_count;
+    refuse(e, &r, -EINVAL, "stop token");
+    r = request(), r.tokens_new_min = 6;
+    refuse(e, &r, -EINVAL, "tokens_new_min");
     engine_close(e);
     fixture_model_free(m);
 }
@@ -94,6 +98,35 @@ static void test_sampling_parameters(void **state)
         r.sampling.min_p = min_ps[i];
         refuse(e, &r, -EINVAL, "min_p");
     }
+    engine_close(e);
+    fixture_model_free(m);
+}
+
+static void test_penalties_and_biases(void **state)
+{
+    static const float penalties[] = {-2.1f, 2.1f, INFINITY, NAN};
+    static const float repetitions[] = {-0.1f, 100.1f, INFINITY, NAN};
+    static const float values[] = {-100.1f, 100.1f, INFINITY, NAN};
+    static struct engine_bias biases[ENGINE_BIASES_MAX + 1];
+    (void)state;
+    struct fixture_model *m = model();
+    struct engine *e = fixture_engine(m, &options, NULL, 0);
+    struct engine_request r;
+    for (uint32_t i = 0; i < 4; i++) {
+        r = request(), r.penalties.presence = penalties[i];
+        refuse(e, &r, -EINVAL, "presence penalty");
+        r = request(), r.penalties.frequency = penalties[i];
+        refuse(e, &r, -EINVAL, "frequency penalty");
+        r = request(), r.penalties.repetition = repetitions[i];
+        refuse(e, &r, -EINVAL, "repetition penalty");
+        biases[1] = (struct engine_bias){7, values[i]};
+        r = request(), r.biases = biases, r.bias_count = 2;
+        refuse(e, &r, -EINVAL, "bias of token 7");
+    }
+    biases[1] = (struct engine_bias){m->config.vocab_count, 1};
+    refuse(e, &r, -EINVAL, "a bias for token");
+    r = request(), r.biases = biases, r.bias_count = ENGINE_BIASES_MAX + 1;
+    refuse(e, &r, -EINVAL, "biases");
     engine_close(e);
     fixture_model_free(m);
 }
@@ -192,8 +225,11 @@ static void test_options(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_requests),       cmocka_unit_test(test_sampling_parameters),
-        cmocka_unit_test(test_adapter_scales), cmocka_unit_test(test_no_room),
+        cmocka_unit_test(test_requests),
+        cmocka_unit_test(test_sampling_parameters),
+        cmocka_unit_test(test_penalties_and_biases),
+        cmocka_unit_test(test_adapter_scales),
+        cmocka_unit_test(test_no_room),
         cmocka_unit_test(test_options),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
