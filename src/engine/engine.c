@@ -45,12 +45,14 @@ static int allocate_tables(struct engine *e, struct error *err)
     const struct engine_options *o = &e->options;
     e->output_capacity = step_outputs_max(o);
     e->adapters = calloc(o->adapters_max ? o->adapters_max : 1, sizeof(const struct adapter *));
+    e->adapter_digests = calloc(o->adapters_max ? o->adapters_max : 1, sizeof(*e->adapter_digests));
     e->sequences = calloc(o->sequences_max, sizeof(struct sequence *));
     e->parts = calloc(o->sequences_max, sizeof(*e->parts));
     e->rows = calloc(o->rows_max, sizeof(*e->rows));
     e->groups = calloc(o->sequences_max, sizeof(*e->groups));
     e->outputs = calloc(e->output_capacity, sizeof(*e->outputs));
-    if (!e->adapters || !e->sequences || !e->parts || !e->rows || !e->groups || !e->outputs)
+    if (!e->adapters || !e->adapter_digests || !e->sequences || !e->parts || !e->rows ||
+        !e->groups || !e->outputs)
         return error_set(err, -ENOMEM, "no memory for the engine's tables");
     return 0;
 }
@@ -71,7 +73,7 @@ int engine_open(struct engine **ret, const struct backbone *b, const struct engi
     rc = allocate_tables(e, err);
     if (rc == 0)
         rc = kv_open(&e->kv, b->config, forward_kv_dtype(b) == KERNEL_F32 ? 4 : 2,
-                     e->options.kv_bytes, err);
+                     e->options.kv_bytes, e->options.prefix_cache, err);
     if (rc == 0)
         rc = forward_open(&e->forward, b, &e->kv, e->options.threads, e->options.rows_max,
                           e->options.context_max, err);
@@ -100,6 +102,7 @@ void engine_close(struct engine *e)
     forward_close(&e->forward);
     kv_close(&e->kv);
     free(e->adapters);
+    free(e->adapter_digests);
     free(e->sequences);
     free(e->parts);
     free(e->rows);
@@ -144,7 +147,8 @@ static bool adapter_fits(const struct adapter *a, const struct backbone *b)
     return true;
 }
 
-int engine_adapter_set(struct engine *e, uint32_t slot, const struct adapter *a, struct error *err)
+int engine_adapter_set(struct engine *e, uint32_t slot, const struct adapter *a,
+                       const struct digest *digest, struct error *err)
 {
     if (slot >= e->options.adapters_max)
         return error_set(err, -EINVAL, "adapter slot %u: this engine has %u", slot,
@@ -155,6 +159,7 @@ int engine_adapter_set(struct engine *e, uint32_t slot, const struct adapter *a,
     if (!adapter_fits(a, e->backbone))
         return error_set(err, -EINVAL, "the adapter's matrices do not have this backbone's shapes");
     e->adapters[slot] = a;
+    e->adapter_digests[slot] = *digest;
     return 0;
 }
 
@@ -299,6 +304,16 @@ static struct sequence *find_sequence(const struct engine *e, uint32_t id, uint3
     return NULL;
 }
 
+static struct prefix_origin origin_of(const struct engine *e, const struct engine_request *r)
+{
+    struct prefix_origin origin = {0};
+    if (r->adapter_slot < 0)
+        return origin;
+    origin.adapter = e->adapter_digests[r->adapter_slot];
+    memcpy(&origin.scale_bits, &r->adapter_scale, sizeof(origin.scale_bits));
+    return origin;
+}
+
 int engine_add(struct engine *e, const struct engine_request *r, uint32_t *ret_sequence,
                struct error *err)
 {
@@ -322,6 +337,7 @@ int engine_add(struct engine *e, const struct engine_request *r, uint32_t *ret_s
     if (r->bias_count > 0)
         memcpy(s->biases, r->biases, r->bias_count * sizeof(*s->biases));
     s->saved = steal_pointer(&saved);
+    s->origin = origin_of(e, r);
     s->token_count = s->prompt_count = r->token_count;
     while (find_sequence(e, e->next_id, &index))
         e->next_id++;
@@ -347,6 +363,13 @@ void engine_remove(struct engine *e, uint32_t sequence)
     e->sequence_count--;
     memmove(e->sequences + index, e->sequences + index + 1,
             (e->sequence_count - index) * sizeof(*e->sequences));
+}
+
+uint32_t engine_cached_tokens(const struct engine *e, uint32_t sequence)
+{
+    uint32_t index;
+    const struct sequence *s = find_sequence(e, sequence, &index);
+    return s ? s->cached_count : 0;
 }
 
 /* --- steps --- */

@@ -10,6 +10,7 @@
  */
 #pragma once
 
+#include "base/digest.h"
 #include "base/error.h"
 #include "weights/adapter.h"
 #include "weights/backbone.h"
@@ -29,6 +30,7 @@ struct engine_options {
     uint64_t kv_bytes;      /* address space of the KV pool; memory is taken as blocks are used */
     uint32_t adapters_max;  /* adapter slots */
     uint32_t context_max;   /* 0: the model's */
+    bool prefix_cache; /* keep the KV blocks of known tokens for prompts that begin with them */
 };
 
 struct engine_sampling {
@@ -108,8 +110,10 @@ int engine_open(struct engine **ret, const struct backbone *b, const struct engi
 void engine_close(struct engine *e);
 
 /* The adapter stays open until engine_adapter_clear; a slot in use by a sequence cannot be cleared
- * (-EBUSY) or set again. */
-int engine_adapter_set(struct engine *e, uint32_t slot, const struct adapter *a, struct error *err);
+ * (-EBUSY) or set again. `digest` names everything that the adapter computes with: cached keys and
+ * values are found by it, in whatever slot it is, and outlive a clear. */
+int engine_adapter_set(struct engine *e, uint32_t slot, const struct adapter *a,
+                       const struct digest *digest, struct error *err);
 int engine_adapter_clear(struct engine *e, uint32_t slot);
 
 /* Refuses (-E2BIG) what exceeds the context, (-EINVAL) ids outside the vocabulary or parameters out
@@ -118,6 +122,10 @@ int engine_add(struct engine *e, const struct engine_request *r, uint32_t *ret_s
                struct error *err);
 /* Ends a sequence at once and frees its KV blocks; finished sequences too are removed by this. */
 void engine_remove(struct engine *e, uint32_t sequence);
+
+/* Positions of the sequence whose keys and values it found in the cache when it first came to them;
+ * all are of its prompt. 0 when there is no such sequence. */
+uint32_t engine_cached_tokens(const struct engine *e, uint32_t sequence);
 
 /* Positions that one sequence may have: what the options, the model and the KV pool allow. */
 uint32_t engine_context_max(const struct engine *e);
@@ -136,7 +144,8 @@ int engine_step(struct engine *e, struct engine_output *outputs, uint32_t output
 /* KV bytes in use by sequences, and activation bytes touched since the last trim. */
 uint64_t engine_kv_bytes(const struct engine *e);
 uint64_t engine_activation_bytes(const struct engine *e);
-/* Gives activation memory and free KV blocks back to the system; for an idle worker. */
+/* Gives activation memory and free KV blocks back to the system, for an idle worker. Known prefixes
+ * stay. */
 void engine_trim(struct engine *e);
 
 /* The logits of every position of a prompt, [token_count, vocab], for tests and perplexity: runs

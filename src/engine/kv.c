@@ -11,10 +11,30 @@
 
 #define KV_PAGE_BYTES 4096u
 
-int kv_open(struct kv_pool *ret, const struct model_config *c, uint32_t element_bytes,
-            uint64_t bytes, struct error *err)
+static int open_tables(struct kv_pool *p, struct error *err)
 {
-    struct kv_pool p = {.kv_head_count = c->kv_head_count};
+    p->given_back = malloc(p->block_count * sizeof(*p->given_back));
+    p->holders = calloc(p->block_count, sizeof(*p->holders));
+    if (!p->given_back || !p->holders)
+        return error_set(err, -ENOMEM, "no memory for a table of %u KV blocks", p->block_count);
+    return p->keeps_prefixes ? prefix_open(&p->prefix, p->block_count, err) : 0;
+}
+
+static int open_mapping(struct kv_pool *p, struct error *err)
+{
+    void *base = mmap(NULL, p->block_count * p->block_bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED)
+        return error_set(err, -errno, "cannot reserve %llu bytes of address space for the KV cache",
+                         (unsigned long long)(p->block_count * p->block_bytes));
+    p->base = base;
+    return 0;
+}
+
+int kv_open(struct kv_pool *ret, const struct model_config *c, uint32_t element_bytes,
+            uint64_t bytes, bool keeps_prefixes, struct error *err)
+{
+    struct kv_pool p = {.kv_head_count = c->kv_head_count, .keeps_prefixes = keeps_prefixes};
     assert(element_bytes == 4 || element_bytes == 2);
 
     /* Cannot overflow: model_config_check bounds every factor. */
@@ -31,16 +51,12 @@ int kv_open(struct kv_pool *ret, const struct model_config *c, uint32_t element_
                          (unsigned long long)p.block_bytes);
     p.block_count = count > UINT32_MAX / 2 ? UINT32_MAX / 2 : (uint32_t)count;
 
-    p.given_back = malloc(p.block_count * sizeof(*p.given_back));
-    if (!p.given_back)
-        return error_set(err, -ENOMEM, "no memory for a table of %u KV blocks", p.block_count);
-    p.base = mmap(NULL, p.block_count * p.block_bytes, PROT_READ | PROT_WRITE,
-                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p.base == MAP_FAILED) {
-        int code = -errno;
-        free(p.given_back);
-        return error_set(err, code, "cannot reserve %llu bytes of address space for the KV cache",
-                         (unsigned long long)(p.block_count * p.block_bytes));
+    int rc = open_tables(&p, err);
+    if (rc == 0)
+        rc = open_mapping(&p, err);
+    if (rc < 0) {
+        kv_close(&p);
+        return rc;
     }
     *ret = p;
     return 0;
@@ -51,6 +67,8 @@ void kv_close(struct kv_pool *p)
     if (p->base)
         munmap(p->base, p->block_count * p->block_bytes);
     free(p->given_back);
+    free(p->holders);
+    prefix_close(&p->prefix);
     memset(p, 0, sizeof(*p));
 }
 
@@ -61,12 +79,12 @@ uint32_t kv_blocks_for(uint64_t token_count)
 
 uint32_t kv_free_count(const struct kv_pool *p)
 {
-    return p->given_count + p->block_count - p->fresh_index;
+    return p->block_count - p->held_count;
 }
 
 uint64_t kv_used_bytes(const struct kv_pool *p)
 {
-    return (p->fresh_index - p->given_count) * p->block_bytes;
+    return p->held_count * p->block_bytes;
 }
 
 int kv_blocks_init(struct kv_blocks *b, uint64_t token_count)
@@ -86,6 +104,34 @@ void kv_blocks_free(struct kv_pool *p, struct kv_blocks *b)
     memset(b, 0, sizeof(*b));
 }
 
+/* Blocks that were used before go first: their memory is already there. What is known goes last. */
+static uint32_t take(struct kv_pool *p)
+{
+    uint32_t block;
+    if (p->given_count > 0)
+        block = p->given_back[--p->given_count];
+    else if (p->fresh_index < p->block_count)
+        block = p->fresh_index++;
+    else
+        block = prefix_take(&p->prefix);
+    assert(block < p->block_count && p->holders[block] == 0);
+    p->holders[block] = 1;
+    p->held_count++;
+    return block;
+}
+
+static void let_go(struct kv_pool *p, uint32_t block)
+{
+    assert(p->holders[block] > 0);
+    if (--p->holders[block] > 0)
+        return;
+    p->held_count--;
+    if (p->keeps_prefixes && p->prefix.nodes[block].is_known)
+        prefix_rest(&p->prefix, block);
+    else
+        p->given_back[p->given_count++] = block;
+}
+
 bool kv_grow(struct kv_pool *p, struct kv_blocks *b, uint64_t token_count)
 {
     uint32_t need = kv_blocks_for(token_count);
@@ -94,17 +140,32 @@ bool kv_grow(struct kv_pool *p, struct kv_blocks *b, uint64_t token_count)
         return true;
     if (need - b->count > kv_free_count(p))
         return false;
-    /* Blocks that were used before go first: their memory is already there. */
     while (b->count < need)
-        b->ids[b->count++] = p->given_count ? p->given_back[--p->given_count] : p->fresh_index++;
+        b->ids[b->count++] = take(p);
     return true;
+}
+
+void kv_hold(struct kv_pool *p, struct kv_blocks *b, uint32_t index, uint32_t block)
+{
+    assert(index <= b->count && index < b->capacity);
+    assert(p->prefix.nodes[block].is_known);
+    if (p->holders[block]++ == 0) {
+        p->held_count++;
+        prefix_wake(&p->prefix, block);
+    }
+    if (index == b->count) {
+        b->count++;
+    } else {
+        assert(!p->prefix.nodes[b->ids[index]].is_known);
+        let_go(p, b->ids[index]);
+    }
+    b->ids[index] = block;
 }
 
 void kv_release(struct kv_pool *p, struct kv_blocks *b)
 {
-    assert(p->given_count + b->count <= p->fresh_index);
     while (b->count)
-        p->given_back[p->given_count++] = b->ids[--b->count];
+        let_go(p, b->ids[--b->count]);
 }
 
 void kv_trim(struct kv_pool *p)

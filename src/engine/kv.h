@@ -3,12 +3,16 @@
  * sequences as they grow. One decision: address space is reserved once, memory comes with the first
  * touch and goes with kv_trim, so an idle pool costs nothing.
  *
+ * A block is fresh (never taken), held by one or more sequences, given back, or idle: held by none,
+ * but its content is known to the prefix index. All but the held ones are free.
+ *
  * A block holds [layer][key | value][kv_head][block_tokens][head_dim]: the keys of one head lie
  * together, as kernel_attention reads them.
  */
 #pragma once
 
 #include "base/error.h"
+#include "engine/prefix.h"
 #include "model/config.h"
 
 #include <stdbool.h>
@@ -26,6 +30,10 @@ struct kv_pool {
     uint32_t fresh_index; /* blocks from here on were never taken */
     uint32_t *given_back; /* [block_count], owned: a stack of taken and returned blocks */
     uint32_t given_count;
+    uint32_t *holders; /* [block_count], owned: how many sequences hold it */
+    uint32_t held_count;
+    bool keeps_prefixes;
+    struct prefix prefix; /* with keeps_prefixes */
 };
 
 /* The blocks of one sequence: block i holds positions [i * block_tokens, (i + 1) * block_tokens).
@@ -38,7 +46,7 @@ struct kv_blocks {
 
 /* `element_bytes`: 4 or 2. `bytes` is rounded down to whole blocks; less than one is refused. */
 int kv_open(struct kv_pool *ret, const struct model_config *c, uint32_t element_bytes,
-            uint64_t bytes, struct error *err);
+            uint64_t bytes, bool keeps_prefixes, struct error *err);
 void kv_close(struct kv_pool *p);
 
 /* Blocks that `token_count` positions need. */
@@ -53,7 +61,10 @@ void kv_blocks_free(struct kv_pool *p, struct kv_blocks *b);
 /* Makes `b` hold the blocks of `token_count` positions; false, and nothing changed, when the pool
  * has too few. */
 bool kv_grow(struct kv_pool *p, struct kv_blocks *b, uint64_t token_count);
-/* Returns all blocks of `b` to the pool. */
+/* Makes the known block `block` the block `index` of `b`: after its last, or in place of one of its
+ * own that the index does not know, which goes back to the pool. */
+void kv_hold(struct kv_pool *p, struct kv_blocks *b, uint32_t index, uint32_t block);
+/* Lets go of all blocks of `b`, the last first. */
 void kv_release(struct kv_pool *p, struct kv_blocks *b);
 
 /* [block_tokens, head_dim] of one head in block `id`. */
@@ -64,5 +75,5 @@ static inline void *kv_head_at(const struct kv_pool *p, uint32_t id, uint32_t la
     return p->base + id * p->block_bytes + in_block * p->head_bytes;
 }
 
-/* Gives the memory of all free blocks back to the system. */
+/* Gives the memory of all free blocks but the idle ones back to the system. */
 void kv_trim(struct kv_pool *p);

@@ -8,10 +8,18 @@
 
 /* --- outputs and ends --- */
 
+/* Gives its blocks away. It can start over from its known tokens: the same arithmetic, so the same
+ * tokens. */
+static void sequence_release(struct engine *e, struct sequence *s)
+{
+    kv_release(&e->kv, &s->kv);
+    s->computed_count = s->known_count = 0;
+}
+
 static void sequence_finish(struct engine *e, struct sequence *s)
 {
     s->finished = true;
-    kv_release(&e->kv, &s->kv);
+    sequence_release(e, s);
 }
 
 static void output_push(struct engine *e, const struct engine_output *o)
@@ -25,6 +33,74 @@ static void finish_without_kv(struct engine *e, struct sequence *s)
     const struct engine_output o = {.sequence = s->id, .finish = ENGINE_OUT_OF_KV};
     output_push(e, &o);
     sequence_finish(e, s);
+}
+
+/* --- known prefixes --- */
+
+static uint32_t block_before(const struct sequence *s)
+{
+    return s->known_count > 0 ? s->kv.ids[s->known_count - 1] : PREFIX_NONE;
+}
+
+static const uint32_t *tokens_after(const struct sequence *s)
+{
+    return s->tokens + (size_t)s->known_count * ENGINE_KV_BLOCK_TOKENS;
+}
+
+/* The next block can be one that somebody else computed. The last known token is always computed:
+ * its logits are wanted. So is a prompt whose tokens are rated. */
+static bool can_take_block(const struct engine *e, const struct sequence *s)
+{
+    return e->kv.keeps_prefixes && !s->request.prompt_logprobs &&
+           s->computed_count == s->known_count * ENGINE_KV_BLOCK_TOKENS &&
+           s->computed_count + ENGINE_KV_BLOCK_TOKENS < s->token_count;
+}
+
+static void take_prefix(struct engine *e, struct sequence *s)
+{
+    while (can_take_block(e, s)) {
+        uint32_t block = prefix_find(&e->kv.prefix, &s->origin, block_before(s), tokens_after(s));
+        if (block == PREFIX_NONE)
+            return;
+        kv_hold(&e->kv, &s->kv, s->known_count++, block);
+        s->computed_count += ENGINE_KV_BLOCK_TOKENS;
+    }
+}
+
+/* What this step computes becomes known. Where another sequence was first, its block takes the
+ * place of the own one: the same arithmetic, so the same bytes, held once. */
+static void remember_prefix(struct engine *e, struct sequence *s, uint32_t computed_count)
+{
+    while ((s->known_count + 1) * ENGINE_KV_BLOCK_TOKENS <= computed_count) {
+        const uint32_t *tokens = tokens_after(s);
+        uint32_t before = block_before(s);
+        uint32_t block = prefix_find(&e->kv.prefix, &s->origin, before, tokens);
+        if (block != PREFIX_NONE)
+            kv_hold(&e->kv, &s->kv, s->known_count, block);
+        else if (!prefix_insert(&e->kv.prefix, s->kv.ids[s->known_count], &s->origin, before,
+                                tokens))
+            return;
+        s->known_count++;
+    }
+}
+
+/* A part planned before computes the sequence's next block: in the next step it is there. Each
+ * sequence that is first holds another up for one step a block, and saves it that block. */
+static bool is_being_computed(const struct engine *e, const struct sequence *s)
+{
+    uint32_t end = s->computed_count + ENGINE_KV_BLOCK_TOKENS;
+    if (!can_take_block(e, s))
+        return false;
+    for (uint32_t i = 0; i < e->part_count; i++) {
+        const struct sequence *first = e->parts[i].sequence;
+        if (first->computed_count < end && end <= first->computed_count + e->parts[i].row_count &&
+            first->known_count == s->known_count && block_before(first) == block_before(s) &&
+            memcmp(&first->origin, &s->origin, sizeof(s->origin)) == 0 &&
+            memcmp(tokens_after(first), tokens_after(s),
+                   ENGINE_KV_BLOCK_TOKENS * sizeof(*s->tokens)) == 0)
+            return true;
+    }
+    return false;
 }
 
 /* --- the plan --- */
@@ -43,16 +119,12 @@ static bool is_decoding(const struct sequence *s)
 
 static void plan_part(struct engine *e, struct sequence *s, uint32_t row_count)
 {
+    if (s->computed_count > s->reached_count)
+        s->cached_count += s->computed_count - s->reached_count;
+    if (s->computed_count + row_count > s->reached_count)
+        s->reached_count = s->computed_count + row_count;
     e->parts[e->part_count++] = (struct step_part){.sequence = s, .row_count = row_count};
     e->row_count += row_count;
-}
-
-/* Gives its blocks away and starts over later, from its known tokens: the same arithmetic, so the
- * same tokens. */
-static void preempt(struct engine *e, struct sequence *s)
-{
-    kv_release(&e->kv, &s->kv);
-    s->computed_count = 0;
 }
 
 /* Makes room for one more token of sequence `index`, at the cost of the youngest; false when that
@@ -65,13 +137,13 @@ static bool make_room(struct engine *e, uint32_t index)
         while (youngest > index && e->sequences[youngest]->kv.count == 0)
             youngest--;
         if (youngest > index) {
-            preempt(e, e->sequences[youngest]);
+            sequence_release(e, e->sequences[youngest]);
             continue;
         }
         if (kv_blocks_for(s->token_count) > e->kv.block_count)
             finish_without_kv(e, s);
         else
-            preempt(e, s);
+            sequence_release(e, s);
         return false;
     }
     return true;
@@ -86,15 +158,18 @@ static void plan_decoding(struct engine *e)
 }
 
 /* Whoever waits takes the blocks of all known tokens at once, so that only decoding can run out;
- * nobody overtakes, so that nobody starves. */
+ * nobody takes blocks before an older one has all of its own, so that nobody starves. */
 static void plan_prompts(struct engine *e)
 {
     for (uint32_t i = 0; i < e->sequence_count && e->row_count < e->options.rows_max; i++) {
         struct sequence *s = e->sequences[i];
         if (s->finished || is_decoding(s)) /* those are planned */
             continue;
+        take_prefix(e, s);
         if (!kv_grow(&e->kv, &s->kv, s->token_count))
             break;
+        if (is_being_computed(e, s))
+            continue;
         uint32_t room = e->options.rows_max - e->row_count, rows = rows_left(s);
         plan_part(e, s, rows < room ? rows : room);
     }
@@ -299,6 +374,8 @@ void step_run(struct engine *e, struct engine_step_stats *stats)
             uint32_t left = s->prompt_count - s->computed_count;
             stats->prompt_rows += e->parts[i].row_count < left ? e->parts[i].row_count : left;
         }
+        if (e->kv.keeps_prefixes)
+            remember_prefix(e, e->parts[i].sequence, s->computed_count + e->parts[i].row_count);
     }
     sample_parts(e);
 }

@@ -22,6 +22,10 @@ struct sequence {
     uint32_t prompt_given; /* prompt tokens given out (prompt_logprobs) */
     bool finished;
     struct kv_blocks kv; /* none while it waits for its first step, or again after a preemption */
+    struct prefix_origin origin;
+    uint32_t known_count;   /* its first blocks, which the prefix index knows */
+    uint32_t reached_count; /* positions that its steps have come to, over all its starts */
+    uint32_t cached_count;  /* of them, found in the cache when it first came to them */
 };
 
 /* Part of a batch: the next row_count positions of a sequence, from row on. */
@@ -37,6 +41,7 @@ struct engine {
     struct forward forward;
     struct kv_pool kv;
     const struct adapter **adapters; /* [adapters_max], borrowed; NULL: empty slot */
+    struct digest *adapter_digests;  /* [adapters_max] */
 
     struct sequence **sequences; /* [sequences_max] in order of arrival */
     uint32_t sequence_count;

@@ -118,7 +118,7 @@ static int open_adapter(struct session *s, struct session_slot *slot, const stru
                          &s->backbone_digest, err);
     if (r < 0)
         return r;
-    r = engine_adapter_set(s->engine, b->slot, &slot->adapter, err);
+    r = engine_adapter_set(s->engine, b->slot, &slot->adapter, &b->adapter, err);
     if (r < 0)
         adapter_close(&slot->adapter);
     slot->has_adapter = r == 0;

@@ -41,7 +41,7 @@ static inline struct engine *fixture_engine(const struct fixture_model *m,
     if (engine_open(&e, &m->backbone, o, &err) < 0)
         fail_msg("%s", err.text);
     for (uint32_t i = 0; i < adapter_count; i++) {
-        if (engine_adapter_set(e, i, &adapters[i]->adapter, &err) < 0)
+        if (engine_adapter_set(e, i, &adapters[i]->adapter, &adapters[i]->digest, &err) < 0)
             fail_msg("%s", err.text);
     }
     return e;

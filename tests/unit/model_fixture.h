@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/digest.h"
 #include "base/rng.h"
 #include "weights/adapter.h"
 #include "weights/backbone.h"
@@ -30,6 +31,7 @@ struct fixture_model {
 struct fixture_adapter {
     struct adapter_config config;
     struct adapter adapter;
+    struct digest digest; /* of what it was made from */
     struct fixture_memory memory;
 };
 
@@ -159,6 +161,8 @@ static inline struct fixture_adapter *fixture_adapter_new(const struct fixture_m
     if (!a)
         abort();
     rng_seed(&a->memory.rng, seed);
+    const uint64_t made_from[] = {dtype, rank, modules, seed};
+    digest_of(made_from, sizeof(made_from), &a->digest);
     a->config = (struct adapter_config){.layer_count = c->layer_count, .rank_max = rank};
     a->adapter.config = &a->config;
     a->adapter.modules = fixture_alloc(&a->memory, c->layer_count * ADAPTER_MODULE_COUNT *

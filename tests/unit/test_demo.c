@@ -58,7 +58,8 @@ static int open_demo(void **state)
         r = adapter_open(&d.adapters[i], d.images[1 + i].base, d.images[1 + i].result.bytes,
                          &d.backbone, &d.images[0].result.digest, &err);
         if (r == 0)
-            r = engine_adapter_set(d.engine, i, &d.adapters[i], &err);
+            r = engine_adapter_set(d.engine, i, &d.adapters[i], &d.images[1 + i].result.digest,
+                                   &err);
     }
     if (r < 0)
         fail_msg("%s", err.text);

@@ -112,7 +112,9 @@ static void test_alone_as_in_any_batch(void **state)
 {
     static const struct {
         uint32_t threads, rows_max, every;
-    } ways[] = {{1, 64, 1}, {2, 64, 3}, {2, 8, 1}, {3, 13, 2}, {2, 300, 1}};
+        bool prefix_cache;
+    } ways[] = {{1, 64, 1, false}, {2, 64, 3, true},   {2, 8, 1, true},
+                {3, 13, 2, false}, {2, 300, 1, false}, {2, 300, 1, true}};
     (void)state;
     for (uint32_t family = 0; family < FIXTURE_FAMILIES; family++) {
         for (uint32_t dtype = 0; dtype < 2; dtype++) {
@@ -122,7 +124,8 @@ static void test_alone_as_in_any_batch(void **state)
                                                  .sequences_max = SEQUENCES,
                                                  .rows_max = ways[w].rows_max,
                                                  .kv_bytes = 16 << 20,
-                                                 .adapters_max = ADAPTERS};
+                                                 .adapters_max = ADAPTERS,
+                                                 .prefix_cache = ways[w].prefix_cache};
                 uint64_t rows;
                 crowd_run(c, &o, ways[w].every, FIXTURE_OUTPUTS_MAX, &rows);
                 crowd_compare(c);
@@ -153,6 +156,7 @@ static void test_outputs_wait_for_room(void **state)
 /* A pool too small for all: the youngest starts over, and nobody can tell from the tokens. */
 static void test_preempted_gives_the_same(void **state)
 {
+    int64_t saved_rows = 0;
     (void)state;
     for (uint32_t family = 0; family < FIXTURE_FAMILIES; family++) {
         struct crowd *c = crowd_new(family, IMAGE_F32, 40);
@@ -171,8 +175,15 @@ static void test_preempted_gives_the_same(void **state)
         o.kv_bytes = 6 * block_bytes; /* 96 tokens: the longest is 48 + 47 */
         crowd_run(c, &o, 2, FIXTURE_OUTPUTS_MAX, &tightest);
         crowd_compare(c);
+        /* What a preempted sequence had computed can still be there when it starts over. */
+        uint64_t found;
+        o.prefix_cache = true;
+        crowd_run(c, &o, 2, FIXTURE_OUTPUTS_MAX, &found);
+        crowd_compare(c);
+        saved_rows += (int64_t)(tightest - found);
         crowd_free(c);
     }
+    assert_true(saved_rows > 0);
 }
 
 static void test_alone_and_out_of_kv(void **state)
@@ -373,16 +384,22 @@ static void test_adapters_come_and_go(void **state)
     assert_int_equal(r.adapter_slot, 1);
     fixture_add(e, &r, &got);
     assert_int_equal(engine_adapter_clear(e, 1), -EBUSY);
-    assert_int_equal(engine_adapter_set(e, 1, &c->adapters[2]->adapter, &err), -EBUSY);
+    assert_int_equal(
+        engine_adapter_set(e, 1, &c->adapters[2]->adapter, &c->adapters[2]->digest, &err), -EBUSY);
     assert_int_equal(engine_adapter_clear(e, 0), 0);
     assert_int_equal(engine_adapter_clear(e, ADAPTERS), -EINVAL);
-    assert_int_equal(engine_adapter_set(e, ADAPTERS, &c->adapters[0]->adapter, &err), -EINVAL);
-    assert_int_equal(engine_adapter_set(e, 0, &foreign->adapters[0]->adapter, &err), -EINVAL);
+    assert_int_equal(
+        engine_adapter_set(e, ADAPTERS, &c->adapters[0]->adapter, &c->adapters[0]->digest, &err),
+        -EINVAL);
+    assert_int_equal(engine_adapter_set(e, 0, &foreign->adapters[0]->adapter,
+                                        &foreign->adapters[0]->digest, &err),
+                     -EINVAL);
     while (engine_has_work(e))
         fixture_step(e, &got, 1, FIXTURE_OUTPUTS_MAX);
     fixture_compare(&got, &c->expect[3], "after refusals");
     /* The same numbers through another slot; an adapter changes what comes out. */
-    assert_int_equal(engine_adapter_set(e, 0, &c->adapters[1]->adapter, &err), 0);
+    assert_int_equal(
+        engine_adapter_set(e, 0, &c->adapters[1]->adapter, &c->adapters[1]->digest, &err), 0);
     r.adapter_slot = 0;
     fixture_add(e, &r, &got);
     while (engine_has_work(e))

@@ -192,7 +192,7 @@ static void engine_logits_of(const struct fixture_model *m, const struct adapter
     struct error err = {0};
     assert_int_equal(engine_open(&e, &m->backbone, &o, &err), 0);
     if (a)
-        assert_int_equal(engine_adapter_set(e, 0, a, &err), 0);
+        assert_int_equal(engine_adapter_set(e, 0, a, &(struct digest){0}, &err), 0);
     assert_int_equal(engine_logits(e, tokens, PROMPT_TOKENS, a ? 0 : -1, ret, &err), 0);
     assert_int_equal(engine_kv_bytes(e), 0);
     engine_close(e);

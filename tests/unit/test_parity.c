@@ -111,7 +111,8 @@ static void open_model(struct model *m)
                           &m->packed.result.digest, &err),
              &err, path);
         c->slot = (int32_t)i;
-        must(engine_adapter_set(m->engine, i, &c->adapter, &err), &err, path);
+        must(engine_adapter_set(m->engine, i, &c->adapter, &c->packed.result.digest, &err), &err,
+             path);
     }
 }
 
