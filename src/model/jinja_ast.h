@@ -37,16 +37,18 @@ enum jinja_kind {
     JINJA_NODE_COND,    /* b if a else c; c may be NULL */
     JINJA_NODE_NSREF,   /* namespace `name`, attribute `value`; only as a target */
     /* statements */
-    JINJA_NODE_TEXT,      /* name */
-    JINJA_NODE_PRINT,     /* a */
-    JINJA_NODE_IF,        /* a, body; items: more IFs (elif); other: else */
-    JINJA_NODE_FOR,       /* for a in b if c: body, else other */
-    JINJA_NODE_SET,       /* a = b */
-    JINJA_NODE_SET_BLOCK, /* a = body, filtered by b when not NULL */
-    JINJA_NODE_MACRO,     /* name, names: parameters, named: defaults of the last ones, body */
-    JINJA_NODE_FILTERED,  /* body through the filter a */
-    JINJA_NODE_WITH,      /* items: target, value, ...; body */
-    JINJA_NODE_SCOPE,     /* body, in a scope of its own */
+    JINJA_NODE_TEXT,       /* name */
+    JINJA_NODE_PRINT,      /* a */
+    JINJA_NODE_IF,         /* a, body; items: more IFs (elif); other: else */
+    JINJA_NODE_FOR,        /* for a in b if c: body, else other */
+    JINJA_NODE_SET,        /* a = b */
+    JINJA_NODE_SET_BLOCK,  /* a = body, filtered by b when not NULL */
+    JINJA_NODE_MACRO,      /* name, names: parameters, named: defaults of the last ones, body */
+    JINJA_NODE_FILTERED,   /* body through the filter a */
+    JINJA_NODE_WITH,       /* items: target, value, ...; body */
+    JINJA_NODE_SCOPE,      /* body, in a scope of its own */
+    JINJA_NODE_CALL_BLOCK, /* a: the CALL of a macro, which finds the rest of this as its `caller`
+                            */
     JINJA_NODE_BREAK,
     JINJA_NODE_CONTINUE,
 };
@@ -69,6 +71,7 @@ struct jinja_node {
     unsigned depth : 16;
     bool uses_varargs; /* a macro whose body names them */
     bool uses_kwargs;
+    bool uses_caller;
     int op;
     uint32_t line;
     struct jinja_str name;

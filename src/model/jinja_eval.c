@@ -148,6 +148,29 @@ const struct jinja_callable *jinja_find_in(const struct jinja_callable *table, s
     return NULL;
 }
 
+/* What is made of a marked string is marked in Python too, as by these; others escape their
+ * arguments then, and are refused. */
+static struct jinja_value keep_mark(struct jinja_run *r, const char *name, struct jinja_value v)
+{
+    static const char *const keeping[] = {"strip", "lstrip", "rstrip", "trim",       "lower",
+                                          "upper", "title",  "indent", "capitalize", "swapcase"};
+    bool keeps = false;
+    for (size_t i = 0; i < sizeof keeping / sizeof keeping[0]; i++)
+        keeps |= strcmp(name, keeping[i]) == 0;
+    if (!keeps || v.type != JINJA_STR)
+        jinja_fail(&r->env, "'%s' on the result of `safe` or `escape` is not supported", name);
+    v.flags = JINJA_FLAG_MARKUP;
+    return v;
+}
+
+static struct jinja_value call_method(struct jinja_run *r, const struct jinja_method *m,
+                                      const struct jinja_args *args)
+{
+    struct jinja_value v = jinja_call_bound(r, m->callable, m->of, args);
+    bool text = v.type == JINJA_STR || v.type == JINJA_LIST || v.type == JINJA_TUPLE;
+    return text && jinja_is_markup(m->of) ? keep_mark(r, m->callable->name, v) : v;
+}
+
 static struct jinja_value eval_call(struct jinja_run *r, const struct jinja_node *n)
 {
     struct jinja_value f = jinja_eval(r, n->a);
@@ -159,7 +182,7 @@ static struct jinja_value eval_call(struct jinja_run *r, const struct jinja_node
     case JINJA_MACRO:
         return jinja_call_macro(r, f.macro, &args);
     case JINJA_METHOD:
-        return jinja_call_bound(r, f.method->callable, f.method->of, &args);
+        return call_method(r, f.method, &args);
     case JINJA_FUNCTION:
         return jinja_call_bound(r, jinja_function_at(f.function), f, &args);
     case JINJA_LOOP:
@@ -177,7 +200,14 @@ struct jinja_value jinja_apply_filter(struct jinja_run *r, struct jinja_str name
         c = jinja_find_select(name);
     if (c == NULL)
         jinja_fail(&r->env, "No filter named '%.*s'", (int)(name.len < 60 ? name.len : 60), name.s);
-    return jinja_call_bound(r, c, v, args);
+    struct jinja_value out = jinja_call_bound(r, c, v, args);
+    /* Of the filters only these keep to Python's marked strings; the others take plain ones. */
+    static const char *const marking[] = {"trim",       "lower",  "upper",
+                                          "capitalize", "indent", "format"};
+    for (size_t i = 0; jinja_is_markup(v) && i < sizeof marking / sizeof marking[0]; i++)
+        if (strcmp(c->name, marking[i]) == 0)
+            return keep_mark(r, c->name, out);
+    return out;
 }
 
 bool jinja_apply_test(struct jinja_run *r, struct jinja_str name, struct jinja_value v,

@@ -261,6 +261,24 @@ static void bind_named(struct jinja_run *r, const struct jinja_node *n,
     }
 }
 
+/* What a call block brings; a parameter of that name has taken it already. */
+static void bind_caller(struct jinja_run *r, const struct jinja_node *n,
+                        const struct jinja_args *args, bool *taken)
+{
+    struct jinja_value v = {
+        .type = JINJA_UNDEFINED, .flags = JINJA_FLAG_HINT, .str = JINJA_STR("No caller defined")};
+    for (size_t i = 0; i < n->name_count; i++)
+        if (jinja_str_is(n->names[i], "caller"))
+            return;
+    for (size_t k = 0; k < args->named_count; k++) {
+        if (!taken[k] && jinja_str_is(args->names[k], "caller")) {
+            v = args->named[k];
+            taken[k] = true;
+        }
+    }
+    jinja_bind(r, JINJA_STR("caller"), v);
+}
+
 static void bind_rest(struct jinja_run *r, const struct jinja_node *n,
                       const struct jinja_args *args, const bool *taken)
 {
@@ -294,6 +312,8 @@ struct jinja_value jinja_call_macro(struct jinja_run *r, const struct jinja_macr
     struct jinja_scope *before = scope_open(r, m->scope);
     bool *taken = jinja_alloc_array(&r->env, args->named_count + 1, sizeof *taken);
     bind_named(r, m->node, args, taken);
+    if (m->node->uses_caller)
+        bind_caller(r, m->node, args, taken);
     bind_rest(r, m->node, args, taken);
     struct jinja_str text = jinja_exec_captured(r, &m->node->body);
     r->scope = before;
@@ -358,11 +378,30 @@ static enum flow exec_with(struct jinja_run *r, const struct jinja_node *n)
     return flow;
 }
 
-static void exec_macro(struct jinja_run *r, const struct jinja_node *n)
+static struct jinja_value macro_new(struct jinja_run *r, const struct jinja_node *n)
 {
     struct jinja_macro *m = jinja_alloc(&r->env, sizeof *m);
     *m = (struct jinja_macro){n, r->scope};
-    jinja_bind(r, n->name, (struct jinja_value){.type = JINJA_MACRO, .macro = m});
+    return (struct jinja_value){.type = JINJA_MACRO, .macro = m};
+}
+
+static void exec_call_block(struct jinja_run *r, const struct jinja_node *n)
+{
+    struct jinja_value f = jinja_eval(r, n->a->a);
+    jinja_need_defined(&r->env, f);
+    if (f.type != JINJA_MACRO)
+        jinja_fail(&r->env, "a call block calls a macro, not '%s'", jinja_type_name(f));
+    struct jinja_args given = jinja_eval_args(r, n->a), args = given;
+    args.named_count = given.named_count + 1;
+    args.names = jinja_alloc_array(&r->env, args.named_count, sizeof *args.names);
+    args.named = jinja_alloc_array(&r->env, args.named_count, sizeof *args.named);
+    for (size_t k = 0; k < given.named_count; k++) {
+        args.names[k] = given.names[k];
+        args.named[k] = given.named[k];
+    }
+    args.names[given.named_count] = n->name;
+    args.named[given.named_count] = macro_new(r, n);
+    jinja_print(&r->env, r->out, jinja_call_macro(r, f.macro, &args));
 }
 
 static enum flow exec_node(struct jinja_run *r, const struct jinja_node *n)
@@ -385,7 +424,10 @@ static enum flow exec_node(struct jinja_run *r, const struct jinja_node *n)
     case JINJA_NODE_FILTERED:
         return exec_kept(r, n);
     case JINJA_NODE_MACRO:
-        exec_macro(r, n);
+        jinja_bind(r, n->name, macro_new(r, n));
+        return FLOW_NEXT;
+    case JINJA_NODE_CALL_BLOCK:
+        exec_call_block(r, n);
         return FLOW_NEXT;
     case JINJA_NODE_BREAK:
         return FLOW_BREAK;

@@ -90,27 +90,7 @@ FILTER(safe)
 FILTER(escape)
 {
     (void)b;
-    static const struct {
-        char c;
-        const char *text;
-    } table[] = {{'&', "&amp;"}, {'<', "&lt;"}, {'>', "&gt;"}, {'\'', "&#39;"}, {'"', "&#34;"}};
-    if (v.type == JINJA_STR && (v.flags & JINJA_FLAG_MARKUP) != 0)
-        return v;
-    struct jinja_str s = jinja_to_str(&r->env, v);
-    struct jinja_text t = jinja_text_begin(SIZE_MAX);
-    jinja_step(&r->env, s.len / 4);
-    for (size_t i = 0; i < s.len; i++) {
-        size_t k = 0;
-        while (k < COUNT(table) && table[k].c != s.s[i])
-            k++;
-        if (k < COUNT(table))
-            jinja_text_add(&r->env, &t, table[k].text, strlen(table[k].text));
-        else
-            jinja_text_add_char(&r->env, &t, s.s[i]);
-    }
-    struct jinja_value out = jinja_string(jinja_text_end(&t));
-    out.flags = JINJA_FLAG_MARKUP;
-    return out;
+    return jinja_escape(r, v);
 }
 
 FILTER(indent)

@@ -179,7 +179,7 @@ SIMPLE_TEST(iterable, jinja_is_iterable(v))
 SIMPLE_TEST(sequence, jinja_is_sized(v) && v.type != JINJA_VIEW)
 SIMPLE_TEST(callable, v.type == JINJA_MACRO || v.type == JINJA_METHOD || v.type == JINJA_FUNCTION ||
                           v.type == JINJA_LOOP || v.type == JINJA_UNDEFINED)
-SIMPLE_TEST(escaped, v.type == JINJA_STR && (v.flags & JINJA_FLAG_MARKUP) != 0)
+SIMPLE_TEST(escaped, jinja_is_markup(v))
 SIMPLE_TEST(sameas, jinja_same(v, b->at[0]))
 
 static struct jinja_value mod_is(struct jinja_run *r, struct jinja_value v, int64_t by,

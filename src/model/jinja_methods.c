@@ -379,6 +379,83 @@ METHOD(isupper)
     return jinja_call_bound(r, jinja_find_test(JINJA_STR("upper")), of, b->raw);
 }
 
+/* --- str.format --- */
+
+struct format_fields {
+    const struct jinja_args *args;
+    size_t next;   /* of the fields without a number */
+    bool numbered; /* the other kind was seen: Python has no mixture */
+};
+
+static struct jinja_value format_at(struct jinja_run *r, const struct format_fields *f,
+                                    size_t index)
+{
+    if (f->numbered && f->next > 0)
+        jinja_fail(&r->env, "cannot switch between automatic field numbering and numbers");
+    if (index >= f->args->count)
+        jinja_fail(&r->env, "Replacement index %zu out of range for positional args tuple", index);
+    return f->args->items[index];
+}
+
+static bool is_number(struct jinja_str s, size_t *ret)
+{
+    *ret = 0;
+    for (size_t i = 0; i < s.len; i++) {
+        if (s.s[i] < '0' || s.s[i] > '9')
+            return false;
+        if (*ret < SIZE_MAX / 20)
+            *ret = *ret * 10 + (size_t)(s.s[i] - '0');
+    }
+    return s.len > 0;
+}
+
+/* "", a number or a name; a field that says more is refused. */
+static struct jinja_value format_field(struct jinja_run *r, struct format_fields *f,
+                                       struct jinja_str field)
+{
+    size_t index;
+    for (size_t i = 0; i < field.len; i++)
+        if (field.s[i] != '\0' && strchr(".[:!{", field.s[i]) != NULL)
+            jinja_fail(&r->env, "a field of format() that holds '%c' is not supported", field.s[i]);
+    if (field.len == 0) {
+        index = f->next++;
+        return format_at(r, f, index);
+    }
+    if (is_number(field, &index)) {
+        f->numbered = true;
+        return format_at(r, f, index);
+    }
+    for (size_t k = 0; k < f->args->named_count; k++)
+        if (jinja_str_equal(f->args->names[k], field))
+            return f->args->named[k];
+    jinja_fail(&r->env, "format() was not given '%.*s'", (int)(field.len < 60 ? field.len : 60),
+               field.s);
+}
+
+METHOD(format)
+{
+    struct format_fields f = {.args = b->raw};
+    struct jinja_text t = jinja_text_begin(SIZE_MAX);
+    struct jinja_str s = of.str;
+    for (size_t i = 0; i < s.len; i++) {
+        char c = s.s[i];
+        bool doubled = i + 1 < s.len && s.s[i + 1] == c;
+        jinja_step(&r->env, 1);
+        if ((c != '{' && c != '}') || doubled) {
+            jinja_text_add_char(&r->env, &t, c);
+            i += c == '{' || c == '}';
+            continue;
+        }
+        const char *end = c == '{' ? memchr(s.s + i, '}', s.len - i) : NULL;
+        if (end == NULL)
+            jinja_fail(&r->env, "Single '%c' encountered in format string", c);
+        struct jinja_str field = {s.s + i + 1, (size_t)(end - s.s) - i - 1};
+        jinja_print(&r->env, &t, format_field(r, &f, field));
+        i = (size_t)(end - s.s);
+    }
+    return jinja_string(jinja_text_end(&t));
+}
+
 static const struct jinja_callable str_methods[] = {
     {"strip", method_strip, "chars"},
     {"lstrip", method_lstrip, "chars"},
@@ -418,7 +495,7 @@ static const struct jinja_callable str_methods[] = {
     {"casefold", NULL, ""},
     {"encode", NULL, ""},
     {"expandtabs", NULL, ""},
-    {"format", NULL, ""},
+    {"format", method_format, "*"},
     {"format_map", NULL, ""},
     {"isidentifier", NULL, ""},
     {"isnumeric", NULL, ""},

@@ -159,14 +159,58 @@ static bool is_repeatable(struct jinja_value v)
     return v.type == JINJA_STR || v.type == JINJA_LIST || v.type == JINJA_TUPLE;
 }
 
-/* Python escapes what is added to a string that `safe` or `escape` made; nobody relies on it. */
-static void refuse_markup(struct jinja_run *r, struct jinja_value a, struct jinja_value b)
+/* --- what `safe` and `escape` made --- */
+
+bool jinja_is_markup(struct jinja_value v)
 {
-    bool marked = (a.type == JINJA_STR && (a.flags & JINJA_FLAG_MARKUP) != 0) ||
-                  (b.type == JINJA_STR && (b.flags & JINJA_FLAG_MARKUP) != 0);
-    if (marked)
-        jinja_fail(&r->env, "operators on the result of `safe` or `escape` are not supported; "
-                            "join with ~ instead");
+    return v.type == JINJA_STR && (v.flags & JINJA_FLAG_MARKUP) != 0;
+}
+
+static struct jinja_value marked_as(struct jinja_value of, struct jinja_value v)
+{
+    v.flags = of.flags;
+    return v;
+}
+
+struct jinja_value jinja_escape(struct jinja_run *r, struct jinja_value v)
+{
+    static const struct {
+        char c;
+        const char *text;
+    } table[] = {{'&', "&amp;"}, {'<', "&lt;"}, {'>', "&gt;"}, {'\'', "&#39;"}, {'"', "&#34;"}};
+    if (jinja_is_markup(v))
+        return v;
+    struct jinja_str s = jinja_to_str(&r->env, v);
+    struct jinja_text t = jinja_text_begin(SIZE_MAX);
+    jinja_step(&r->env, s.len / 4);
+    for (size_t i = 0; i < s.len; i++) {
+        size_t k = 0;
+        while (k < sizeof table / sizeof table[0] && table[k].c != s.s[i])
+            k++;
+        if (k < sizeof table / sizeof table[0])
+            jinja_text_add(&r->env, &t, table[k].text, strlen(table[k].text));
+        else
+            jinja_text_add_char(&r->env, &t, s.s[i]);
+    }
+    struct jinja_value out = jinja_string(jinja_text_end(&t));
+    out.flags = JINJA_FLAG_MARKUP;
+    return out;
+}
+
+/* Python escapes what is joined to a marked string, and marks the whole. */
+static struct jinja_value markup_op(struct jinja_run *r, int op, struct jinja_value a,
+                                    struct jinja_value b)
+{
+    jinja_need_defined(&r->env, b);
+    if (op != '+' || a.type != JINJA_STR || b.type != JINJA_STR)
+        jinja_fail(&r->env, "of the operators only + is supported on the result of `safe` or "
+                            "`escape`");
+    struct jinja_text t = jinja_text_begin(SIZE_MAX);
+    jinja_text_add_str(&r->env, &t, jinja_escape(r, a).str);
+    jinja_text_add_str(&r->env, &t, jinja_escape(r, b).str);
+    struct jinja_value v = jinja_string(jinja_text_end(&t));
+    v.flags = JINJA_FLAG_MARKUP;
+    return v;
 }
 
 struct jinja_value jinja_binary(struct jinja_run *r, int op, struct jinja_value a,
@@ -174,7 +218,8 @@ struct jinja_value jinja_binary(struct jinja_run *r, int op, struct jinja_value 
 {
     char name[3] = {op > 255 ? (char)(op >> 8) : (char)op, op > 255 ? (char)op : '\0'};
     jinja_need_defined(&r->env, a);
-    refuse_markup(r, a, b);
+    if (jinja_is_markup(a) || (jinja_is_markup(b) && op != '%'))
+        return markup_op(r, op, a, b);
     if (op == '%' && a.type == JINJA_STR)
         return jinja_string(jinja_format_percent(&r->env, a.str, b));
     jinja_need_defined(&r->env, b);
@@ -261,7 +306,8 @@ struct jinja_value jinja_get_attr(struct jinja_run *r, struct jinja_value of, st
     if (of.type == JINJA_LOOP)
         return jinja_loop_attribute(r, of, name);
     if (of.type == JINJA_MACRO && jinja_str_is(name, "name"))
-        return jinja_string(of.macro->node->name);
+        return of.macro->node->kind == JINJA_NODE_MACRO ? jinja_string(of.macro->node->name)
+                                                        : jinja_none();
     struct jinja_value v = method_of(r, of, name, &found);
     if (found)
         return v;
@@ -304,7 +350,7 @@ struct jinja_value jinja_get_item(struct jinja_run *r, struct jinja_value of,
                    of.type == JINJA_RANGE;
     if (indexed && jinja_is_int(key) && index_of(key, jinja_length(&r->env, of), &i)) {
         if (of.type == JINJA_STR)
-            return char_at(r, of.str, i);
+            return marked_as(of, char_at(r, of.str, i));
         if (of.type == JINJA_RANGE)
             return jinja_int(of.range->start + i * of.range->step);
         return of.list->items[i];
@@ -391,7 +437,7 @@ struct jinja_value jinja_slice(struct jinja_run *r, struct jinja_value of,
     if (count <= 1 && of.type != JINJA_RANGE)
         by = 1; /* and no product of it can overflow */
     if (of.type == JINJA_STR)
-        return slice_string(r, of.str, from < 0 ? 0 : from, by, count);
+        return marked_as(of, slice_string(r, of.str, from < 0 ? 0 : from, by, count));
     if (of.type == JINJA_RANGE)
         return slice_range(r, of.range, from, to, by, count);
     if (by == 1 && count == 0)

@@ -12,6 +12,7 @@ struct jinja_parser {
     unsigned loops;          /* that a break here could leave */
     bool saw_varargs;
     bool saw_kwargs;
+    bool saw_caller;
 };
 
 /* Tokens. `skip` takes the current one when it is the one named. */

@@ -174,6 +174,7 @@ static struct jinja_node *parse_name(struct jinja_parser *p)
     n->name = name;
     p->saw_varargs |= n->kind == JINJA_NODE_NAME && jinja_str_is(name, "varargs");
     p->saw_kwargs |= n->kind == JINJA_NODE_NAME && jinja_str_is(name, "kwargs");
+    p->saw_caller |= n->kind == JINJA_NODE_NAME && jinja_str_is(name, "caller");
     return n;
 }
 

@@ -129,12 +129,8 @@ static struct jinja_node *parse_set(struct jinja_parser *p)
     return n;
 }
 
-static struct jinja_node *parse_macro(struct jinja_parser *p)
+static void parse_parameters(struct jinja_parser *p, struct jinja_node *n)
 {
-    struct jinja_node *n = jinja_parse_node_new(p, JINJA_NODE_MACRO);
-    bool varargs = p->saw_varargs, kwargs = p->saw_kwargs;
-    unsigned loops = p->loops;
-    n->name = jinja_parse_expect_name(p);
     jinja_parse_expect_op(p, '(');
     while (!jinja_parse_is_op(p, ')')) {
         if (n->name_count > 0)
@@ -146,15 +142,46 @@ static struct jinja_node *parse_macro(struct jinja_parser *p)
             jinja_fail(p->env, "non-default argument follows default argument");
     }
     jinja_parse_next(p);
-    p->saw_varargs = p->saw_kwargs = false;
+}
+
+/* A body that is called: what it names of the call's is known before it runs. */
+static void add_called_body(struct jinja_parser *p, struct jinja_node *n, const char *end)
+{
+    bool varargs = p->saw_varargs, kwargs = p->saw_kwargs, caller = p->saw_caller;
+    unsigned loops = p->loops;
+    p->saw_varargs = p->saw_kwargs = p->saw_caller = false;
     p->loops = 0;
-    add_body(p, n, &n->body, (const char *const[]){"endmacro", NULL});
+    add_body(p, n, &n->body, (const char *const[]){end, NULL});
     jinja_parse_next(p);
     n->uses_varargs = p->saw_varargs;
     n->uses_kwargs = p->saw_kwargs;
+    n->uses_caller = p->saw_caller;
     p->saw_varargs = varargs;
     p->saw_kwargs = kwargs;
+    p->saw_caller |= caller; /* of a macro within this one, as in Jinja */
     p->loops = loops;
+}
+
+static struct jinja_node *parse_macro(struct jinja_parser *p)
+{
+    struct jinja_node *n = jinja_parse_node_new(p, JINJA_NODE_MACRO);
+    n->name = jinja_parse_expect_name(p);
+    parse_parameters(p, n);
+    add_called_body(p, n, "endmacro");
+    return n;
+}
+
+static struct jinja_node *parse_call_block(struct jinja_parser *p)
+{
+    struct jinja_node *n = jinja_parse_node_new(p, JINJA_NODE_CALL_BLOCK);
+    n->name = JINJA_STR("caller");
+    if (jinja_parse_is_op(p, '('))
+        parse_parameters(p, n);
+    n->a = jinja_parse_expression(p);
+    if (n->a->kind != JINJA_NODE_CALL)
+        jinja_parse_fail_expected(p, "a call");
+    jinja_parse_node_deepen(p, n, n->a);
+    add_called_body(p, n, "endcall");
     return n;
 }
 
@@ -196,6 +223,8 @@ static struct jinja_node *parse_statement(struct jinja_parser *p)
         return parse_set(p);
     if (jinja_str_is(word, "macro"))
         return parse_macro(p);
+    if (jinja_str_is(word, "call"))
+        return parse_call_block(p);
     if (jinja_str_is(word, "with"))
         return parse_with(p);
     if (jinja_str_is(word, "filter"))

@@ -167,7 +167,11 @@ void jinja_repr(struct jinja_env *env, struct jinja_text *t, struct jinja_value 
         add_real(env, t, v.real, false);
         break;
     case JINJA_STR:
+        if ((v.flags & JINJA_FLAG_MARKUP) != 0)
+            jinja_text_add_str(env, t, JINJA_STR("Markup("));
         repr_string(env, t, v.str);
+        if ((v.flags & JINJA_FLAG_MARKUP) != 0)
+            jinja_text_add_char(env, t, ')');
         break;
     default:
         repr_other(env, t, v);

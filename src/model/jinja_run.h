@@ -97,6 +97,9 @@ struct jinja_value jinja_lookup(struct jinja_run *r, struct jinja_str name);
 void jinja_bind(struct jinja_run *r, struct jinja_str name, struct jinja_value v);
 
 /* jinja_ops.c */
+/* The result of `safe` or `escape`: Python escapes what is joined to it. */
+bool jinja_is_markup(struct jinja_value v);
+struct jinja_value jinja_escape(struct jinja_run *r, struct jinja_value v);
 struct jinja_value jinja_binary(struct jinja_run *r, int op, struct jinja_value a,
                                 struct jinja_value b);
 struct jinja_value jinja_negate(struct jinja_run *r, struct jinja_value v, bool minus);

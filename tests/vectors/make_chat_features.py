@@ -9,6 +9,53 @@ CONTEXT = {
 }
 
 EXPRESSIONS = r"""
+'{} {} {}'.format(1, none, x)
+'{1}{0}{{}}'.format('a', s)
+'{a}{b}'.format(a=l, b='ü')
+'{}'.format()
+'{3}'.format(1, 2)
+'{00}{1}'.format(1, 2)
+'{0}{}'.format(1, 2)
+'{}{0}'.format(1, 2)
+'{'.format()
+'a}b'.format(1)
+'{{{}}}'.format(u)
+'{a}'.format(1)
+'{}'.format(nope)
+'{} {}'.format(d, t)
+'{}'.format(1, 2, 3)
+s.format(1)
+'<a>'|safe + '<b>'
+'<a>' + '<b>&\'"'|safe
+'<a>' + ('<b>'|safe + '<c>')
+('<a>'|safe + '&')|upper + '<'
+('<a> '|safe)|trim + '<'
+(' <a> '|safe).strip() + '<'
+('<a>'|safe).lower().title() + '<'
+('<a>'|safe)[1:] + '<'
+('<a>'|safe)[0] + '<'
+'<a>'|safe ~ '<b>'
+('<a>'|safe)|replace('a', '<') + '<'
+('<a>'|safe)|string + '<'
+('<a>'|safe)|tojson + '<'
+('<x\n\ny'|safe)|indent + '<'
+('<x y'|safe)|title + '<'
+['<a>'|safe, ('<b>'|e)]
+('<a>'|safe)|e
+('<a>'|safe + 'b') is escaped
+('<a>'|safe)[0] is escaped
+1 + '<a>'|safe
+'<a>'|safe + 1
+'<a>'|safe + none
+'<a>'|safe + nope
+('<a>'|safe)|length
+('<ab>'|safe)|first + '<'
+('<ab>'|safe)|list|join + '<'
+'%s!' % ('<a>'|safe) + '<'
+('<a>'|safe).startswith('<')
+('<a>'|safe) in '<a>b'
+('<a>'|safe) == '<a>'
+('<a>'|safe)|default('x') + '<'
 1 + 2 * 3
 (1 + 2) * 3
 7 // 2
@@ -650,14 +697,22 @@ TEMPLATES = [
     "{% for m in people %}{% if loop.first and m.name == 'Bo' %}{% set who = m.name %}{% else %}{% set who = 'other' %}{% endif %}{{ who }}{% endfor %}", "{% set m = people[0] %}{{ m.name }}{% set people = people[1:] %}{{ people|length }}", "{{ range(100001)|length }}", "{{ range(100000)|length }}",
     "{% set x = [] %}{% for v in l %}{% set _ = x.append(v) %}{% endfor %}{{ x }}", "{% set x = d.update({'a': 1}) %}", "{{ s.upper }}" if False else "{{ s.upper is defined }}", "{% set a = namespace(l=[]) %}{% for v in l %}{% set a.l = a.l + [v * 2] %}{% endfor %}{{ a.l }}",
     "{{- s -}}", "{{-s-}}", "{{ -1 }}{{ - 1 }}{{+1}}", "{%- set a = 1 -%}\n\n{{ a }}", "{{ s }}\n{{ s }}\n", "{% if t %}\n\n\nx{% endif %}\n\n", "\n\n  {% if t %}x{% endif %}  \n", "x  {% if t %}y{% endif %}", "\t{% if t %}y{% endif %}\n\t{% if t %}z{% endif %}",
-    "{%- for m in people %}\n    {{- m.name }}\n    {%- if m.age > 26 %}\n        {{- ' old' }}\n    {%- endif %}\n{%- endfor %}\n", "{% include 'x' %}", "{% extends 'x' %}", "{% import 'x' as y %}", "{% block a %}b{% endblock %}", "{% call m() %}{% endcall %}", "{% autoescape true %}{% endautoescape %}",
+    "{%- for m in people %}\n    {{- m.name }}\n    {%- if m.age > 26 %}\n        {{- ' old' }}\n    {%- endif %}\n{%- endfor %}\n", "{% include 'x' %}", "{% extends 'x' %}", "{% import 'x' as y %}", "{% block a %}b{% endblock %}", "{% autoescape true %}{% endautoescape %}",
+    "{% call m() %}{% endcall %}", "{% macro m() %}[{{ caller() }}]{% endmacro %}{% call m() %}a{{ s }}{% endcall %}", "{% macro m(a, b=2) %}{{ a }}{{ b }}{{ caller(a) }}{% endmacro %}{% call(x, y='d') m(1) %}<{{ x }}{{ y }}>{% endcall %}",
+    "{% macro m() %}{{ caller }}{% endmacro %}{{ m() }}|", "{% macro m() %}{{ caller() }}{% endmacro %}{{ m() }}", "{% macro m() %}{{ caller is defined }}{% endmacro %}{{ m() }}{% call m() %}{% endcall %}", "{% macro m() %}x{% endmacro %}{% call m() %}{% endcall %}",
+    "{% macro m() %}{{ kwargs }}{% endmacro %}{{ m(a=1) }}", "{% macro m() %}{{ caller() }}{% endmacro %}{{ m(caller=3) }}", "{% macro c() %}C{% endmacro %}{% macro m() %}{{ caller() }}{% endmacro %}{{ m(caller=c) }}", "{% macro m(caller=none) %}{{ caller() if caller else 'no' }}{% endmacro %}{{ m() }}{% call m() %}y{% endcall %}",
+    "{% macro m(n) %}{{ n }}{{ caller() }}{% if n > 0 %}{% call m(n - 1) %}({{ n }}){% endcall %}{% endif %}{% endmacro %}{% call m(2) %}-{% endcall %}", "{% macro m() %}{% call k() %}{{ caller }}|{% endcall %}{% endmacro %}{% macro k() %}{{ caller() }}{% endmacro %}{{ m() }}",
+    "{% macro m() %}{{ caller() }}{% set z8 = 1 %}{% endmacro %}{% set q = 5 %}{% call m() %}{{ q }}{{ z8 }}{% set q = 6 %}{% endcall %}{{ q }}", "{% macro m() %}{{ caller()|upper }}{% endmacro %}{% for v in words %}{% call m() %}{{ loop.index }}{{ v }}{% endcall %}{% endfor %}",
+    "{% macro m() %}{{ caller.name }}{% endmacro %}{% call m() %}{% endcall %}", "{% call s %}{% endcall %}", "{% call range(3) %}x{% endcall %}", "{% call nope() %}x{% endcall %}", "{% macro m() %}{{ caller(1) }}{% endmacro %}{% call m() %}x{% endcall %}", "{% for v in l %}{% call m() %}{% break %}{% endcall %}{% endfor %}",
+    "{% macro m() -%}\n a\n{%- endmacro %}{% call m() %}\n{% endcall %}\n b", "{% call m()|upper %}{% endcall %}", "{% macro o(f) %}{% set n = namespace(f=caller()) %}{{ n.f|trim }}{% endmacro %}\n{% call o(1) %}\n  x\n{% endcall %}",
 ]
 
 # What transformers renders and this interpreter refuses, always by name.
 REFUSED = {
-    "{{ self }}", "{{ s.format(1) }}", "{{ s.zfill(3) }}", "{{ s.encode() }}", "{% for v in l recursive %}{{ v }}{% endfor %}",
-    "{% block a %}b{% endblock %}", "{% call m() %}{% endcall %}", "{% autoescape true %}{% endautoescape %}",
-    "{{ '<a>'|safe + '<b>' }}", "{{ 0x10 }}", "{{ '\\N{DASH}' }}", "{{ l[0, 1] }}", "{{ '%*d' % (3, 4) }}",
+    "{{ self }}", "{{ s.zfill(3) }}", "{{ s.encode() }}", "{% for v in l recursive %}{{ v }}{% endfor %}",
+    "{% block a %}b{% endblock %}", "{% autoescape true %}{% endautoescape %}",
+    "{{ ('<a>'|safe) * 2 }}", "{{ ('%s'|safe) % '<' }}", "{{ ('%s'|safe)|format('<') }}", "{{ ('a<'|safe).replace('a', '<') }}", "{{ ('<'|safe).split() }}",
+    "{{ '{:>3}'.format(1) }}", "{{ '{a.b}'.format(a=1) }}", "{{ '{!r}'.format(1) }}", "{{ '{0[1]}'.format(l) }}", "{{ '{:{}}'.format(1, 2) }}", "{{ 0x10 }}", "{{ '\\N{DASH}' }}", "{{ l[0, 1] }}", "{{ '%*d' % (3, 4) }}",
     "{{ 10 ** 30 }}", "{{ s.find('o', 5) }}", "{{ 'ff'|int(0, 16) }}", "{{ 123|round(-2) }}", "{{ cycler('a').next() }}",
     "{{ l|groupby('a') }}", "{{ l|slice(2)|list }}", "{{ l|batch(2)|list }}", "{{ s|truncate(3) }}", "{{ s|wordcount }}",
 }
