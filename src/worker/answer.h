@@ -5,7 +5,7 @@
 #pragma once
 
 #include "engine/engine.h"
-#include "model/chat.h"
+#include "model/chat_prompt.h"
 #include "model/tokenizer.h"
 #include "wire/wire.h"
 

