@@ -2,6 +2,7 @@
  * unlinked temporary file, which is then mapped. Header-only, for several test programs. */
 #pragma once
 
+#include "engine/dora.h"
 #include "weights/adapter.h"
 #include "weights/pack.h"
 
@@ -117,7 +118,7 @@ static inline int packing_pack_files(struct packed *ret, const struct packing_di
                                      enum image_dtype dtype, const struct backbone *b,
                                      const struct digest *digest, struct error *err)
 {
-    const struct pack_options options = {.dtype = dtype};
+    const struct pack_options options = {.dtype = dtype, .adapted_norms = dora_norms};
     int fd = packing_temporary();
     memset(ret, 0, sizeof *ret);
     int r = b == NULL

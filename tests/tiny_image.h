@@ -24,10 +24,13 @@ static const struct model_config tiny_config = {
     .head_count = 2,
     .kv_head_count = 1,
     .head_dim = 2,
+    .rotary_dim = 2,
+    .attention_scale = 0.5f,
+    .embed_scale = 1,
     .ffn = 3,
     .context_max = 16,
-    .rope_theta = 10000,
-    .rope_factor = 1,
+    .ropes = {{.theta = 10000, .factor = 1, .attention_factor = 1},
+              {.theta = 10000, .factor = 1, .attention_factor = 1}},
     .norm_eps = 1e-5f,
     .bos_id = UINT32_MAX,
     .qkv_bias = 1,
@@ -85,12 +88,12 @@ static inline struct tiny_image tiny_adapter(const struct digest *backbone)
 {
     struct {
         struct adapter_config config;
-        float scales[ADAPTER_MODULE_COUNT];
+        float scales[LINEAR_LAYER_COUNT + 2];
     } c = {.config = {*backbone, 1, 2, 2 * (4 + 4) + 2 * (3 + 4)}};
     struct image_writer w;
     int fd = memfd_create("tiny", MFD_CLOEXEC);
-    c.scales[ADAPTER_Q] = 2;
-    c.scales[ADAPTER_DOWN] = 0.5f;
+    c.scales[LINEAR_Q] = 2;
+    c.scales[LINEAR_DOWN] = 0.5f;
     image_writer_init(&w, fd, IMAGE_ADAPTER);
     image_writer_section(&w, IMAGE_CONFIG, &c, sizeof c.config + sizeof c.scales);
     image_writer_section(&w, IMAGE_META, "{}", 2);

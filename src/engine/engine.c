@@ -122,29 +122,11 @@ static bool slot_in_use(const struct engine *e, uint32_t slot)
     return false;
 }
 
-static bool lora_fits(const struct lora *l, const struct weight *w)
-{
-    return l->a.rows >= 1 && l->a.rows <= ADAPTER_RANK_MAX && l->a.rows == l->b.cols &&
-           l->a.cols == w->cols && l->b.rows == w->rows && l->a.dtype < KERNEL_DTYPE_COUNT &&
-           l->b.dtype < KERNEL_DTYPE_COUNT && l->b.data;
-}
-
-/* adapter_open has checked this against its backbone; here it is known to be this engine's. */
+/* adapter_open has checked the shapes against its backbone; here that is known to be this engine's.
+ */
 static bool adapter_fits(const struct adapter *a, const struct backbone *b)
 {
-    if (a->config->layer_count != b->config->layer_count)
-        return false;
-    for (uint32_t i = 0; i < a->config->layer_count; i++) {
-        const struct backbone_layer *l = &b->layers[i];
-        const struct weight *weights[ADAPTER_MODULE_COUNT] = {&l->q,    &l->k,  &l->v,   &l->o,
-                                                              &l->gate, &l->up, &l->down};
-        for (uint32_t m = 0; m < ADAPTER_MODULE_COUNT; m++) {
-            const struct lora *lora = adapter_module(a, i, m);
-            if (lora->a.data && !lora_fits(lora, weights[m]))
-                return false;
-        }
-    }
-    return true;
+    return a->config->layer_count == b->config->layer_count && a->view.config == b->config;
 }
 
 int engine_adapter_set(struct engine *e, uint32_t slot, const struct adapter *a,
@@ -193,10 +175,16 @@ static int check_tokens(const struct engine *e, const uint32_t *tokens, uint32_t
 }
 
 /* Written so that NaN fails the test. */
-static int check_scale(const struct engine_request *r, struct error *err)
+static int check_scale(const struct engine *e, const struct engine_request *r, struct error *err)
 {
-    if (r->adapter_slot >= 0 && !(r->adapter_scale > 0 && r->adapter_scale <= 1))
+    if (r->adapter_slot < 0)
+        return 0;
+    if (!(r->adapter_scale > 0 && r->adapter_scale <= 1))
         return error_set(err, -EINVAL, "adapter_scale must be above 0 and at most 1");
+    if (r->adapter_scale != 1 && !e->adapters[r->adapter_slot]->is_pure_lora)
+        return error_set(err, -EINVAL,
+                         "adapter_scale must be 1: this adapter has DoRA, biases or whole modules, "
+                         "of which there is no part");
     return 0;
 }
 
@@ -266,7 +254,7 @@ static int check_request(const struct engine *e, const struct engine_request *r,
     if (rc == 0)
         rc = check_slot(e, r->adapter_slot, err);
     if (rc == 0)
-        rc = check_scale(r, err);
+        rc = check_scale(e, r, err);
     if (rc == 0)
         rc = check_sampling(&r->sampling, err);
     if (rc < 0)
@@ -430,18 +418,20 @@ static void prompt_logits(struct engine *e, const uint32_t *tokens, uint32_t tok
 {
     size_t vocab_count = e->backbone->config->vocab_count;
     uint32_t rows_max = e->options.rows_max;
+    bool is_long = token_count > rope_long_from(e->backbone->config);
     for (uint32_t done = 0; done < token_count;) {
         uint32_t count = token_count - done < rows_max ? token_count - done : rows_max;
-        const struct lora_group group = {.adapter = a, .row_count = count};
+        const struct lora_group group = {.adapter = a, .scale = 1, .row_count = count};
         const struct batch b = {e->rows, count, &group, a ? 1 : 0};
         for (uint32_t r = 0; r < count; r++)
-            e->rows[r] = (struct forward_row){tokens[done + r], done + r, kv};
+            e->rows[r] = (struct forward_row){
+                .token = tokens[done + r], .position = done + r, .is_long = is_long, .kv = kv};
         forward(&e->forward, &b);
         for (uint32_t r = 0; r < count;) {
             uint32_t rows[FORWARD_LOGIT_ROWS_MAX], n = 0;
             for (; n < FORWARD_LOGIT_ROWS_MAX && r + n < count; n++)
                 rows[n] = r + n;
-            forward_logits(&e->forward, rows, n, ret_logits + (done + r) * vocab_count);
+            forward_logits(&e->forward, &b, rows, n, ret_logits + (done + r) * vocab_count);
             r += n;
         }
         done += count;

@@ -26,18 +26,19 @@ struct linear_job {
     const struct batch *batch;
     const struct linear *linears;
     uint32_t count;
-    uint32_t layer;
     uint32_t chunk_outputs;
 };
 
+/* `count` vectors of `width` values in each row. */
 struct norm_job {
     struct forward *forward;
+    const struct batch *batch;
     float *y;
     const float *x;
-    const float *weight;
+    uint32_t layer;
+    enum norm_index norm;
     uint32_t width;
     uint32_t count;
-    uint32_t chunk_rows;
 };
 
 void forward_run(struct forward *f, uint64_t work, pool_fn *fn, void *argument,
@@ -58,17 +59,6 @@ static uint32_t chunk_outputs(uint32_t rows, uint32_t in)
     return outputs > least ? outputs : least;
 }
 
-/* One linear's outputs [begin, end) for all rows. */
-static void linear_range(const struct linear_job *job, uint32_t index, uint32_t begin, uint32_t end)
-{
-    const struct linear *l = &job->linears[index];
-    uint32_t in = l->weight->cols, out = l->weight->rows;
-    job->forward->kernels->matmul[l->weight->dtype](l->y, out, l->x, in, l->weight->data, l->bias,
-                                                    job->batch->row_count, in, begin, end,
-                                                    l->accumulate);
-    lora_expand(job->forward, job->batch, job->layer, l, index, begin, end);
-}
-
 /* Chunks count through the outputs of the first linear, then of the second, and so on. */
 static void linear_chunk(void *argument, uint32_t chunk, uint32_t thread)
 {
@@ -76,11 +66,11 @@ static void linear_chunk(void *argument, uint32_t chunk, uint32_t thread)
     uint32_t index = 0, begin = chunk * job->chunk_outputs;
     (void)thread;
     for (;; index++) {
-        uint32_t out = job->linears[index].weight->rows;
+        uint32_t out = job->linears[index].weights->weight.rows;
         uint32_t chunks = (out + job->chunk_outputs - 1) / job->chunk_outputs;
         if (chunk < chunks) {
             uint32_t end = begin + job->chunk_outputs;
-            linear_range(job, index, begin, end < out ? end : out);
+            lora_apply(job->forward, job->batch, job->linears, index, begin, end < out ? end : out);
             return;
         }
         chunk -= chunks;
@@ -93,79 +83,77 @@ static void gated_chunk(void *argument, uint32_t chunk, uint32_t thread)
 {
     const struct linear_job *job = argument;
     const struct linear *gate = &job->linears[0], *up = &job->linears[1];
-    uint32_t ffn = gate->weight->rows;
+    uint32_t ffn = gate->weights->weight.rows;
     uint32_t begin = chunk * job->chunk_outputs;
     uint32_t end = begin + job->chunk_outputs < ffn ? begin + job->chunk_outputs : ffn;
     (void)thread;
-    linear_range(job, 0, begin, end);
-    linear_range(job, 1, begin, end);
+    lora_apply(job->forward, job->batch, job->linears, 0, begin, end);
+    lora_apply(job->forward, job->batch, job->linears, 1, begin, end);
     for (size_t r = 0; r < job->batch->row_count; r++)
-        job->forward->kernels->silu_mul(gate->y + r * ffn + begin, up->y + r * ffn + begin,
-                                        end - begin);
+        job->forward->gated_mul(gate->y + r * ffn + begin, up->y + r * ffn + begin, end - begin);
 }
 
 static uint64_t linear_work(const struct batch *b, const struct linear *linears, uint32_t count)
 {
     uint64_t work = 0;
     for (uint32_t i = 0; i < count; i++)
-        work += (uint64_t)b->row_count * linears[i].weight->rows * linears[i].weight->cols;
+        work += (uint64_t)b->row_count * linears[i].weights->weight.rows *
+                linears[i].weights->weight.cols;
     return work;
 }
 
 /* Up to three linears that read the same input, in one pass. */
-static void apply_linears(struct forward *f, const struct batch *b, uint32_t layer,
-                          const struct linear *linears, uint32_t count)
+static void apply_linears(struct forward *f, const struct batch *b, const struct linear *linears,
+                          uint32_t count)
 {
-    struct linear_job job = {f, b, linears, count, layer, 0};
+    struct linear_job job = {f, b, linears, count, 0};
     uint32_t chunks = 0;
-    job.chunk_outputs = chunk_outputs(b->row_count, linears[0].weight->cols);
+    job.chunk_outputs = chunk_outputs(b->row_count, linears[0].weights->weight.cols);
     for (uint32_t i = 0; i < count; i++)
-        chunks += (linears[i].weight->rows + job.chunk_outputs - 1) / job.chunk_outputs;
-    lora_shrink(f, b, layer, linears, count);
+        chunks += (linears[i].weights->weight.rows + job.chunk_outputs - 1) / job.chunk_outputs;
+    lora_shrink(f, b, linears, count);
     forward_run(f, linear_work(b, linears, count), linear_chunk, &job, chunks);
 }
 
-/* gate = silu(gate) * up */
-static void apply_gated(struct forward *f, const struct batch *b, uint32_t layer,
-                        const struct linear linears[2])
+/* gate = act(gate) * up */
+static void apply_gated(struct forward *f, const struct batch *b, const struct linear linears[2])
 {
-    struct linear_job job = {f, b, linears, 2, layer, 0};
-    uint32_t ffn = linears[0].weight->rows;
-    job.chunk_outputs = chunk_outputs(b->row_count, linears[0].weight->cols);
-    lora_shrink(f, b, layer, linears, 2);
+    struct linear_job job = {f, b, linears, 2, 0};
+    uint32_t ffn = linears[0].weights->weight.rows;
+    job.chunk_outputs = chunk_outputs(b->row_count, linears[0].weights->weight.cols);
+    lora_shrink(f, b, linears, 2);
     forward_run(f, linear_work(b, linears, 2), gated_chunk, &job,
                 (ffn + job.chunk_outputs - 1) / job.chunk_outputs);
 }
 
-static void norm_chunk(void *argument, uint32_t chunk, uint32_t thread)
+static void norm_chunk(void *argument, uint32_t row, uint32_t thread)
 {
     const struct norm_job *job = argument;
     const struct forward *f = job->forward;
-    uint32_t begin = chunk * job->chunk_rows;
-    uint32_t end = begin + job->chunk_rows < job->count ? begin + job->chunk_rows : job->count;
+    const float *weight = lora_view(f, job->batch, row)->layers[job->layer].norms[job->norm];
     (void)thread;
-    for (size_t r = begin; r < end; r++)
-        f->kernels->rms_norm(job->y + r * job->width, job->x + r * job->width, job->weight,
-                             job->width, f->backbone->config->norm_eps);
+    for (size_t i = (size_t)row * job->count; i < ((size_t)row + 1) * job->count; i++)
+        f->kernels->rms_norm(job->y + i * job->width, job->x + i * job->width, weight, job->width,
+                             f->backbone->config->norm_eps);
 }
 
-/* y, x [count, width]; y may be x. */
-static void apply_norm(struct forward *f, float *y, const float *x, const float *weight,
-                       uint32_t width, uint32_t count)
+/* y, x [rows, count, width]; y may be x. */
+static void apply_norm(struct forward *f, const struct batch *b, uint32_t layer,
+                       enum norm_index norm, float *y, const float *x, uint32_t width,
+                       uint32_t count)
 {
-    struct norm_job job = {f, y, x, weight, width, count, FORWARD_INLINE_WORK / width + 1};
-    forward_run(f, (uint64_t)width * count, norm_chunk, &job,
-                (count + job.chunk_rows - 1) / job.chunk_rows);
+    struct norm_job job = {f, b, y, x, layer, norm, width, count};
+    forward_run(f, (uint64_t)width * count * b->row_count, norm_chunk, &job, b->row_count);
 }
 
-static void embed(struct forward *f, const struct batch *b)
+/* The residual stream takes up what attention or MLP found. */
+static void add_residual(struct forward *f, const struct batch *b, uint32_t layer,
+                         enum norm_index post_norm)
 {
-    const struct weight *w = &f->backbone->embed;
-    size_t row_bytes = w->cols * image_dtype_bytes(w->dtype);
-    for (size_t r = 0; r < b->row_count; r++)
-        f->kernels->load[w->dtype](f->act.x + r * w->cols,
-                                   (const uint8_t *)w->data + b->rows[r].token * row_bytes,
-                                   w->cols);
+    const struct model_config *c = f->backbone->config;
+    if (c->post_norms)
+        apply_norm(f, b, layer, post_norm, f->act.y, f->act.y, c->hidden, 1);
+    f->kernels->add(f->act.x, f->act.y, b->row_count * c->hidden);
 }
 
 /* --- sequence work: positions, KV cache, attention; private to the sequence's owner --- */
@@ -176,17 +164,24 @@ struct attend_job {
     uint32_t layer;
 };
 
-static uint32_t window_begin(const struct model_config *c, uint32_t position)
+static uint32_t window_begin(const struct model_config *c, uint32_t layer, uint32_t position)
 {
-    uint32_t window = c->sliding_window;
+    bool slides = model_layer_kind(c, layer) == MODEL_LAYER_SLIDING;
+    uint32_t window = slides ? c->sliding_window : 0;
     return window && position + 1 > window ? position + 1 - window : 0;
 }
 
 static void angles(struct forward *f, const struct batch *b)
 {
-    size_t half = f->rope.half_dim;
-    for (size_t r = 0; r < b->row_count; r++)
-        rope_angles(&f->rope, b->rows[r].position, f->act.cos + r * half, f->act.sin + r * half);
+    for (uint32_t kind = 0; kind < MODEL_LAYER_KIND_COUNT; kind++) {
+        const struct rope *rope = &f->ropes[kind];
+        if (!f->has_kind[kind])
+            continue;
+        size_t half = rope->half_dim;
+        for (size_t r = 0; r < b->row_count; r++)
+            rope_angles(rope, b->rows[r].position, b->rows[r].is_long, f->act.cos[kind] + r * half,
+                        f->act.sin[kind] + r * half);
+    }
 }
 
 /* Rotates q and k of one row and stores k and v in the cache. */
@@ -196,14 +191,16 @@ static void remember_chunk(void *argument, uint32_t chunk, uint32_t thread)
     const struct forward *f = job->forward;
     const struct model_config *c = f->backbone->config;
     const struct forward_row *row = &job->batch->rows[chunk];
-    const float *cos = f->act.cos + (size_t)chunk * f->rope.half_dim;
-    const float *sin = f->act.sin + (size_t)chunk * f->rope.half_dim;
+    enum model_layer_kind kind = model_layer_kind(c, job->layer);
+    const float *cos = f->act.cos[kind] + (size_t)chunk * f->ropes[kind].half_dim;
+    const float *sin = f->act.sin[kind] + (size_t)chunk * f->ropes[kind].half_dim;
     float *k = f->act.k + (size_t)chunk * f->kv_width;
     const float *v = f->act.v + (size_t)chunk * f->kv_width;
     (void)thread;
 
-    f->kernels->rope(f->act.q + (size_t)chunk * f->q_width, cos, sin, c->head_count, c->head_dim);
-    f->kernels->rope(k, cos, sin, c->kv_head_count, c->head_dim);
+    f->kernels->rope(f->act.q + (size_t)chunk * f->q_width, cos, sin, c->head_count, c->head_dim,
+                     c->rotary_dim);
+    f->kernels->rope(k, cos, sin, c->kv_head_count, c->head_dim, c->rotary_dim);
     assert(row->position / ENGINE_KV_BLOCK_TOKENS < row->kv->count);
     uint32_t block = row->kv->ids[row->position / ENGINE_KV_BLOCK_TOKENS];
     size_t in_block = (size_t)(row->position % ENGINE_KV_BLOCK_TOKENS) * f->kv->row_bytes;
@@ -224,7 +221,7 @@ static void attend_chunk(void *argument, uint32_t chunk, uint32_t thread)
     const struct forward_scratch *s = &f->scratch[thread];
     uint32_t kv_head = chunk / job->batch->row_count, r = chunk % job->batch->row_count;
     const struct forward_row *row = &job->batch->rows[r];
-    uint32_t begin = window_begin(c, row->position), end = row->position + 1;
+    uint32_t begin = window_begin(c, job->layer, row->position), end = row->position + 1;
     uint32_t group = c->head_count / c->kv_head_count;
 
     for (uint32_t i = begin / ENGINE_KV_BLOCK_TOKENS; i <= row->position / ENGINE_KV_BLOCK_TOKENS;
@@ -234,9 +231,9 @@ static void attend_chunk(void *argument, uint32_t chunk, uint32_t thread)
     }
     for (uint32_t h = kv_head * group; h < (kv_head + 1) * group; h++) {
         size_t at = (size_t)r * f->q_width + (size_t)h * c->head_dim;
-        f->kernels->attention[f->kv_dtype](
-            f->act.h + at, f->act.q + at, s->key_blocks, s->value_blocks, ENGINE_KV_BLOCK_TOKENS,
-            begin, end, c->head_dim, 1.0f / sqrtf((float)c->head_dim), s->scores);
+        f->kernels->attention[f->kv_dtype](f->act.h + at, f->act.q + at, s->key_blocks,
+                                           s->value_blocks, ENGINE_KV_BLOCK_TOKENS, begin, end,
+                                           c->head_dim, c->attention_scale, s->scores);
     }
 }
 
@@ -247,7 +244,7 @@ static void forward_attend(struct forward *f, const struct batch *b, uint32_t la
     const struct model_config *c = f->backbone->config;
     uint64_t positions = 0;
     for (uint32_t r = 0; r < b->row_count; r++)
-        positions += b->rows[r].position + 1 - window_begin(c, b->rows[r].position);
+        positions += b->rows[r].position + 1 - window_begin(c, layer, b->rows[r].position);
     forward_run(f, (uint64_t)b->row_count * (f->q_width + 2 * f->kv_width), remember_chunk, &job,
                 b->row_count);
     forward_run(f, positions * f->q_width * 2, attend_chunk, &job, b->row_count * c->kv_head_count);
@@ -263,57 +260,82 @@ void forward(struct forward *f, const struct batch *b)
     assert(rows > 0 && rows <= f->rows_max);
     f->rows_touched = rows > f->rows_touched ? rows : f->rows_touched;
 
-    embed(f, b);
+    lora_embed(f, b);
     angles(f, b);
     for (uint32_t i = 0; i < c->layer_count; i++) {
-        const struct backbone_layer *l = &f->backbone->layers[i];
+        const struct linear_weights *w = f->backbone->layers[i].linears;
         const struct linear qkv[] = {
-            {&l->q, l->q_bias, a->h, a->q, ADAPTER_Q, 0},
-            {&l->k, l->k_bias, a->h, a->k, ADAPTER_K, 0},
-            {&l->v, l->v_bias, a->h, a->v, ADAPTER_V, 0},
+            {&w[LINEAR_Q], a->h, a->q, i, LINEAR_Q},
+            {&w[LINEAR_K], a->h, a->k, i, LINEAR_K},
+            {&w[LINEAR_V], a->h, a->v, i, LINEAR_V},
         };
-        const struct linear o = {&l->o, l->o_bias, a->h, a->x, ADAPTER_O, 1};
+        const struct linear o = {&w[LINEAR_O], a->h, a->y, i, LINEAR_O};
         const struct linear gate_up[] = {
-            {&l->gate, l->gate_bias, a->h, a->gate, ADAPTER_GATE, 0},
-            {&l->up, l->up_bias, a->h, a->up, ADAPTER_UP, 0},
+            {&w[LINEAR_GATE], a->h, a->gate, i, LINEAR_GATE},
+            {&w[LINEAR_UP], a->h, a->up, i, LINEAR_UP},
         };
-        const struct linear down = {&l->down, l->down_bias, a->gate, a->x, ADAPTER_DOWN, 1};
+        const struct linear down = {&w[LINEAR_DOWN], a->gate, a->y, i, LINEAR_DOWN};
 
-        apply_norm(f, a->h, a->x, l->attn_norm, c->hidden, rows);
-        apply_linears(f, b, i, qkv, 3);
+        apply_norm(f, b, i, NORM_ATTN, a->h, a->x, c->hidden, 1);
+        apply_linears(f, b, qkv, 3);
         if (c->qk_norm) {
-            apply_norm(f, a->q, a->q, l->q_norm, c->head_dim, rows * c->head_count);
-            apply_norm(f, a->k, a->k, l->k_norm, c->head_dim, rows * c->kv_head_count);
+            apply_norm(f, b, i, NORM_Q, a->q, a->q, c->head_dim, c->head_count);
+            apply_norm(f, b, i, NORM_K, a->k, a->k, c->head_dim, c->kv_head_count);
         }
         forward_attend(f, b, i);
-        apply_linears(f, b, i, &o, 1);
-        apply_norm(f, a->h, a->x, l->mlp_norm, c->hidden, rows);
-        apply_gated(f, b, i, gate_up);
-        apply_linears(f, b, i, &down, 1);
+        apply_linears(f, b, &o, 1);
+        add_residual(f, b, i, NORM_POST_ATTN);
+        apply_norm(f, b, i, NORM_MLP, a->h, a->x, c->hidden, 1);
+        apply_gated(f, b, gate_up);
+        apply_linears(f, b, &down, 1);
+        add_residual(f, b, i, NORM_POST_MLP);
     }
 }
 
-void forward_logits(struct forward *f, const uint32_t *rows, uint32_t count, float *ret_logits)
+/* The groups of `b` that the given rows fall into, over the positions of the rows in the list. */
+static uint32_t pick_groups(const struct batch *b, const uint32_t *rows, uint32_t count,
+                            struct lora_group *ret)
+{
+    uint32_t n = 0;
+    for (uint32_t g = 0, i = 0; g < b->group_count; g++) {
+        struct lora_group group = b->groups[g];
+        uint32_t end = group.row + group.row_count;
+        while (i < count && rows[i] < group.row)
+            i++;
+        group.row = i;
+        while (i < count && rows[i] < end)
+            i++;
+        group.row_count = i - group.row;
+        if (group.row_count > 0)
+            ret[n++] = group;
+    }
+    return n;
+}
+
+void forward_logits(struct forward *f, const struct batch *b, const uint32_t *rows, uint32_t count,
+                    float *ret_logits)
 {
     const struct model_config *c = f->backbone->config;
     const struct activations *a = &f->act;
-    const struct linear head = {&f->backbone->head,   NULL, a->h, ret_logits,
-                                ADAPTER_MODULE_COUNT, 0};
-    const struct batch bare = {.row_count = count};
+    const struct linear_weights weights = {.weight = f->backbone->head};
+    const struct linear head = {&weights, a->h, ret_logits, 0, LINEAR_HEAD};
+    struct lora_group groups[FORWARD_LOGIT_ROWS_MAX];
     assert(count > 0 && count <= FORWARD_LOGIT_ROWS_MAX && count <= f->rows_max);
+    const struct batch picked = {
+        .row_count = count, .groups = groups, .group_count = pick_groups(b, rows, count, groups)};
     if (ret_logits == a->logits && count > f->logit_rows_touched)
         f->logit_rows_touched = count;
     for (size_t i = 0; i < count; i++)
         f->kernels->rms_norm(a->h + i * c->hidden, a->x + (size_t)rows[i] * c->hidden,
-                             f->backbone->out_norm, c->hidden, c->norm_eps);
-    apply_linears(f, &bare, 0, &head, 1);
+                             lora_view(f, b, rows[i])->out_norm, c->hidden, c->norm_eps);
+    apply_linears(f, &picked, &head, 1);
 }
 
 /* --- memory --- */
 
 uint32_t forward_kv_dtype(const struct backbone *b)
 {
-    return b->layers[0].k.dtype == IMAGE_F32 ? KERNEL_F32 : KERNEL_BF16;
+    return b->layers[0].linears[LINEAR_K].weight.dtype == IMAGE_F32 ? KERNEL_F32 : KERNEL_BF16;
 }
 
 /* Hands out `bytes` of the mapping at *offset; only counts while base is NULL. */
@@ -341,8 +363,11 @@ static uint64_t lay_out(struct forward *f, uint8_t *base, uint32_t threads, uint
     a->q = carve(base, &at, row * f->q_width);
     a->k = carve(base, &at, row * f->kv_width);
     a->v = carve(base, &at, row * f->kv_width);
-    a->cos = carve(base, &at, row * f->rope.half_dim);
-    a->sin = carve(base, &at, row * f->rope.half_dim);
+    a->y = carve(base, &at, row * c->hidden);
+    for (uint32_t kind = 0; kind < MODEL_LAYER_KIND_COUNT; kind++) {
+        a->cos[kind] = carve(base, &at, row * f->ropes[kind].half_dim);
+        a->sin[kind] = carve(base, &at, row * f->ropes[kind].half_dim);
+    }
     a->shrunk = carve(base, &at, row * ADAPTER_RANK_MAX * 3);
     for (uint32_t t = 0; t < threads; t++) {
         struct forward_scratch *s = &f->scratch[t];
@@ -370,7 +395,11 @@ int forward_open(struct forward *ret, const struct backbone *b, struct kv_pool *
     if (rc < 0)
         return rc;
     threads = pool_threads(f.pool);
-    rope_init(&f.rope, c);
+    for (uint32_t kind = 0; kind < MODEL_LAYER_KIND_COUNT; kind++)
+        rope_init(&f.ropes[kind], c, kind);
+    for (uint32_t layer = 0; layer < c->layer_count; layer++)
+        f.has_kind[model_layer_kind(c, layer)] = true;
+    f.gated_mul = c->activation == MODEL_GELU_TANH ? f.kernels->gelu_mul : f.kernels->silu_mul;
     f.kv_dtype = forward_kv_dtype(b);
     f.q_width = c->head_count * c->head_dim;
     f.kv_width = c->kv_head_count * c->head_dim;
@@ -409,7 +438,8 @@ uint64_t forward_bytes(const struct forward *f)
     const struct model_config *c = f->backbone->config;
     uint64_t layers = 2ull * f->rows_touched * c->ffn * sizeof(float);
     uint64_t logits = logits_bytes(f, f->logit_rows_touched);
-    uint64_t row = c->hidden + f->h_width + f->q_width + 2ull * f->kv_width + c->head_dim;
+    uint64_t row =
+        2ull * c->hidden + f->h_width + f->q_width + 2ull * f->kv_width + 2ull * c->rotary_dim;
     return row * f->rows_touched * sizeof(float) + (layers > logits ? layers : logits);
 }
 

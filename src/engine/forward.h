@@ -27,12 +27,14 @@
 struct forward_row {
     uint32_t token;
     uint32_t position;
+    bool is_long;               /* of a sequence beyond rope_long_from() */
     const struct kv_blocks *kv; /* holds the row's position */
 };
 
 /* Rows [row, row + row_count) of a batch use this adapter. */
 struct lora_group {
     const struct adapter *adapter;
+    float scale; /* of its effect; 1 unless it is pure LoRA */
     uint32_t row;
     uint32_t row_count;
 };
@@ -40,7 +42,7 @@ struct lora_group {
 struct batch {
     const struct forward_row *rows; /* rows of one sequence in ascending position */
     uint32_t row_count;
-    const struct lora_group *groups; /* rows of the bare backbone are in none */
+    const struct lora_group *groups; /* ascending; rows of the bare backbone are in none */
     uint32_t group_count;
 };
 
@@ -48,13 +50,14 @@ struct batch {
 struct activations {
     uint8_t *base;
     uint64_t bytes;
-    float *x;      /* [rows, hidden]: the residual stream */
-    float *h;      /* [rows, h_width]: what the next matrix reads */
-    float *q;      /* [rows, q_width] */
-    float *k;      /* [rows, kv_width] */
-    float *v;      /* [rows, kv_width] */
-    float *cos;    /* [rows, head_dim / 2] */
-    float *sin;    /* [rows, head_dim / 2] */
+    float *x; /* [rows, hidden]: the residual stream */
+    float *h; /* [rows, h_width]: what the next matrix reads */
+    float *q; /* [rows, q_width] */
+    float *k; /* [rows, kv_width] */
+    float *v; /* [rows, kv_width] */
+    float *y; /* [rows, hidden]: what attention or MLP adds to the residual stream */
+    float *cos[MODEL_LAYER_KIND_COUNT]; /* [rows, rotary_dim / 2] */
+    float *sin[MODEL_LAYER_KIND_COUNT]; /* [rows, rotary_dim / 2] */
     float *shrunk; /* [3, rows, ADAPTER_RANK_MAX]: A x of up to three matrices */
     float *gate;   /* [rows, ffn] */
     float *up;     /* [rows, ffn] */
@@ -75,7 +78,9 @@ struct forward {
     const struct kernels *kernels;
     struct pool *pool;  /* owned */
     struct kv_pool *kv; /* borrowed */
-    struct rope rope;
+    struct rope ropes[MODEL_LAYER_KIND_COUNT];
+    bool has_kind[MODEL_LAYER_KIND_COUNT]; /* some layer is of this kind */
+    kernel_gated_mul *gated_mul;
     uint32_t kv_dtype; /* enum kernel_dtype */
     uint32_t rows_max;
     uint32_t q_width;  /* heads * head_dim */
@@ -98,9 +103,10 @@ void forward_close(struct forward *f);
  * the cache. row_count <= rows_max. */
 void forward(struct forward *f, const struct batch *b);
 
-/* ret_logits [count, vocab] of `count` rows of the last batch; f->act.logits will do for
- * FORWARD_LOGIT_ROWS_MAX. Overwrites everything but f->act.x. */
-void forward_logits(struct forward *f, const uint32_t *rows, uint32_t count, float *ret_logits);
+/* ret_logits [count, vocab] of `count` rows, ascending, of the last batch `b`; f->act.logits will
+ * do for FORWARD_LOGIT_ROWS_MAX. Overwrites everything but f->act.x. */
+void forward_logits(struct forward *f, const struct batch *b, const uint32_t *rows, uint32_t count,
+                    float *ret_logits);
 
 /* Runs fn over chunks on the pool, or here when `work` multiply-adds in all are too few. */
 void forward_run(struct forward *f, uint64_t work, pool_fn *fn, void *argument,

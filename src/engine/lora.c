@@ -11,17 +11,88 @@ struct shrink_job {
     const struct batch *batch;
     const struct linear *linears;
     uint32_t count;
-    uint32_t layer;
 };
 
-/* NULL when this group's adapter leaves the matrix alone. */
-static const struct lora *lora_of(const struct lora_group *g, uint32_t layer,
-                                  enum adapter_module module)
+/* --- which weights a row sees --- */
+
+static const struct lora_group *group_of(const struct batch *b, uint32_t row)
 {
-    if (module == ADAPTER_MODULE_COUNT)
-        return NULL;
-    const struct lora *l = adapter_module(g->adapter, layer, module);
-    return l->a.data ? l : NULL;
+    for (uint32_t g = 0; g < b->group_count; g++)
+        if (row >= b->groups[g].row && row - b->groups[g].row < b->groups[g].row_count)
+            return &b->groups[g];
+    return NULL;
+}
+
+const struct backbone *lora_view(const struct forward *f, const struct batch *b, uint32_t row)
+{
+    const struct lora_group *g = group_of(b, row);
+    return g ? &g->adapter->view : f->backbone;
+}
+
+/* NULL when this group's adapter puts no LoRA on the matrix. */
+static const struct lora *lora_of(const struct lora_group *g, const struct linear *l)
+{
+    const struct lora *lora = adapter_linear(g->adapter, l->layer, l->index);
+    return lora->a.data ? lora : NULL;
+}
+
+static struct linear_weights weights_of(const struct lora_group *g, const struct linear *l)
+{
+    const struct backbone *view = &g->adapter->view;
+    if (l->index == LINEAR_HEAD)
+        return (struct linear_weights){.weight = view->head};
+    return view->layers[l->layer].linears[l->index];
+}
+
+/* --- embedding --- */
+
+/* (E[token] + B A[:, token] scale) * embed_scale, and DoRA's factors. */
+static void embed_row(const struct forward *f, const struct forward_row *row,
+                      const struct lora_group *g, float *x)
+{
+    const struct weight *w = g ? &g->adapter->view.embed : &f->backbone->embed;
+    const struct lora *l = g ? adapter_embed(g->adapter) : NULL;
+    float embed_scale = f->backbone->config->embed_scale;
+    f->kernels->load[w->dtype](
+        x, (const uint8_t *)w->data + row->token * w->cols * image_dtype_bytes(w->dtype), w->cols);
+    for (uint32_t i = 0; embed_scale != 1 && i < w->cols; i++)
+        x[i] *= embed_scale;
+    if (!l || !l->a.data)
+        return;
+    float *t = f->act.shrunk;
+    size_t size = image_dtype_bytes(l->a.dtype);
+    for (uint32_t k = 0; k < l->a.rows; k++) {
+        const uint8_t *at =
+            (const uint8_t *)l->a.data + ((size_t)k * l->a.cols + row->token) * size;
+        f->kernels->load[l->a.dtype](t + k, at, 1);
+        t[k] *= l->scale * g->scale * embed_scale;
+    }
+    f->kernels->matmul[l->b.dtype](x, w->cols, t, l->b.cols, l->b.data, NULL, 1, l->b.cols, 0,
+                                   w->cols, 1);
+    for (uint32_t i = 0; l->dora && i < w->cols; i++)
+        x[i] *= l->dora[i];
+}
+
+void lora_embed(struct forward *f, const struct batch *b)
+{
+    uint32_t hidden = f->backbone->config->hidden;
+    for (uint32_t r = 0; r < b->row_count; r++)
+        embed_row(f, &b->rows[r], group_of(b, r), f->act.x + (size_t)r * hidden);
+}
+
+/* --- A x --- */
+
+/* Parts of a fused projection have one A: the first of them has shrunk for all. */
+static uint32_t shrunk_index(const struct lora_group *g, const struct linear *linears,
+                             uint32_t index)
+{
+    const struct lora *l = lora_of(g, &linears[index]);
+    for (uint32_t i = 0; i < index; i++) {
+        const struct lora *before = lora_of(g, &linears[i]);
+        if (before && before->a.data == l->a.data)
+            return i;
+    }
+    return index;
 }
 
 /* [row_count of the group, rank], packed. */
@@ -36,12 +107,23 @@ static void shrink_ranks(struct forward *f, const struct lora_group *g, const st
     uint32_t rank = l->a.rows, in = l->a.cols;
     uint32_t end = begin + LORA_CHUNK_RANKS < rank ? begin + LORA_CHUNK_RANKS : rank;
     float *t = shrunk_at(f, g, index);
-    assert(in == linear->weight->cols);
+    float scale = l->scale * g->scale;
+    assert(in == linear->weights->weight.cols);
     f->kernels->matmul[l->a.dtype](t, rank, linear->x + (size_t)g->row * in, in, l->a.data, NULL,
                                    g->row_count, in, begin, end, 0);
     for (uint32_t r = 0; r < g->row_count; r++)
         for (uint32_t i = begin; i < end; i++)
-            t[(size_t)r * rank + i] *= l->scale;
+            t[(size_t)r * rank + i] *= scale;
+}
+
+/* Chunks of ranks that a group's adapter has to compute for one linear. */
+static uint32_t shrink_slices(const struct lora_group *g, const struct linear *linears,
+                              uint32_t index)
+{
+    const struct lora *l = lora_of(g, &linears[index]);
+    if (!l || shrunk_index(g, linears, index) != index)
+        return 0;
+    return (l->a.rows + LORA_CHUNK_RANKS - 1) / LORA_CHUNK_RANKS;
 }
 
 /* A chunk is a slice of ranks of one adapted linear of one group, counted in that order. */
@@ -52,10 +134,10 @@ static void shrink_chunk(void *argument, uint32_t chunk, uint32_t thread)
     for (uint32_t g = 0; g < job->batch->group_count; g++) {
         const struct lora_group *group = &job->batch->groups[g];
         for (uint32_t i = 0; i < job->count; i++) {
-            const struct lora *l = lora_of(group, job->layer, job->linears[i].module);
-            uint32_t slices = l ? (l->a.rows + LORA_CHUNK_RANKS - 1) / LORA_CHUNK_RANKS : 0;
+            uint32_t slices = shrink_slices(group, job->linears, i);
             if (chunk < slices) {
-                shrink_ranks(job->forward, group, l, &job->linears[i], i, chunk * LORA_CHUNK_RANKS);
+                shrink_ranks(job->forward, group, lora_of(group, &job->linears[i]),
+                             &job->linears[i], i, chunk * LORA_CHUNK_RANKS);
                 return;
             }
             chunk -= slices;
@@ -63,19 +145,20 @@ static void shrink_chunk(void *argument, uint32_t chunk, uint32_t thread)
     }
 }
 
-void lora_shrink(struct forward *f, const struct batch *b, uint32_t layer,
-                 const struct linear *linears, uint32_t count)
+void lora_shrink(struct forward *f, const struct batch *b, const struct linear *linears,
+                 uint32_t count)
 {
-    struct shrink_job job = {f, b, linears, count, layer};
+    struct shrink_job job = {f, b, linears, count};
     uint32_t chunks = 0;
     uint64_t work = 0;
     assert(count <= 3);
     for (uint32_t g = 0; g < b->group_count; g++) {
         for (uint32_t i = 0; i < count; i++) {
-            const struct lora *l = lora_of(&b->groups[g], layer, linears[i].module);
-            if (!l)
+            uint32_t slices = shrink_slices(&b->groups[g], linears, i);
+            if (slices == 0)
                 continue;
-            chunks += (l->a.rows + LORA_CHUNK_RANKS - 1) / LORA_CHUNK_RANKS;
+            const struct lora *l = lora_of(&b->groups[g], &linears[i]);
+            chunks += slices;
             work += (uint64_t)b->groups[g].row_count * l->a.rows * l->a.cols;
         }
     }
@@ -83,17 +166,65 @@ void lora_shrink(struct forward *f, const struct batch *b, uint32_t layer,
         forward_run(f, work, shrink_chunk, &job, chunks);
 }
 
-void lora_expand(const struct forward *f, const struct batch *b, uint32_t layer,
-                 const struct linear *linear, uint32_t index, uint32_t begin, uint32_t end)
+/* --- outputs --- */
+
+/* Rows [row, row + count) through one matrix. */
+static void multiply(const struct forward *f, const struct linear *l,
+                     const struct linear_weights *w, const float *bias, uint32_t row,
+                     uint32_t count, uint32_t begin, uint32_t end)
 {
-    uint32_t out = linear->weight->rows;
-    for (uint32_t g = 0; g < b->group_count; g++) {
-        const struct lora_group *group = &b->groups[g];
-        const struct lora *l = lora_of(group, layer, linear->module);
-        if (!l)
+    uint32_t in = w->weight.cols, out = w->weight.rows;
+    if (count > 0)
+        f->kernels->matmul[w->weight.dtype](l->y + (size_t)row * out, out, l->x + (size_t)row * in,
+                                            in, w->weight.data, bias, count, in, begin, end, 0);
+}
+
+static void expand(const struct forward *f, const struct lora_group *g,
+                   const struct linear *linears, uint32_t at, uint32_t begin, uint32_t end)
+{
+    const struct linear *linear = &linears[at];
+    const struct lora *l = lora_of(g, linear);
+    uint32_t out = linear->weights->weight.rows;
+    if (l)
+        f->kernels->matmul[l->b.dtype](linear->y + (size_t)g->row * out, out,
+                                       shrunk_at(f, g, shrunk_index(g, linears, at)), l->b.cols,
+                                       l->b.data, NULL, g->row_count, l->b.cols, begin, end, 1);
+}
+
+/* DoRA: the bias is not scaled. */
+static void rescale(const struct lora_group *g, const struct linear *linear, const float *dora,
+                    const float *bias, uint32_t begin, uint32_t end)
+{
+    for (uint32_t r = g->row; r < g->row + g->row_count; r++) {
+        float *y = linear->y + (size_t)r * linear->weights->weight.rows;
+        for (uint32_t i = begin; i < end; i++)
+            y[i] = y[i] * dora[i] + (bias ? bias[i] : 0);
+    }
+}
+
+void lora_apply(const struct forward *f, const struct batch *b, const struct linear *linears,
+                uint32_t at, uint32_t begin, uint32_t end)
+{
+    const struct linear *linear = &linears[at];
+    const struct linear_weights *shared = linear->weights;
+    uint32_t row = 0; /* the first that is not done yet */
+    for (uint32_t i = 0; i < b->group_count; i++) {
+        const struct lora_group *g = &b->groups[i];
+        const struct lora *l = lora_of(g, linear);
+        const float *dora = l ? l->dora : NULL;
+        struct linear_weights own = weights_of(g, linear);
+        if (!dora && own.weight.data == shared->weight.data && own.bias == shared->bias)
             continue;
-        f->kernels->matmul[l->b.dtype](linear->y + (size_t)group->row * out, out,
-                                       shrunk_at(f, group, index), l->b.cols, l->b.data, NULL,
-                                       group->row_count, l->b.cols, begin, end, 1);
+        multiply(f, linear, shared, shared->bias, row, g->row - row, begin, end);
+        multiply(f, linear, &own, dora ? NULL : own.bias, g->row, g->row_count, begin, end);
+        row = g->row + g->row_count;
+    }
+    multiply(f, linear, shared, shared->bias, row, b->row_count - row, begin, end);
+    for (uint32_t i = 0; i < b->group_count; i++) {
+        const struct lora_group *g = &b->groups[i];
+        const struct lora *l = lora_of(g, linear);
+        expand(f, g, linears, at, begin, end);
+        if (l && l->dora)
+            rescale(g, linear, l->dora, weights_of(g, linear).bias, begin, end);
     }
 }

@@ -1,27 +1,33 @@
 /*
- * Unmerged LoRA: y += B (scale (A x)) for each group of rows with the same adapter, at the
- * adapter's true rank. One decision: two steps around the backbone's matrix. Shrink runs before it
- * for all groups; expand runs inside the chunk of outputs that the backbone's matrix just wrote. A
- * batch without adapters runs neither.
+ * What adapters do to the linears of a batch, unmerged: y += B (scale (A x)) for each group of rows
+ * with the same adapter, at the adapter's true rank; with DoRA, y *= magnitude / norm; where an
+ * adapter brings a matrix or bias of its own, that one. One decision: two steps around the matrix
+ * product. Shrink runs before it for all groups; the rest runs inside the chunk of outputs that was
+ * just written. A batch without adapters runs neither.
  */
 #pragma once
 
 #include "engine/forward.h"
 
-/* y = x W^T + bias + the adapters' share, over the rows of the batch. */
+/* y = x W^T + bias and the adapters' share, over the rows of the batch. */
 struct linear {
-    const struct weight *weight;
-    const float *bias;          /* [weight->rows] or NULL */
-    const float *x;             /* [rows, weight->cols] */
-    float *y;                   /* [rows, weight->rows] */
-    enum adapter_module module; /* ADAPTER_MODULE_COUNT: never adapted */
-    int accumulate;             /* added to what y holds */
+    const struct linear_weights *weights; /* the backbone's */
+    const float *x;                       /* [rows, cols] */
+    float *y;                             /* [rows, weight rows] */
+    uint32_t layer;
+    enum linear_index index;
 };
 
-/* A x, scaled, for every adapted one of `count` <= 3 linears of a layer, into f->act.shrunk. */
-void lora_shrink(struct forward *f, const struct batch *b, uint32_t layer,
-                 const struct linear *linears, uint32_t count);
+/* The backbone that a row of the batch sees: with its adapter's own tensors, if it has any. */
+const struct backbone *lora_view(const struct forward *f, const struct batch *b, uint32_t row);
 
-/* Adds outputs [begin, end) of linear `index` (as given to lora_shrink). */
-void lora_expand(const struct forward *f, const struct batch *b, uint32_t layer,
-                 const struct linear *linear, uint32_t index, uint32_t begin, uint32_t end);
+/* Token embeddings of all rows into f->act.x. */
+void lora_embed(struct forward *f, const struct batch *b);
+
+/* A x, scaled, for every adapted one of `count` <= 3 linears of a layer, into f->act.shrunk. */
+void lora_shrink(struct forward *f, const struct batch *b, const struct linear *linears,
+                 uint32_t count);
+
+/* Outputs [begin, end) of linear `at` (as given to lora_shrink) for all rows. */
+void lora_apply(const struct forward *f, const struct batch *b, const struct linear *linears,
+                uint32_t at, uint32_t begin, uint32_t end);

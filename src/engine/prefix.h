@@ -25,9 +25,10 @@ struct prefix_origin {
     struct digest adapter;
     uint32_t scale_bits; /* of the adapter's scale as a float, which is above 0; all zeroes: the
                           * bare backbone */
+    uint32_t is_long;    /* 1: computed as part of a sequence beyond rope_long_from() */
 };
 
-_Static_assert(sizeof(struct prefix_origin) == DIGEST_BYTES + 4, "compared as bytes");
+_Static_assert(sizeof(struct prefix_origin) == DIGEST_BYTES + 8, "compared as bytes");
 
 /* One block of the pool, by its number. */
 struct prefix_node {

@@ -149,6 +149,20 @@ static bool make_room(struct engine *e, uint32_t index)
     return true;
 }
 
+/* LongRoPE rotates every position of a long sequence by other angles: one that has become long
+ * computes all of it anew. */
+static void plan_long(struct engine *e)
+{
+    uint32_t long_from = rope_long_from(e->backbone->config);
+    for (uint32_t i = 0; i < e->sequence_count; i++) {
+        struct sequence *s = e->sequences[i];
+        if (s->finished || s->origin.is_long || s->token_count <= long_from)
+            continue;
+        sequence_release(e, s);
+        s->origin.is_long = 1;
+    }
+}
+
 static void plan_decoding(struct engine *e)
 {
     for (uint32_t i = 0; i < e->sequence_count; i++) {
@@ -175,38 +189,63 @@ static void plan_prompts(struct engine *e)
     }
 }
 
-/* Rows of one adapter lie together; the bare backbone's come first. */
+static bool same_group(const struct engine_request *a, const struct engine_request *b)
+{
+    return a->adapter_slot == b->adapter_slot &&
+           (a->adapter_slot < 0 || a->adapter_scale == b->adapter_scale);
+}
+
+static bool comes_after(const struct engine_request *a, const struct engine_request *b)
+{
+    if (a->adapter_slot != b->adapter_slot)
+        return a->adapter_slot > b->adapter_slot;
+    return a->adapter_slot >= 0 && a->adapter_scale > b->adapter_scale;
+}
+
+/* Rows of one adapter and scale lie together; the bare backbone's come first. */
 static void sort_parts(struct engine *e)
 {
     for (uint32_t i = 1; i < e->part_count; i++) {
         struct step_part part = e->parts[i];
         uint32_t at = i;
-        for (; at > 0 && e->parts[at - 1].sequence->request.adapter_slot >
-                             part.sequence->request.adapter_slot;
+        for (; at > 0 && comes_after(&e->parts[at - 1].sequence->request, &part.sequence->request);
              at--)
             e->parts[at] = e->parts[at - 1];
         e->parts[at] = part;
     }
 }
 
+/* The part's group: the last one, or a new one. */
+static struct lora_group *group_of_part(struct engine *e, struct batch *b, uint32_t index)
+{
+    const struct engine_request *r = &e->parts[index].sequence->request;
+    if (r->adapter_slot < 0)
+        return NULL;
+    if (index == 0 || !same_group(r, &e->parts[index - 1].sequence->request))
+        e->groups[b->group_count++] = (struct lora_group){.adapter = e->adapters[r->adapter_slot],
+                                                          .scale = r->adapter_scale,
+                                                          .row = b->row_count};
+    return &e->groups[b->group_count - 1];
+}
+
 static struct batch make_batch(struct engine *e)
 {
     struct batch b = {.rows = e->rows, .groups = e->groups};
-    int32_t slot = -1;
     for (uint32_t i = 0; i < e->part_count; i++) {
         struct step_part *part = &e->parts[i];
         struct sequence *s = part->sequence;
+        struct lora_group *group = group_of_part(e, &b, i);
         part->row = b.row_count;
-        if (s->request.adapter_slot != slot) {
-            slot = s->request.adapter_slot;
-            e->groups[b.group_count++] =
-                (struct lora_group){.adapter = e->adapters[slot], .row = part->row};
-        }
-        if (slot >= 0)
-            e->groups[b.group_count - 1].row_count += part->row_count;
+        if (group)
+            group->row_count += part->row_count;
         for (uint32_t r = 0; r < part->row_count; r++) {
             uint32_t position = s->computed_count + r;
-            e->rows[b.row_count++] = (struct forward_row){s->tokens[position], position, &s->kv};
+            e->rows[b.row_count++] = (struct forward_row){
+                .token = s->tokens[position],
+                .position = position,
+                .is_long = s->origin.is_long,
+                .kv = &s->kv,
+            };
         }
     }
     assert(b.row_count == e->row_count);
@@ -224,6 +263,7 @@ struct wanted {
 
 struct sample_job {
     struct engine *engine;
+    const struct batch *batch;
     struct wanted wanted[FORWARD_LOGIT_ROWS_MAX];
     uint32_t rows[FORWARD_LOGIT_ROWS_MAX];
     uint32_t count;
@@ -307,7 +347,7 @@ static void sample(struct sample_job *job)
     struct forward *f = &e->forward;
     if (job->count == 0)
         return;
-    forward_logits(f, job->rows, job->count, f->act.logits);
+    forward_logits(f, job->batch, job->rows, job->count, f->act.logits);
     forward_run(f, (uint64_t)(job->count - 1) * f->backbone->config->vocab_count, sample_chunk, job,
                 job->count);
     for (uint32_t i = 0; i < job->count; i++) {
@@ -329,9 +369,9 @@ static bool wants_logits(const struct sequence *s, uint32_t position)
 }
 
 /* The logits of the wanted rows, as many at a time as there is room for. */
-static void sample_parts(struct engine *e)
+static void sample_parts(struct engine *e, const struct batch *b)
 {
-    struct sample_job job = {.engine = e};
+    struct sample_job job = {.engine = e, .batch = b};
     uint32_t slice =
         FORWARD_LOGIT_ROWS_MAX < e->options.rows_max ? FORWARD_LOGIT_ROWS_MAX : e->options.rows_max;
     for (uint32_t i = 0; i < e->part_count; i++) {
@@ -359,6 +399,7 @@ void step_run(struct engine *e, struct engine_step_stats *stats)
     assert(e->output_index == e->output_count);
     e->output_index = e->output_count = 0;
     e->part_count = e->row_count = 0;
+    plan_long(e);
     plan_decoding(e);
     plan_prompts(e);
     if (e->part_count == 0)
@@ -377,5 +418,5 @@ void step_run(struct engine *e, struct engine_step_stats *stats)
         if (e->kv.keeps_prefixes)
             remember_prefix(e, e->parts[i].sequence, s->computed_count + e->parts[i].row_count);
     }
-    sample_parts(e);
+    sample_parts(e, &b);
 }

@@ -39,13 +39,14 @@ typedef void kernel_matmul(float *y, size_t y_stride, const float *x, size_t x_s
  * y may be x. */
 typedef void kernel_rms_norm(float *y, const float *x, const float *w, uint32_t n, float eps);
 
-/* Rotates the two halves of each head in place (the "rotate half" form of Hugging Face):
- * x [heads, dim], cos and sin [dim / 2] of the row's position; dim is even. */
+/* Rotates the two halves of the first `dim` values of each head in place (the "rotate half" form of
+ * Hugging Face): x [heads, stride], cos and sin [dim / 2] of the row's position; dim is even. */
 typedef void kernel_rope(float *x, const float *cos, const float *sin, uint32_t heads,
-                         uint32_t dim);
+                         uint32_t stride, uint32_t dim);
 
-/* gate[i] = silu(gate[i]) * up[i] */
-typedef void kernel_silu_mul(float *gate, const float *up, uint32_t n);
+/* gate[i] = f(gate[i]) * up[i], f(x) = x / (1 + e^-x) (SiLU), or x / (1 + e^-2u) with
+ * u = sqrt(2 / pi) (x + 0.044715 x^3) (GELU by tanh, Hendrycks and Gimpel 2016). */
+typedef void kernel_gated_mul(float *gate, const float *up, uint32_t n);
 
 /* y[i] += x[i] */
 typedef void kernel_add(float *y, const float *x, uint32_t n);
@@ -92,7 +93,8 @@ struct kernels {
     kernel_load *load[KERNEL_DTYPE_COUNT];
     kernel_rms_norm *rms_norm;
     kernel_rope *rope;
-    kernel_silu_mul *silu_mul;
+    kernel_gated_mul *silu_mul;
+    kernel_gated_mul *gelu_mul;
     kernel_add *add;
     kernel_argmax *argmax;
     kernel_log_sum_exp *log_sum_exp;

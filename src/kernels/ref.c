@@ -149,12 +149,13 @@ static void rms_norm(float *y, const float *x, const float *w, uint32_t n, float
         y[i] = x[i] * factor * w[i];
 }
 
-static void rope(float *x, const float *cos, const float *sin, uint32_t heads, uint32_t dim)
+static void rope(float *x, const float *cos, const float *sin, uint32_t heads, uint32_t stride,
+                 uint32_t dim)
 {
-    assert(dim % 2 == 0);
+    assert(dim % 2 == 0 && dim <= stride);
     uint32_t half = dim / 2;
     for (uint32_t h = 0; h < heads; h++) {
-        float *low = x + (size_t)h * dim, *high = low + half;
+        float *low = x + (size_t)h * stride, *high = low + half;
         for (uint32_t d = 0; d < half; d++) {
             float a = low[d], b = high[d];
             low[d] = a * cos[d] - b * sin[d];
@@ -167,6 +168,15 @@ static void silu_mul(float *gate, const float *up, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++)
         gate[i] = (float)(gate[i] / (1 + exp(-(double)gate[i]))) * up[i];
+}
+
+static void gelu_mul(float *gate, const float *up, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        double x = gate[i];
+        double u = sqrt(2 / M_PI) * (x + 0.044715 * x * x * x);
+        gate[i] = (float)(x / (1 + exp(-2 * u))) * up[i];
+    }
 }
 
 static void add(float *y, const float *x, uint32_t n)
@@ -229,6 +239,7 @@ const struct kernels kernels_ref = {
     .rms_norm = rms_norm,
     .rope = rope,
     .silu_mul = silu_mul,
+    .gelu_mul = gelu_mul,
     .add = add,
     .argmax = argmax,
     .log_sum_exp = log_sum_exp,

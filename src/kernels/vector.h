@@ -426,12 +426,13 @@ static void rms_norm(float *y, const float *x, const float *w, uint32_t n, float
     }
 }
 
-static void rope(float *x, const float *cos, const float *sin, uint32_t heads, uint32_t dim)
+static void rope(float *x, const float *cos, const float *sin, uint32_t heads, uint32_t stride,
+                 uint32_t dim)
 {
-    assert(dim % 2 == 0);
+    assert(dim % 2 == 0 && dim <= stride);
     uint32_t half = dim / 2;
     for (uint32_t h = 0; h < heads; h++) {
-        float *low = x + (size_t)h * dim, *high = low + half;
+        float *low = x + (size_t)h * stride, *high = low + half;
         uint32_t d = 0;
         for (; half - d >= VEC_LANES; d += VEC_LANES) {
             vec a = vec_load_f32(low + d), b = vec_load_f32(high + d);
@@ -449,21 +450,40 @@ static void rope(float *x, const float *cos, const float *sin, uint32_t heads, u
     }
 }
 
-/* g / (1 + e^-g) * u */
-INLINE vec vec_silu_mul(vec g, vec u)
+/* -g for SiLU; -2u for GELU, whose 1 + tanh(u) is 2 / (1 + e^-2u) */
+INLINE vec vec_gate_exponent(vec g, int gelu)
 {
-    return vec_mul(vec_div(g, vec_add(vec_set1(1), vec_exp(vec_sub(vec_set1(0), g)))), u);
+    if (!gelu)
+        return vec_sub(vec_set1(0), g);
+    vec cubic = vec_mul(vec_mul(vec_set1(0.044715f), vec_mul(g, g)), g);
+    return vec_mul(vec_set1(-1.5957691216f), vec_add(g, cubic)); /* -2 sqrt(2 / pi) */
+}
+
+INLINE vec vec_gated_mul(vec g, vec u, int gelu)
+{
+    vec divisor = vec_add(vec_set1(1), vec_exp(vec_gate_exponent(g, gelu)));
+    return vec_mul(vec_div(g, divisor), u);
+}
+
+INLINE void gated_mul(float *gate, const float *up, uint32_t n, int gelu)
+{
+    uint32_t i = 0;
+    for (; n - i >= VEC_LANES; i += VEC_LANES)
+        vec_store_f32(gate + i, vec_gated_mul(vec_load_f32(gate + i), vec_load_f32(up + i), gelu));
+    if (i < n) {
+        vec g = vec_load_f32_part(gate + i, n - i), u = vec_load_f32_part(up + i, n - i);
+        vec_store_f32_part(gate + i, vec_gated_mul(g, u, gelu), n - i);
+    }
 }
 
 static void silu_mul(float *gate, const float *up, uint32_t n)
 {
-    uint32_t i = 0;
-    for (; n - i >= VEC_LANES; i += VEC_LANES)
-        vec_store_f32(gate + i, vec_silu_mul(vec_load_f32(gate + i), vec_load_f32(up + i)));
-    if (i < n) {
-        vec g = vec_load_f32_part(gate + i, n - i), u = vec_load_f32_part(up + i, n - i);
-        vec_store_f32_part(gate + i, vec_silu_mul(g, u), n - i);
-    }
+    gated_mul(gate, up, n, 0);
+}
+
+static void gelu_mul(float *gate, const float *up, uint32_t n)
+{
+    gated_mul(gate, up, n, 1);
 }
 
 static void add(float *y, const float *x, uint32_t n)
@@ -543,6 +563,7 @@ const struct kernels VEC_TABLE = {
     .rms_norm = rms_norm,
     .rope = rope,
     .silu_mul = silu_mul,
+    .gelu_mul = gelu_mul,
     .add = add,
     .argmax = argmax,
     .log_sum_exp = log_sum_exp,

@@ -12,22 +12,48 @@ bool backbone_role_in_layer(enum tensor_role role)
     return role != TENSOR_EMBED && role != TENSOR_OUT_NORM && role != TENSOR_HEAD;
 }
 
+static const enum tensor_role linear_roles[LINEAR_COUNT] = {
+    [LINEAR_Q] = TENSOR_Q,       [LINEAR_K] = TENSOR_K,       [LINEAR_V] = TENSOR_V,
+    [LINEAR_O] = TENSOR_O,       [LINEAR_GATE] = TENSOR_GATE, [LINEAR_UP] = TENSOR_UP,
+    [LINEAR_DOWN] = TENSOR_DOWN, [LINEAR_HEAD] = TENSOR_HEAD,
+};
+
+static const enum tensor_role bias_roles[LINEAR_COUNT] = {
+    [LINEAR_Q] = TENSOR_Q_BIAS,       [LINEAR_K] = TENSOR_K_BIAS,
+    [LINEAR_V] = TENSOR_V_BIAS,       [LINEAR_O] = TENSOR_O_BIAS,
+    [LINEAR_GATE] = TENSOR_GATE_BIAS, [LINEAR_UP] = TENSOR_UP_BIAS,
+    [LINEAR_DOWN] = TENSOR_DOWN_BIAS, [LINEAR_HEAD] = TENSOR_ROLE_COUNT,
+};
+
+static const enum tensor_role norm_roles[NORM_LAYER_COUNT] = {
+    [NORM_ATTN] = TENSOR_ATTN_NORM, [NORM_POST_ATTN] = TENSOR_POST_ATTN_NORM,
+    [NORM_MLP] = TENSOR_MLP_NORM,   [NORM_POST_MLP] = TENSOR_POST_MLP_NORM,
+    [NORM_Q] = TENSOR_Q_NORM,       [NORM_K] = TENSOR_K_NORM,
+};
+
+enum tensor_role backbone_linear_role(enum linear_index l)
+{
+    assert(l < LINEAR_COUNT);
+    return linear_roles[l];
+}
+
+enum tensor_role backbone_bias_role(enum linear_index l)
+{
+    assert(l < LINEAR_COUNT);
+    return bias_roles[l];
+}
+
+enum linear_index backbone_role_linear(enum tensor_role role)
+{
+    for (uint32_t i = 0; i < LINEAR_COUNT; i++)
+        if (linear_roles[i] == role)
+            return i;
+    return LINEAR_COUNT;
+}
+
 bool backbone_role_is_matrix(enum tensor_role role)
 {
-    switch (role) {
-    case TENSOR_EMBED:
-    case TENSOR_HEAD:
-    case TENSOR_Q:
-    case TENSOR_K:
-    case TENSOR_V:
-    case TENSOR_O:
-    case TENSOR_GATE:
-    case TENSOR_UP:
-    case TENSOR_DOWN:
-        return true;
-    default:
-        return false;
-    }
+    return role == TENSOR_EMBED || backbone_role_linear(role) != LINEAR_COUNT;
 }
 
 struct shape {
@@ -49,6 +75,9 @@ static struct shape role_shape(const struct model_config *c, enum tensor_role ro
     case TENSOR_ATTN_NORM:
     case TENSOR_MLP_NORM:
         return (struct shape){true, 1, c->hidden};
+    case TENSOR_POST_ATTN_NORM:
+    case TENSOR_POST_MLP_NORM:
+        return (struct shape){c->post_norms, 1, c->hidden};
     case TENSOR_Q:
         return (struct shape){true, q, c->hidden};
     case TENSOR_K:
@@ -93,64 +122,27 @@ bool backbone_shape(const struct model_config *c, enum tensor_role role, uint32_
     return s.present;
 }
 
-static struct weight *matrix_slot(struct backbone *b, const struct image_tensor *t)
+struct weight *backbone_matrix(struct backbone *b, enum tensor_role role, uint32_t layer)
 {
-    struct backbone_layer *l = &b->layers[t->layer];
-    switch ((enum tensor_role)t->role) {
-    case TENSOR_EMBED:
+    enum linear_index l = backbone_role_linear(role);
+    if (role == TENSOR_EMBED)
         return &b->embed;
-    case TENSOR_HEAD:
+    if (l == LINEAR_HEAD)
         return &b->head;
-    case TENSOR_Q:
-        return &l->q;
-    case TENSOR_K:
-        return &l->k;
-    case TENSOR_V:
-        return &l->v;
-    case TENSOR_O:
-        return &l->o;
-    case TENSOR_GATE:
-        return &l->gate;
-    case TENSOR_UP:
-        return &l->up;
-    case TENSOR_DOWN:
-        return &l->down;
-    default:
-        return NULL;
-    }
+    return l < LINEAR_LAYER_COUNT ? &b->layers[layer].linears[l].weight : NULL;
 }
 
-static const float **vector_slot(struct backbone *b, const struct image_tensor *t)
+const float **backbone_vector(struct backbone *b, enum tensor_role role, uint32_t layer)
 {
-    struct backbone_layer *l = &b->layers[t->layer];
-    switch ((enum tensor_role)t->role) {
-    case TENSOR_OUT_NORM:
+    if (role == TENSOR_OUT_NORM)
         return &b->out_norm;
-    case TENSOR_ATTN_NORM:
-        return &l->attn_norm;
-    case TENSOR_MLP_NORM:
-        return &l->mlp_norm;
-    case TENSOR_Q_NORM:
-        return &l->q_norm;
-    case TENSOR_K_NORM:
-        return &l->k_norm;
-    case TENSOR_Q_BIAS:
-        return &l->q_bias;
-    case TENSOR_K_BIAS:
-        return &l->k_bias;
-    case TENSOR_V_BIAS:
-        return &l->v_bias;
-    case TENSOR_O_BIAS:
-        return &l->o_bias;
-    case TENSOR_GATE_BIAS:
-        return &l->gate_bias;
-    case TENSOR_UP_BIAS:
-        return &l->up_bias;
-    case TENSOR_DOWN_BIAS:
-        return &l->down_bias;
-    default:
-        return NULL;
-    }
+    for (uint32_t i = 0; i < NORM_LAYER_COUNT; i++)
+        if (norm_roles[i] == role)
+            return &b->layers[layer].norms[i];
+    for (uint32_t i = 0; i < LINEAR_LAYER_COUNT; i++)
+        if (bias_roles[i] == role)
+            return &b->layers[layer].linears[i].bias;
+    return NULL;
 }
 
 static int place(struct backbone *b, const struct image_tensor *t, struct error *err)
@@ -168,11 +160,11 @@ static int place(struct backbone *b, const struct image_tensor *t, struct error 
     const void *data = b->image.base + t->offset;
     const void *before = NULL;
     if (backbone_role_is_matrix(t->role)) {
-        struct weight *slot = matrix_slot(b, t);
+        struct weight *slot = backbone_matrix(b, t->role, t->layer);
         before = slot->data;
         *slot = (struct weight){data, t->dtype, rows, cols};
     } else {
-        const float **slot = vector_slot(b, t);
+        const float **slot = backbone_vector(b, t->role, t->layer);
         before = *slot;
         *slot = data;
         if (t->dtype != IMAGE_F32)

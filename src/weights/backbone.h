@@ -17,14 +17,38 @@ struct weight {
     uint32_t cols;  /* inputs */
 };
 
+/* The matrices of a layer in the order of the forward pass, and the head after them. */
+enum linear_index {
+    LINEAR_Q,
+    LINEAR_K,
+    LINEAR_V,
+    LINEAR_O,
+    LINEAR_GATE,
+    LINEAR_UP,
+    LINEAR_DOWN,
+    LINEAR_LAYER_COUNT,
+    LINEAR_HEAD = LINEAR_LAYER_COUNT,
+    LINEAR_COUNT,
+};
+
+enum norm_index {
+    NORM_ATTN,      /* [hidden], like the next three */
+    NORM_POST_ATTN, /* of what attention adds to the residual */
+    NORM_MLP,
+    NORM_POST_MLP,
+    NORM_Q, /* [head_dim] */
+    NORM_K, /* [head_dim] */
+    NORM_LAYER_COUNT,
+};
+
+struct linear_weights {
+    struct weight weight;
+    const float *bias; /* [weight.rows] or NULL */
+};
+
 struct backbone_layer {
-    const float *attn_norm; /* [hidden] */
-    const float *mlp_norm;  /* [hidden] */
-    const float *q_norm;    /* [head_dim] or NULL */
-    const float *k_norm;    /* [head_dim] or NULL */
-    struct weight q, k, v, o, gate, up, down;
-    const float *q_bias, *k_bias, *v_bias, *o_bias; /* [rows of the matrix] or NULL */
-    const float *gate_bias, *up_bias, *down_bias;   /* likewise */
+    struct linear_weights linears[LINEAR_LAYER_COUNT];
+    const float *norms[NORM_LAYER_COUNT]; /* NULL where the model has none */
 };
 
 struct backbone {
@@ -46,6 +70,17 @@ struct backbone {
  * configuration calls for must be there with its shape, and no other. */
 int backbone_open(struct backbone *ret, const void *base, uint64_t bytes, struct error *err);
 void backbone_close(struct backbone *b);
+
+/* Where a role's tensor stands: NULL for roles of another type. `layer` is ignored for those that
+ * are not part of one. */
+struct weight *backbone_matrix(struct backbone *b, enum tensor_role role, uint32_t layer);
+const float **backbone_vector(struct backbone *b, enum tensor_role role, uint32_t layer);
+
+/* The role of a linear's weight and of its bias; the head has no bias: TENSOR_ROLE_COUNT. */
+enum tensor_role backbone_linear_role(enum linear_index l);
+enum tensor_role backbone_bias_role(enum linear_index l);
+/* The linear whose weight this role is, LINEAR_COUNT for others. */
+enum linear_index backbone_role_linear(enum tensor_role role);
 
 /* The shape of a role in a model: true when the model has such a tensor. Vectors have rows = 1.
  * This is the one place that knows which tensors a configuration calls for. */

@@ -22,6 +22,8 @@ static const char *const role_names[TENSOR_ROLE_COUNT] = {
     [TENSOR_Q_NORM] = "q_norm",
     [TENSOR_K_NORM] = "k_norm",
     [TENSOR_MLP_NORM] = "mlp_norm",
+    [TENSOR_POST_ATTN_NORM] = "post_attn_norm",
+    [TENSOR_POST_MLP_NORM] = "post_mlp_norm",
     [TENSOR_GATE] = "gate",
     [TENSOR_UP] = "up",
     [TENSOR_DOWN] = "down",
@@ -90,7 +92,7 @@ static int check_tensors(const struct image *im, struct error *err)
     for (uint32_t i = 0; i < im->tensor_count; i++) {
         const struct image_tensor *t = &im->tensors[i];
         uint64_t bytes = 0;
-        if (t->role >= TENSOR_ROLE_COUNT || t->part > TENSOR_LORA_B ||
+        if (t->role >= TENSOR_ROLE_COUNT || t->part >= TENSOR_PART_COUNT ||
             t->layer >= MODEL_LAYERS_MAX || t->rows == 0 || t->cols == 0 ||
             !image_tensor_bytes(t->rows, t->cols, t->dtype, &bytes) || bytes != t->bytes)
             return error_set(err, -EBADMSG, "tensor %u of the image has an impossible description",

@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 #define IMAGE_MAGIC "SLLORAIM"
-#define IMAGE_VERSION 1u
+#define IMAGE_VERSION 2u
 #define IMAGE_ALIGN 4096u
 #define IMAGE_TENSOR_ALIGN 256u
 #define IMAGE_TENSORS_MAX 65536u
@@ -67,12 +67,14 @@ enum tensor_role {
     TENSOR_K_BIAS,
     TENSOR_V_BIAS,
     TENSOR_O_BIAS,
-    TENSOR_Q_NORM,   /* [head_dim], f32 */
-    TENSOR_K_NORM,   /* [head_dim], f32 */
-    TENSOR_MLP_NORM, /* [hidden], f32 */
-    TENSOR_GATE,     /* [ffn, hidden] */
-    TENSOR_UP,       /* [ffn, hidden] */
-    TENSOR_DOWN,     /* [hidden, ffn] */
+    TENSOR_Q_NORM,         /* [head_dim], f32 */
+    TENSOR_K_NORM,         /* [head_dim], f32 */
+    TENSOR_MLP_NORM,       /* [hidden], f32 */
+    TENSOR_POST_ATTN_NORM, /* [hidden], f32; of what attention adds to the residual (Gemma) */
+    TENSOR_POST_MLP_NORM,
+    TENSOR_GATE, /* [ffn, hidden] */
+    TENSOR_UP,   /* [ffn, hidden] */
+    TENSOR_DOWN, /* [hidden, ffn] */
     TENSOR_GATE_BIAS,
     TENSOR_UP_BIAS,
     TENSOR_DOWN_BIAS,
@@ -83,6 +85,8 @@ enum tensor_part {
     TENSOR_WHOLE = 0,
     TENSOR_LORA_A = 1, /* [rank, inputs], adapters only */
     TENSOR_LORA_B = 2, /* [outputs, rank] */
+    TENSOR_DORA = 3,   /* [outputs], f32: magnitude / norm of the adapted row */
+    TENSOR_PART_COUNT,
 };
 
 struct image_tensor {

@@ -23,6 +23,11 @@ struct pack_options {
     /* Called after every block; NULL: nobody wants to know. */
     void (*progress)(void *user, const char *what, uint64_t bytes_done, uint64_t bytes_total);
     void *user;
+    /* DoRA's norms, for which the packer has no arithmetic of its own: the length of every row of
+     * w + scale * b a, or, with by_column, of every column of w + scale * (b a) transposed. a
+     * [rank, inputs], b [outputs, rank], ret [outputs]. Used by pack_adapter only. */
+    int (*adapted_norms)(const struct weight *w, bool by_column, const float *a, const float *b,
+                         uint32_t rank, float scale, float *ret, struct error *err);
 };
 
 struct pack_result {

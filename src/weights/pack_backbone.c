@@ -3,6 +3,7 @@
 
 #include "model/jsonfile.h"
 #include "model/tokenizer.h"
+#include "weights/names.h"
 #include "weights/pack_job.h"
 #include "weights/pack_text.h"
 
@@ -15,34 +16,8 @@
 #define CONFIG_BYTES_MAX (4u << 20)
 #define CHAT_BYTES_MAX (16u << 20)
 #define COMPARE_BYTES (64u << 10)
-#define NAME_BYTES 96
 
 static const char index_name[] = "model.safetensors.index.json";
-
-/* All four families name their tensors alike. In a layer, "model.layers.N." comes before. */
-static const char *const names[TENSOR_ROLE_COUNT] = {
-    [TENSOR_EMBED] = "model.embed_tokens.weight",
-    [TENSOR_OUT_NORM] = "model.norm.weight",
-    [TENSOR_HEAD] = "lm_head.weight",
-    [TENSOR_ATTN_NORM] = "input_layernorm.weight",
-    [TENSOR_Q] = "self_attn.q_proj.weight",
-    [TENSOR_K] = "self_attn.k_proj.weight",
-    [TENSOR_V] = "self_attn.v_proj.weight",
-    [TENSOR_O] = "self_attn.o_proj.weight",
-    [TENSOR_Q_BIAS] = "self_attn.q_proj.bias",
-    [TENSOR_K_BIAS] = "self_attn.k_proj.bias",
-    [TENSOR_V_BIAS] = "self_attn.v_proj.bias",
-    [TENSOR_O_BIAS] = "self_attn.o_proj.bias",
-    [TENSOR_Q_NORM] = "self_attn.q_norm.weight",
-    [TENSOR_K_NORM] = "self_attn.k_norm.weight",
-    [TENSOR_MLP_NORM] = "post_attention_layernorm.weight",
-    [TENSOR_GATE] = "mlp.gate_proj.weight",
-    [TENSOR_UP] = "mlp.up_proj.weight",
-    [TENSOR_DOWN] = "mlp.down_proj.weight",
-    [TENSOR_GATE_BIAS] = "mlp.gate_proj.bias",
-    [TENSOR_UP_BIAS] = "mlp.up_proj.bias",
-    [TENSOR_DOWN_BIAS] = "mlp.down_proj.bias",
-};
 
 struct backbone_parts {
     struct model_config config;
@@ -74,22 +49,39 @@ static int read_config(const struct pack_file *files, uint32_t file_count, struc
     return r;
 }
 
+/* The linear whose bias this role is, as the role of its weight; other roles are themselves. */
+static enum tensor_role weight_role(enum tensor_role role)
+{
+    for (uint32_t i = 0; i < LINEAR_LAYER_COUNT; i++)
+        if (backbone_bias_role(i) == role)
+            return backbone_linear_role(i);
+    return role;
+}
+
+/* A role is a part of a module of the checkpoint, mostly the whole of it. */
 static int add_tensor(struct pack_job *j, struct backbone_parts *p, enum tensor_role role,
                       uint32_t layer, struct error *err)
 {
-    uint32_t rows = 0;
-    uint32_t cols = 0;
-    if (!backbone_shape(&p->config, role, &rows, &cols))
+    struct pack_item item = {.role = role, .part = TENSOR_WHOLE, .layer = layer};
+    if (!backbone_shape(&p->config, role, &item.rows, &item.cols))
         return 0;
-    char name[NAME_BYTES];
-    if (backbone_role_in_layer(role))
-        snprintf(name, sizeof name, "model.layers.%u.%s", layer, names[role]);
-    else
-        snprintf(name, sizeof name, "%s", names[role]);
-    struct source_tensor *t = source_tensor(&p->source, name);
-    if (t == NULL)
+    uint32_t part = 0;
+    const struct names_module *m = names_of_role(&p->config, weight_role(role), &part);
+    assert(m != NULL);
+    char module[NAMES_BYTES_MAX];
+    char name[NAMES_BYTES_MAX + 8];
+    names_full(m, layer, module);
+    snprintf(name, sizeof name, "%s.%s", module, weight_role(role) == role ? "weight" : "bias");
+    item.source = source_tensor(&p->source, name);
+    if (item.source == NULL)
         return error_set(err, -EINVAL, "tensor %s, which config.json asks for, is missing", name);
-    return pack_job_add(j, t, role, TENSOR_WHOLE, layer, rows, cols, err);
+    if (m->kind == NAMES_NORM)
+        item.add = p->config.norm_offset ? 1 : 0;
+    if (m->part_count > 1) {
+        item.source_rows = names_rows(&p->config, m);
+        item.first_row = names_first_row(&p->config, m, part);
+    }
+    return pack_job_add(j, &item, err);
 }
 
 /* In the order in which a forward pass reads them. */
@@ -110,8 +102,8 @@ static int add_tensors(struct pack_job *j, struct backbone_parts *p, struct erro
 /* A tied head may be in the file a second time; then it must be the same one. */
 static int check_tied_head(struct backbone_parts *p, struct error *err)
 {
-    struct source_tensor *head = source_tensor(&p->source, names[TENSOR_HEAD]);
-    const struct source_tensor *embed = source_tensor(&p->source, names[TENSOR_EMBED]);
+    struct source_tensor *head = source_tensor(&p->source, "lm_head.weight");
+    const struct source_tensor *embed = source_tensor(&p->source, "model.embed_tokens.weight");
     if (!p->config.tied_embeddings || head == NULL)
         return 0;
     assert(embed != NULL); /* it was added */
@@ -146,7 +138,8 @@ static bool is_ignored(const char *name)
 
 static int describe(const struct pack_job *j, struct backbone_parts *p, struct error *err)
 {
-    static const char *const ropes[] = {"plain", "llama3", "linear"};
+    static const char *const ropes[MODEL_ROPE_KIND_COUNT] = {"plain", "llama3", "linear",
+                                                             "longrope"};
     const struct model_config *c = &p->config;
     int r = buf_printf(
         &p->meta,
@@ -157,9 +150,9 @@ static int describe(const struct pack_job *j, struct backbone_parts *p, struct e
         model_family_name(c->family), j->options->dtype == IMAGE_F32 ? "f32" : "bf16",
         (unsigned long long)j->parameter_count, j->writer.tensor_count, c->layer_count, c->hidden,
         c->head_count, c->kv_head_count, c->head_dim, c->ffn, c->vocab_count, c->context_max,
-        c->sliding_window, ropes[c->rope_kind], (double)c->rope_theta,
-        c->tied_embeddings ? "true" : "false", p->tokenizer.len,
-        p->chat.data[0] != '\0' ? "true" : "false");
+        c->sliding_window, ropes[c->ropes[MODEL_LAYER_FULL].kind],
+        (double)c->ropes[MODEL_LAYER_FULL].theta, c->tied_embeddings ? "true" : "false",
+        p->tokenizer.len, p->chat.data[0] != '\0' ? "true" : "false");
     return r < 0 ? error_set(err, r, "out of memory") : 0;
 }
 

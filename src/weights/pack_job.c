@@ -21,63 +21,68 @@ void pack_job_init(struct pack_job *j, const struct pack_options *o, const char 
 void pack_job_free(struct pack_job *j)
 {
     image_writer_free(&j->writer);
-    free(j->sources);
-    j->sources = NULL;
+    free(j->items);
+    j->items = NULL;
 }
 
-static bool has_shape(const struct safetensors_tensor *t, uint32_t rows, uint32_t cols,
-                      enum tensor_role role, enum tensor_part part)
+/* Vectors are always f32: norms, biases, DoRA's scales. */
+static bool is_vector(const struct pack_item *i)
 {
-    if (part == TENSOR_WHOLE && !backbone_role_is_matrix(role))
-        return t->dim_count == 1 && t->dims[0] == cols;
-    return t->dim_count == 2 && t->dims[0] == rows && t->dims[1] == cols;
+    return i->part == TENSOR_DORA || (i->part == TENSOR_WHOLE && !backbone_role_is_matrix(i->role));
 }
 
-static int check_source(const struct source_tensor *t, enum tensor_role role, enum tensor_part part,
-                        uint32_t rows, uint32_t cols, struct error *err)
+static bool has_shape(const struct safetensors_tensor *t, const struct pack_item *i, uint32_t rows)
 {
+    if (is_vector(i))
+        return t->dim_count == 1 && t->dims[0] == i->cols;
+    return t->dim_count == 2 && t->dims[0] == rows && t->dims[1] == i->cols;
+}
+
+static int check_source(const struct pack_item *i, struct error *err)
+{
+    const struct source_tensor *t = i->source;
+    uint32_t rows = i->source_rows > 0 ? i->source_rows : i->rows;
     if (convert_source_bytes(t->tensor->dtype) == 0)
         return error_set(err, -ENOTSUP,
                          "%s: tensor %s has dtype %s, supported are F32, F16 and BF16",
                          t->file->name, t->tensor->name, t->tensor->dtype_name);
+    if (has_shape(t->tensor, i, rows))
+        return 0;
     char shape[SAFETENSORS_SHAPE_BYTES];
     safetensors_shape(t->tensor, shape);
-    if (has_shape(t->tensor, rows, cols, role, part))
-        return 0;
-    if (part == TENSOR_WHOLE && !backbone_role_is_matrix(role))
+    if (is_vector(i))
         return error_set(err, -EINVAL, "%s: tensor %s has shape %s, config.json asks for [%u]",
-                         t->file->name, t->tensor->name, shape, cols);
+                         t->file->name, t->tensor->name, shape, i->cols);
     return error_set(err, -EINVAL, "%s: tensor %s has shape %s, %s [%u, %u]", t->file->name,
                      t->tensor->name, shape,
-                     part == TENSOR_WHOLE ? "config.json asks for"
-                                          : "this backbone and the adapter's rank ask for",
-                     rows, cols);
+                     i->part == TENSOR_WHOLE ? "config.json asks for"
+                                             : "this backbone and the adapter's rank ask for",
+                     rows, i->cols);
 }
 
-int pack_job_add(struct pack_job *j, struct source_tensor *t, enum tensor_role role,
-                 enum tensor_part part, uint32_t layer, uint32_t rows, uint32_t cols,
-                 struct error *err)
+int pack_job_add(struct pack_job *j, const struct pack_item *item, struct error *err)
 {
-    int r = check_source(t, role, part, rows, cols, err);
+    int r = item->source != NULL ? check_source(item, err) : 0;
     if (r < 0)
         return r;
     uint32_t index = j->writer.tensor_count;
-    if (index == j->source_cap) {
-        uint32_t cap = j->source_cap == 0 ? 256 : 2 * j->source_cap;
-        const struct source_tensor **sources = reallocarray(j->sources, cap, sizeof *sources);
-        if (sources == NULL)
+    if (index == j->item_cap) {
+        uint32_t cap = j->item_cap == 0 ? 256 : 2 * j->item_cap;
+        struct pack_item *items = reallocarray(j->items, cap, sizeof *items);
+        if (items == NULL)
             return error_set(err, -ENOMEM, "out of memory");
-        j->sources = sources;
-        j->source_cap = cap;
+        j->items = items;
+        j->item_cap = cap;
     }
-    bool is_vector = part == TENSOR_WHOLE && !backbone_role_is_matrix(role);
-    r = image_writer_tensor(&j->writer, role, part, layer,
-                            is_vector ? IMAGE_F32 : j->options->dtype, rows, cols, err);
+    r = image_writer_tensor(&j->writer, item->role, item->part, item->layer,
+                            is_vector(item) ? IMAGE_F32 : j->options->dtype, item->rows, item->cols,
+                            err);
     if (r < 0)
         return r;
-    j->sources[index] = t;
-    j->parameter_count += (uint64_t)rows * cols;
-    t->used = true;
+    j->items[index] = *item;
+    j->parameter_count += (uint64_t)item->rows * item->cols;
+    if (item->source != NULL)
+        item->source->used = true;
     return 0;
 }
 
@@ -95,29 +100,38 @@ static int refuse_value(const struct source_tensor *t, const void *from, size_t 
                      overflow ? ": pack it with f32" : ": the checkpoint is damaged");
 }
 
+static int write_block(struct pack_job *j, const void *values, size_t bytes, struct error *err)
+{
+    int r = image_writer_write(&j->writer, values, bytes, err);
+    if (r == 0 && j->options->progress != NULL)
+        j->options->progress(j->options->user, j->what, j->writer.offset, j->writer.header.bytes);
+    return r;
+}
+
 /* One tensor through the two buffers. */
 static int copy_tensor(struct pack_job *j, uint32_t index, void *from, void *to, struct error *err)
 {
-    const struct source_tensor *t = j->sources[index];
+    const struct pack_item *item = &j->items[index];
+    const struct source_tensor *t = item->source;
     enum image_dtype dtype = j->writer.tensors[index].dtype;
     size_t from_bytes = convert_source_bytes(t->tensor->dtype);
-    uint64_t count = t->tensor->bytes / from_bytes;
+    uint64_t count = (uint64_t)item->rows * item->cols;
+    uint64_t first = (uint64_t)item->first_row * item->cols;
     for (uint64_t done = 0; done < count;) {
         size_t n = count - done < BLOCK_VALUES ? (size_t)(count - done) : BLOCK_VALUES;
-        int r =
-            source_read(t->file, t->tensor->offset + done * from_bytes, from, n * from_bytes, err);
+        int r = source_read(t->file, t->tensor->offset + (first + done) * from_bytes, from,
+                            n * from_bytes, err);
         if (r < 0)
             return r;
         size_t bad = convert_block(to, dtype, from, t->tensor->dtype, n);
         if (bad != CONVERT_ALL)
-            return refuse_value(t, from, bad, done, err);
-        r = image_writer_write(&j->writer, to, n * image_dtype_bytes(dtype), err);
+            return refuse_value(t, from, bad, first + done, err);
+        for (size_t i = 0; item->add != 0 && i < n; i++)
+            ((float *)to)[i] += item->add;
+        r = write_block(j, to, n * image_dtype_bytes(dtype), err);
         if (r < 0)
             return r;
         done += n;
-        if (j->options->progress != NULL)
-            j->options->progress(j->options->user, j->what, j->writer.offset,
-                                 j->writer.header.bytes);
     }
     return 0;
 }
@@ -129,7 +143,9 @@ int pack_job_run(struct pack_job *j, struct pack_result *ret, struct error *err)
         return error_set(err, -ENOMEM, "out of memory");
     int r = image_writer_begin(&j->writer, err);
     for (uint32_t i = 0; r == 0 && i < j->writer.tensor_count; i++)
-        r = copy_tensor(j, i, block, block + BLOCK_VALUES * sizeof(float), err);
+        r = j->items[i].source != NULL
+                ? copy_tensor(j, i, block, block + BLOCK_VALUES * sizeof(float), err)
+                : write_block(j, j->items[i].values, j->writer.tensors[i].bytes, err);
     free(block);
     return r < 0 ? r : image_writer_end(&j->writer, &ret->digest, &ret->bytes, err);
 }

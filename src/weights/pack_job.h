@@ -5,12 +5,26 @@
 #include "weights/image_writer.h"
 #include "weights/source.h"
 
+/* One tensor of the image and where its numbers come from. */
+struct pack_item {
+    struct source_tensor *source; /* or NULL: `values` */
+    const float *values; /* [rows * cols], owned by the caller until pack_job_run is done */
+    enum tensor_role role;
+    enum tensor_part part;
+    uint32_t layer;
+    uint32_t rows;
+    uint32_t cols;
+    uint32_t first_row;   /* of the source that this tensor takes */
+    uint32_t source_rows; /* 0: rows, this tensor takes all */
+    float add;            /* to every value: 1 where a checkpoint stores norm weights less one */
+};
+
 struct pack_job {
     const struct pack_options *options;
     const char *what; /* for the progress callback */
     struct image_writer writer;
-    const struct source_tensor **sources; /* [writer.tensor_count], owned */
-    uint32_t source_cap;
+    struct pack_item *items; /* [writer.tensor_count], owned */
+    uint32_t item_cap;
     uint64_t parameter_count;
 };
 
@@ -18,10 +32,9 @@ void pack_job_init(struct pack_job *j, const struct pack_options *o, const char 
                    enum image_kind kind);
 void pack_job_free(struct pack_job *j);
 
-/* Takes `t` over as the next tensor. Its shape must be [rows, cols], or [cols] with rows = 1. */
-int pack_job_add(struct pack_job *j, struct source_tensor *t, enum tensor_role role,
-                 enum tensor_part part, uint32_t layer, uint32_t rows, uint32_t cols,
-                 struct error *err);
+/* The next tensor of the image. The source's shape must be [source_rows, cols]; a vector's, whose
+ * rows are 1, may be [cols] too. */
+int pack_job_add(struct pack_job *j, const struct pack_item *item, struct error *err);
 
 /* Lays out, streams every tensor and finishes the image. */
 int pack_job_run(struct pack_job *j, struct pack_result *ret, struct error *err);

@@ -14,6 +14,7 @@
 #include <pcre2.h>
 
 #define EXPRESSION_BYTES_MAX 4096u
+#define GROUPS_MAX 16u        /* of an expression that names the layer */
 #define MATCH_STEPS_MAX 5000u /* names are short: what needs more is an attack */
 
 static const struct jsonfile_limits peft_limits = {
@@ -43,11 +44,17 @@ struct peft {
     uint32_t rank;
     double alpha;
     bool use_rslora;
+    bool use_dora;
+    bool ties_weights;
+    enum peft_bias bias;
     struct pattern_list ranks;
     struct pattern_list alphas;
     struct selection targets;
     struct selection excluded;
-    const json_t *layers; /* layers_to_transform, in root; NULL: all */
+    const json_t *saved;               /* modules_to_save, in root; NULL: none */
+    struct pattern_list saved_exclude; /* the same as expressions: what is saved gets no LoRA */
+    const json_t *layers;              /* layers_to_transform, in root; NULL: all */
+    struct pattern_list layer_numbers; /* layers_pattern: the first that matches has group "idx" */
     pcre2_match_context *limits;
     pcre2_match_data *match;
 };
@@ -99,6 +106,25 @@ static int match(const struct peft *p, const pcre2_code *code, const char *name,
 
 /* --- parsing --- */
 
+static int reserve_patterns(struct pattern_list *l, size_t count, const char *field,
+                            struct error *err)
+{
+    if (count > PEFT_PATTERNS_MAX)
+        return error_set(err, -E2BIG, "\"%s\" has %zu entries, the limit is %u", field, count,
+                         PEFT_PATTERNS_MAX);
+    l->items = calloc(count + 1, sizeof *l->items);
+    return l->items != NULL ? 0 : error_set(err, -ENOMEM, "out of memory");
+}
+
+static int add_pattern(struct pattern_list *l, const char *expression, const char *before,
+                       const char *after, const char *field, double value, struct error *err)
+{
+    int r = compile(expression, before, after, field, &l->items[l->count].code, err);
+    if (r == 0)
+        l->items[l->count++].value = value;
+    return r;
+}
+
 static int parse_patterns(const json_t *root, const char *field, double min, double max,
                           struct pattern_list *ret, struct error *err)
 {
@@ -109,12 +135,9 @@ static int parse_patterns(const json_t *root, const char *field, double min, dou
     if (!json_is_object(object))
         return error_set(err, -EINVAL, "\"%s\" is %s, an object is needed", field,
                          jsonfile_show(object, shown));
-    if (json_object_size(object) > PEFT_PATTERNS_MAX)
-        return error_set(err, -E2BIG, "\"%s\" has %zu entries, the limit is %u", field,
-                         json_object_size(object), PEFT_PATTERNS_MAX);
-    ret->items = calloc(json_object_size(object) + 1, sizeof *ret->items);
-    if (ret->items == NULL)
-        return error_set(err, -ENOMEM, "out of memory");
+    int r = reserve_patterns(ret, json_object_size(object), field, err);
+    if (r < 0)
+        return r;
     const char *key = NULL;
     json_t *value = NULL;
     json_object_foreach(object, key, value)
@@ -123,12 +146,9 @@ static int parse_patterns(const json_t *root, const char *field, double min, dou
         if (!(number >= min && number <= max))
             return error_set(err, -EINVAL, "\"%s\" holds %s, supported is %g to %g", field,
                              jsonfile_show(value, shown), min, max);
-        struct pattern *item = &ret->items[ret->count];
-        int r = compile(key, "^(.*\\.)?(", ")$", field, &item->code, err);
+        r = add_pattern(ret, key, "^(.*\\.)?(", ")$", field, number, err);
         if (r < 0)
             return r;
-        item->value = number;
-        ret->count++;
     }
     return 0;
 }
@@ -157,10 +177,60 @@ static int parse_selection(const json_t *root, const char *field, struct selecti
     return 0;
 }
 
+/* One string or a list of them; *ret_count 0 when absent or empty. */
+static int list_strings(const json_t *root, const char *field, size_t *ret_count, struct error *err)
+{
+    char shown[JSONFILE_SHOW_BYTES];
+    const json_t *value = jsonfile_get(root, field);
+    *ret_count = 0;
+    if (json_is_string(value)) {
+        *ret_count = json_string_length(value) > 0;
+        return 0;
+    }
+    for (size_t i = 0; i < json_array_size(value); i++)
+        if (!json_is_string(json_array_get(value, i)))
+            return error_set(err, -EINVAL, "\"%s\" holds %s, strings are needed", field,
+                             jsonfile_show(json_array_get(value, i), shown));
+    if (value != NULL && !json_is_array(value))
+        return error_set(err, -EINVAL, "\"%s\" is %s, a list of strings is needed", field,
+                         jsonfile_show(value, shown));
+    *ret_count = json_array_size(value);
+    return 0;
+}
+
+static const char *string_at(const json_t *value, size_t index)
+{
+    return json_string_value(json_is_string(value) ? value : json_array_get(value, index));
+}
+
+/* Which group of a module's name is its layer's number. */
+static int parse_layer_numbers(struct peft *p, struct error *err)
+{
+    static const char number[] = "\\.(?P<idx>\\d+)\\.";
+    static const char field[] = "layers_pattern";
+    size_t count = 0;
+    int r = list_strings(p->root, field, &count, err);
+    if (r == 0)
+        r = reserve_patterns(&p->layer_numbers, count, field, err);
+    if (r == 0 && count == 0)
+        r = add_pattern(&p->layer_numbers, "[^.]*", "\\A.*?\\.", number, field, 0, err);
+    for (size_t i = 0; r == 0 && i < count; i++)
+        r = add_pattern(&p->layer_numbers, string_at(jsonfile_get(p->root, field), i),
+                        "\\A(?:^|.*?\\.)", number, field, 0, err);
+    return r;
+}
+
 static int parse_layers(struct peft *p, struct error *err)
 {
     char shown[JSONFILE_SHOW_BYTES];
+    const json_t *pattern = jsonfile_get(p->root, "layers_pattern");
     p->layers = jsonfile_get(p->root, "layers_to_transform");
+    bool by_expression = json_is_string(jsonfile_get(p->root, "target_modules"));
+    if (by_expression && (p->layers != NULL || pattern != NULL))
+        return error_set(err, -EINVAL,
+                         "\"%s\" does not go with an expression in \"target_modules\", which names "
+                         "layers itself",
+                         p->layers != NULL ? "layers_to_transform" : "layers_pattern");
     if (p->layers == NULL)
         return 0;
     if (!json_is_integer(p->layers) && !json_is_array(p->layers))
@@ -168,15 +238,40 @@ static int parse_layers(struct peft *p, struct error *err)
                          jsonfile_show(p->layers, shown));
     if (json_is_array(p->layers) && json_array_size(p->layers) == 0)
         p->layers = NULL;
-    const json_t *pattern = jsonfile_get(p->root, "layers_pattern");
-    if (json_is_array(pattern) && json_array_size(pattern) == 1)
-        pattern = json_array_get(pattern, 0);
-    bool any = pattern == NULL || (json_is_array(pattern) && json_array_size(pattern) == 0) ||
-               (json_is_string(pattern) && json_string_length(pattern) == 0);
-    if (!any && (!json_is_string(pattern) || strcmp(json_string_value(pattern), "layers") != 0))
-        return error_set(err, -ENOTSUP, "\"layers_pattern\" is %s, supported is \"layers\"",
-                         jsonfile_show(pattern, shown));
-    return 0;
+    return p->layers != NULL ? parse_layer_numbers(p, err) : 0;
+}
+
+static int parse_saved(struct peft *p, struct error *err)
+{
+    static const char field[] = "modules_to_save";
+    size_t count = 0;
+    int r = list_strings(p->root, field, &count, err);
+    if (r == 0)
+        r = reserve_patterns(&p->saved_exclude, count, field, err);
+    for (size_t i = 0; r == 0 && i < count; i++)
+        r = add_pattern(&p->saved_exclude, string_at(jsonfile_get(p->root, field), i),
+                        "\\A(?:^|.*\\.)", "(?:$|\\..*)", field, 0, err);
+    p->saved = count > 0 ? jsonfile_get(p->root, field) : NULL;
+    return r;
+}
+
+static int parse_bias(struct peft *p, struct error *err)
+{
+    static const char *const names[] = {
+        [PEFT_BIAS_NONE] = "none", [PEFT_BIAS_ALL] = "all", [PEFT_BIAS_LORA_ONLY] = "lora_only"};
+    const char *name = names[PEFT_BIAS_NONE];
+    int r = jsonfile_string(p->root, "bias", &name, err);
+    if (r < 0)
+        return r;
+    for (uint32_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (strcmp(name, names[i]) == 0) {
+            p->bias = i;
+            return 0;
+        }
+    char shown[JSONFILE_SHOW_BYTES];
+    return error_set(err, -ENOTSUP,
+                     "\"bias\" is %s, supported are \"none\", \"all\" and \"lora_only\"",
+                     jsonfile_show(jsonfile_get(p->root, "bias"), shown));
 }
 
 static bool is_empty(const json_t *value)
@@ -206,11 +301,12 @@ static bool is_known(const char *key)
         /* honoured */
         "peft_type", "task_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern",
         "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
-        "init_lora_weights", "bias",
-        /* without influence on what a trained adapter computes */
-        "auto_mapping", "base_model_name_or_path", "corda_config", "eva_config", "inference_mode",
-        "lora_dropout", "megatron_core", "peft_version", "qalora_group_size", "revision",
-        "runtime_config"};
+        "init_lora_weights", "bias", "modules_to_save", "use_dora", "ensure_weight_tying",
+        /* without influence on what a trained adapter computes; fan_in_fan_out is for Conv1D, which
+         * no supported architecture has */
+        "auto_mapping", "base_model_name_or_path", "corda_config", "eva_config", "fan_in_fan_out",
+        "inference_mode", "lora_dropout", "megatron_core", "peft_version", "qalora_group_size",
+        "revision", "runtime_config"};
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
         if (strcmp(known[i], key) == 0)
             return true;
@@ -236,15 +332,12 @@ static int check_fields(json_t *root, struct error *err)
 {
     static const char *const types[] = {"LORA", NULL};
     static const char *const tasks[] = {"CAUSAL_LM", NULL};
-    static const char *const biases[] = {"none", NULL};
     static const char *const inits[] = {"gaussian", "eva", "orthogonal", NULL};
     if (jsonfile_get(root, "peft_type") == NULL)
         return error_set(err, -EINVAL, "no \"peft_type\": is this a PEFT adapter?");
     int r = check_word(root, "peft_type", types, "\"LORA\"", err);
     if (r == 0)
         r = check_word(root, "task_type", tasks, "\"CAUSAL_LM\"", err);
-    if (r == 0)
-        r = check_word(root, "bias", biases, "\"none\"", err);
     if (r < 0)
         return r;
     /* The other initialisations change the backbone's weights too. */
@@ -293,6 +386,14 @@ static int parse_root(struct peft *p, struct error *err)
         r = parse_selection(p->root, "exclude_modules", &p->excluded, err);
     if (r == 0)
         r = parse_layers(p, err);
+    if (r == 0)
+        r = parse_saved(p, err);
+    if (r == 0)
+        r = parse_bias(p, err);
+    if (r == 0)
+        r = jsonfile_bool(p->root, "use_dora", &p->use_dora, err);
+    if (r == 0)
+        r = jsonfile_bool(p->root, "ensure_weight_tying", &p->ties_weights, err);
     p->base_model = "";
     if (r == 0)
         r = jsonfile_string(p->root, "base_model_name_or_path", &p->base_model, err);
@@ -306,7 +407,7 @@ int peft_parse(const char *json, size_t len, struct peft **ret, struct error *er
     if (p == NULL)
         return error_set(err, -ENOMEM, "out of memory");
     p->limits = pcre2_match_context_create(NULL);
-    p->match = pcre2_match_data_create(1, NULL);
+    p->match = pcre2_match_data_create(GROUPS_MAX, NULL);
     int r = 0;
     if (p->limits == NULL || p->match == NULL)
         r = error_set(err, -ENOMEM, "out of memory");
@@ -338,6 +439,8 @@ void peft_free(struct peft *p)
         return;
     free_patterns(&p->ranks);
     free_patterns(&p->alphas);
+    free_patterns(&p->saved_exclude);
+    free_patterns(&p->layer_numbers);
     pcre2_code_free(p->targets.code);
     pcre2_code_free(p->excluded.code);
     pcre2_match_data_free(p->match);
@@ -373,12 +476,12 @@ static bool ends_with_module(const char *name, const char *module)
     return tail == len || name[len - tail - 1] == '.';
 }
 
-/* 1: selected, 0: not, or -errno. */
+/* 1: selected, 0: not, or -errno. "all-linear" leaves out the head and the embedding. */
 static int select_module(const struct peft *p, const struct selection *s, const char *field,
                          const char *name, struct error *err)
 {
     if (s->all)
-        return 1;
+        return strcmp(name, "lm_head") != 0 && strcmp(name, "model.embed_tokens") != 0;
     if (s->code != NULL)
         return match(p, s->code, name, field, err);
     for (size_t i = 0; i < json_array_size(s->names); i++)
@@ -387,11 +490,8 @@ static int select_module(const struct peft *p, const struct selection *s, const 
     return 0;
 }
 
-/* Layer numbers go with a list of names only: an expression spells its layers itself. */
-static bool has_layer(const struct peft *p, uint32_t layer)
+static bool lists_layer(const struct peft *p, long long layer)
 {
-    if (p->layers == NULL || p->targets.names == NULL)
-        return true;
     if (json_is_integer(p->layers))
         return json_integer_value(p->layers) == layer;
     for (size_t i = 0; i < json_array_size(p->layers); i++)
@@ -401,24 +501,103 @@ static bool has_layer(const struct peft *p, uint32_t layer)
     return false;
 }
 
-int peft_find_module(const struct peft *p, const char *name, uint32_t layer,
-                     struct peft_module *ret, struct error *err)
+/* Whether the layer that a name has, by the first of the patterns that finds one, is among
+ * layers_to_transform. A module named in full is adapted in any case. */
+static int has_layer(const struct peft *p, const char *name, struct error *err)
 {
-    int targeted = select_module(p, &p->targets, "target_modules", name, err);
-    if (targeted < 0)
-        return targeted;
-    int excluded = select_module(p, &p->excluded, "exclude_modules", name, err);
-    if (excluded < 0)
-        return excluded;
-    if (!targeted || excluded || !has_layer(p, layer))
+    if (p->layers == NULL)
+        return 1;
+    for (size_t i = 0; i < json_array_size(p->targets.names); i++)
+        if (strcmp(name, json_string_value(json_array_get(p->targets.names, i))) == 0)
+            return 1;
+    for (uint32_t i = 0; i < p->layer_numbers.count; i++) {
+        const pcre2_code *code = p->layer_numbers.items[i].code;
+        int r = match(p, code, name, "layers_pattern", err);
+        if (r < 0)
+            return r;
+        int group = pcre2_substring_number_from_name(code, (PCRE2_SPTR) "idx");
+        if (r == 0)
+            continue;
+        if (group < 0 || group >= (int)GROUPS_MAX)
+            return error_set(err, -E2BIG, "an expression of \"layers_pattern\" has over %u groups",
+                             GROUPS_MAX - 1);
+        const size_t *at = pcre2_get_ovector_pointer(p->match);
+        return lists_layer(p, strtoll(name + at[2 * group], NULL, 10));
+    }
+    return 0;
+}
+
+bool peft_saves_module(const struct peft *p, const char *name)
+{
+    size_t count = json_is_string(p->saved) ? 1 : json_array_size(p->saved);
+    size_t name_bytes = strlen(name);
+    /* The module itself, or one that holds it. */
+    for (size_t end = name_bytes; end > 0; end--) {
+        if (end != name_bytes && name[end] != '.')
+            continue;
+        for (size_t i = 0; i < count; i++) {
+            const char *word = string_at(p->saved, i);
+            size_t len = strlen(word);
+            if (len > 0 && len <= end && memcmp(name + end - len, word, len) == 0)
+                return true;
+        }
+    }
+    return false;
+}
+
+/* Why PEFT would ignore LoRA tensors for this module: *ret_field is the name of a field, or NULL
+ * when it would not. 0 or more, or -errno. */
+static int leaves_out(const struct peft *p, const char *name, const char **ret_field,
+                      struct error *err)
+{
+    *ret_field = NULL;
+    int r = select_module(p, &p->excluded, "exclude_modules", name, err);
+    if (r != 0) {
+        *ret_field = "exclude_modules";
+        return r;
+    }
+    for (uint32_t i = 0; r == 0 && i < p->saved_exclude.count; i++)
+        r = match(p, p->saved_exclude.items[i].code, name, "modules_to_save", err);
+    if (r != 0) {
+        *ret_field = "modules_to_save";
+        return r;
+    }
+    r = select_module(p, &p->targets, "target_modules", name, err);
+    if (r <= 0) {
+        *ret_field = "target_modules";
+        return r;
+    }
+    r = has_layer(p, name, err);
+    if (r == 0)
+        *ret_field = "layers_to_transform";
+    return r;
+}
+
+int peft_is_target(const struct peft *p, const char *name, bool *ret, struct error *err)
+{
+    const char *field = NULL;
+    int r = leaves_out(p, name, &field, err);
+    *ret = field == NULL;
+    return r < 0 ? r : 0;
+}
+
+int peft_find_module(const struct peft *p, const char *name, struct peft_module *ret,
+                     struct error *err)
+{
+    const char *field = NULL;
+    int r = leaves_out(p, name, &field, err);
+    /* PEFT trains a tied head by the embedding's LoRA and names the embedding only. */
+    if (r >= 0 && field != NULL && p->ties_weights && strcmp(name, "lm_head") == 0)
+        r = leaves_out(p, "model.embed_tokens", &field, err);
+    if (r < 0)
+        return r;
+    if (field != NULL)
         return error_set(err, -EINVAL,
-                         "has tensors for %s, but %s leaves it out: PEFT would ignore them", name,
-                         excluded    ? "\"exclude_modules\""
-                         : !targeted ? "\"target_modules\""
-                                     : "\"layers_to_transform\"");
+                         "has tensors for %s, but \"%s\" leaves it out: PEFT would ignore them",
+                         name, field);
     double rank = p->rank;
     double alpha = p->alpha;
-    int r = find_pattern(p, &p->ranks, "rank_pattern", name, &rank, err);
+    r = find_pattern(p, &p->ranks, "rank_pattern", name, &rank, err);
     if (r == 0)
         r = find_pattern(p, &p->alphas, "alpha_pattern", name, &alpha, err);
     if (r < 0)
@@ -428,6 +607,21 @@ int peft_find_module(const struct peft *p, const char *name, uint32_t layer,
     ret->rank = (uint32_t)rank;
     ret->scale = (float)(alpha / (p->use_rslora ? sqrt(rank) : rank));
     return 0;
+}
+
+bool peft_uses_dora(const struct peft *p)
+{
+    return p->use_dora;
+}
+
+bool peft_ties_weights(const struct peft *p)
+{
+    return p->ties_weights;
+}
+
+enum peft_bias peft_bias(const struct peft *p)
+{
+    return p->bias;
 }
 
 const char *peft_base_model(const struct peft *p)

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -24,10 +25,21 @@ struct peft_module {
     float scale; /* lora_alpha / rank, or / sqrt(rank) with use_rslora */
 };
 
-/* `name` as in the backbone: "model.layers.3.self_attn.q_proj"; `layer` is the number in it.
+/* Names are those of the model: "model.layers.3.self_attn.q_proj", "lm_head".
  * -EINVAL when the configuration does not adapt this matrix, so that PEFT would ignore its tensors.
  */
-int peft_find_module(const struct peft *p, const char *name, uint32_t layer,
-                     struct peft_module *ret, struct error *err);
+int peft_find_module(const struct peft *p, const char *name, struct peft_module *ret,
+                     struct error *err);
+/* Whether LoRA is put on this module. */
+int peft_is_target(const struct peft *p, const char *name, bool *ret, struct error *err);
+/* Whether "modules_to_save" names this module, or one that it is part of. */
+bool peft_saves_module(const struct peft *p, const char *name);
+
+enum peft_bias { PEFT_BIAS_NONE, PEFT_BIAS_ALL, PEFT_BIAS_LORA_ONLY };
+enum peft_bias peft_bias(const struct peft *p);
+bool peft_uses_dora(const struct peft *p);
+/* ensure_weight_tying: a tied head follows what is done to the embedding, with tensors of its own.
+ */
+bool peft_ties_weights(const struct peft *p);
 
 const char *peft_base_model(const struct peft *p); /* base_model_name_or_path, or "" */

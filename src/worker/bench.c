@@ -173,10 +173,10 @@ static double prefill_flop(const struct backbone *b)
     const struct model_config *c = b->config;
     double flop = 0;
     for (uint32_t l = 0; l < c->layer_count; l++) {
-        const struct backbone_layer *y = &b->layers[l];
-        const struct weight *all[] = {&y->q, &y->k, &y->v, &y->o, &y->gate, &y->up, &y->down};
-        for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
-            flop += 2.0 * all[i]->rows * all[i]->cols;
+        for (uint32_t i = 0; i < LINEAR_LAYER_COUNT; i++) {
+            const struct weight *w = &b->layers[l].linears[i].weight;
+            flop += 2.0 * w->rows * w->cols;
+        }
     }
     return flop;
 }

@@ -4,6 +4,7 @@
  * can happen is that this process dies in its sandbox.
  */
 #include "base/cleanup.h"
+#include "engine/dora.h"
 #include "weights/pack.h"
 #include "worker/roles.h"
 
@@ -131,7 +132,8 @@ static int run(struct packer *p, struct pack_result *ret, struct error *err)
         r = receive(p, err);
     if (r < 0)
         return r;
-    const struct pack_options o = {.dtype = p->request.dtype, .progress = on_progress, .user = p};
+    const struct pack_options o = {
+        .dtype = p->request.dtype, .progress = on_progress, .user = p, .adapted_norms = dora_norms};
     if (p->request.dtype != IMAGE_F32 && p->request.dtype != IMAGE_BF16)
         return error_set(err, -EPROTO, "PACK asks for unknown numbers");
     if (p->request.kind == WIRE_PACK_ADAPTER)

@@ -36,24 +36,26 @@ static void touch_backbone(const struct backbone *b)
     touch(b->tokenizer, b->tokenizer_bytes);
     for (uint32_t i = 0; i < b->config->layer_count; i++) {
         const struct backbone_layer *l = &b->layers[i];
-        const struct weight *all[] = {&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down};
-        for (size_t k = 0; k < sizeof all / sizeof all[0]; k++)
-            touch_weight(all[k]);
-        touch(l->attn_norm, b->config->hidden * sizeof(float));
-        touch(l->mlp_norm, b->config->hidden * sizeof(float));
-        if (b->config->qkv_bias)
-            touch(l->q_bias, b->config->head_count * b->config->head_dim * sizeof(float));
+        for (uint32_t k = 0; k < LINEAR_LAYER_COUNT; k++) {
+            touch_weight(&l->linears[k].weight);
+            if (l->linears[k].bias != NULL)
+                touch(l->linears[k].bias, l->linears[k].weight.rows * sizeof(float));
+        }
+        for (uint32_t k = 0; k < NORM_Q; k++)
+            if (l->norms[k] != NULL)
+                touch(l->norms[k], b->config->hidden * sizeof(float));
     }
 }
 
 static void touch_adapter(const struct adapter *a)
 {
-    for (uint32_t layer = 0; layer < a->config->layer_count; layer++) {
-        for (uint32_t m = 0; m < ADAPTER_MODULE_COUNT; m++) {
-            touch_weight(&adapter_module(a, layer, m)->a);
-            touch_weight(&adapter_module(a, layer, m)->b);
-        }
+    for (uint32_t i = 0; i < adapter_scale_count(a->config->layer_count); i++) {
+        touch_weight(&a->loras[i].a);
+        touch_weight(&a->loras[i].b);
+        if (a->loras[i].dora != NULL)
+            touch(a->loras[i].dora, a->loras[i].b.rows * sizeof(float));
     }
+    touch_backbone(&a->view);
 }
 
 /* The bytes that matter are the header and the beginnings of the sections. */

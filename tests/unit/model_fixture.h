@@ -91,36 +91,28 @@ static inline struct weight fixture_weight(struct fixture_memory *m, uint32_t dt
     return w;
 }
 
-static inline void fixture_layer(struct fixture_model *m, struct backbone_layer *l, uint32_t dtype)
+static inline bool fixture_is_bias(enum tensor_role role)
+{
+    for (uint32_t i = 0; i < LINEAR_COUNT; i++)
+        if (backbone_bias_role(i) == role)
+            return true;
+    return false;
+}
+
+static inline void fixture_layer(struct fixture_model *m, uint32_t layer, uint32_t dtype)
 {
     const struct model_config *c = &m->config;
-    struct fixture_memory *mem = &m->memory;
-    uint32_t q = c->head_count * c->head_dim, kv = c->kv_head_count * c->head_dim;
-    double in = 1.5 / sqrt(c->hidden);
-    l->attn_norm = fixture_vector(mem, c->hidden, 1, 0.1);
-    l->mlp_norm = fixture_vector(mem, c->hidden, 1, 0.1);
-    l->q = fixture_weight(mem, dtype, q, c->hidden, in);
-    l->k = fixture_weight(mem, dtype, kv, c->hidden, in);
-    l->v = fixture_weight(mem, dtype, kv, c->hidden, in);
-    l->o = fixture_weight(mem, dtype, c->hidden, q, 1 / sqrt(q));
-    l->gate = fixture_weight(mem, dtype, c->ffn, c->hidden, in);
-    l->up = fixture_weight(mem, dtype, c->ffn, c->hidden, in);
-    l->down = fixture_weight(mem, dtype, c->hidden, c->ffn, 1 / sqrt(c->ffn));
-    if (c->qk_norm) {
-        l->q_norm = fixture_vector(mem, c->head_dim, 1, 0.1);
-        l->k_norm = fixture_vector(mem, c->head_dim, 1, 0.1);
-    }
-    if (c->qkv_bias) {
-        l->q_bias = fixture_vector(mem, q, 0, 0.3);
-        l->k_bias = fixture_vector(mem, kv, 0, 0.3);
-        l->v_bias = fixture_vector(mem, kv, 0, 0.3);
-    }
-    if (c->o_bias)
-        l->o_bias = fixture_vector(mem, c->hidden, 0, 0.3);
-    if (c->mlp_bias) {
-        l->gate_bias = fixture_vector(mem, c->ffn, 0, 0.3);
-        l->up_bias = fixture_vector(mem, c->ffn, 0, 0.3);
-        l->down_bias = fixture_vector(mem, c->hidden, 0, 0.3);
+    for (uint32_t role = 0; role < TENSOR_ROLE_COUNT; role++) {
+        uint32_t rows, cols;
+        if (!backbone_role_in_layer(role) || !backbone_shape(c, role, &rows, &cols))
+            continue;
+        if (backbone_role_is_matrix(role))
+            *backbone_matrix(&m->backbone, role, layer) =
+                fixture_weight(&m->memory, dtype, rows, cols,
+                               (role == TENSOR_O || role == TENSOR_DOWN ? 1 : 1.5) / sqrt(cols));
+        else
+            *backbone_vector(&m->backbone, role, layer) = fixture_vector(
+                &m->memory, cols, fixture_is_bias(role) ? 0 : 1, fixture_is_bias(role) ? 0.3 : 0.1);
     }
 }
 
@@ -140,7 +132,7 @@ static inline struct fixture_model *fixture_model_new(const struct model_config 
                                                            c->hidden, 2 / sqrt(c->hidden));
     m->backbone.out_norm = fixture_vector(&m->memory, c->hidden, 1, 0.1);
     for (uint32_t i = 0; i < c->layer_count; i++)
-        fixture_layer(m, &m->backbone.layers[i], dtype);
+        fixture_layer(m, i, dtype);
     return m;
 }
 
@@ -150,8 +142,45 @@ static inline void fixture_model_free(struct fixture_model *m)
     free(m);
 }
 
-/* `modules`: bit m set where enum adapter_module m is adapted. Every second adapted matrix has half
- * the rank, as PEFT's rank_pattern allows. */
+/* What a fixture adapter has: bit i for LoRA on linear i of every layer, and these. */
+#define FIXTURE_LINEARS ((1u << LINEAR_LAYER_COUNT) - 1)
+#define FIXTURE_HEAD (1u << LINEAR_HEAD)
+#define FIXTURE_EMBED (1u << 16)
+#define FIXTURE_DORA (1u << 17)
+#define FIXTURE_WHOLE (1u << 18) /* norms, biases, the embedding and one o matrix of its own */
+
+/* LoRA on `outputs` x `inputs`; `modules` as above. */
+static inline void fixture_lora(struct fixture_adapter *a, struct lora *l, uint32_t dtype,
+                                uint32_t rank, uint32_t outputs, uint32_t inputs, uint32_t modules)
+{
+    l->a = fixture_weight(&a->memory, dtype, rank, inputs, 1 / sqrt(inputs));
+    l->b = fixture_weight(&a->memory, dtype, outputs, rank, 1 / sqrt(rank));
+    l->scale = 0.25f + 0.5f * (float)rng_unit(&a->memory.rng);
+    if (modules & FIXTURE_DORA)
+        l->dora = fixture_vector(&a->memory, outputs, 1, 0.2);
+}
+
+/* Tensors that take the place of the backbone's. */
+static inline void fixture_whole(struct fixture_adapter *a, uint32_t dtype)
+{
+    const struct model_config *c = a->adapter.view.config;
+    a->adapter.view.out_norm = fixture_vector(&a->memory, c->hidden, 1, 0.2);
+    a->adapter.view.embed = fixture_weight(&a->memory, dtype, c->vocab_count, c->hidden, 1);
+    for (uint32_t i = 0; i < c->layer_count; i++) {
+        struct backbone_layer *l = &a->adapter.view.layers[i];
+        for (uint32_t n = 0; n < NORM_LAYER_COUNT; n++)
+            if (l->norms[n] && (i + n) % 2)
+                l->norms[n] = fixture_vector(
+                    &a->memory, n == NORM_Q || n == NORM_K ? c->head_dim : c->hidden, 1, 0.2);
+        for (uint32_t n = 0; n < LINEAR_LAYER_COUNT; n++)
+            if (l->linears[n].bias)
+                l->linears[n].bias = fixture_vector(&a->memory, l->linears[n].weight.rows, 0, 0.4);
+    }
+    struct weight *o = &a->adapter.view.layers[0].linears[LINEAR_O].weight;
+    *o = fixture_weight(&a->memory, dtype, o->rows, o->cols, 1 / sqrt(o->cols));
+}
+
+/* Every second adapted matrix has half the rank, as PEFT's rank_pattern allows. */
 static inline struct fixture_adapter *fixture_adapter_new(const struct fixture_model *model,
                                                           uint32_t dtype, uint32_t rank,
                                                           uint32_t modules, uint64_t seed)
@@ -165,23 +194,30 @@ static inline struct fixture_adapter *fixture_adapter_new(const struct fixture_m
     digest_of(made_from, sizeof(made_from), &a->digest);
     a->config = (struct adapter_config){.layer_count = c->layer_count, .rank_max = rank};
     a->adapter.config = &a->config;
-    a->adapter.modules = fixture_alloc(&a->memory, c->layer_count * ADAPTER_MODULE_COUNT *
-                                                       sizeof(*a->adapter.modules));
-    for (uint32_t i = 0; i < c->layer_count; i++) {
-        const struct backbone_layer *l = &model->backbone.layers[i];
-        const struct weight *weights[ADAPTER_MODULE_COUNT] = {&l->q,    &l->k,  &l->v,   &l->o,
-                                                              &l->gate, &l->up, &l->down};
-        for (uint32_t m = 0; m < ADAPTER_MODULE_COUNT; m++) {
-            struct lora *lora = &a->adapter.modules[i * ADAPTER_MODULE_COUNT + m];
-            uint32_t r = (i + m) % 2 && rank > 1 ? rank / 2 : rank;
-            if (!(modules >> m & 1))
-                continue;
-            lora->a =
-                fixture_weight(&a->memory, dtype, r, weights[m]->cols, 1 / sqrt(weights[m]->cols));
-            lora->b = fixture_weight(&a->memory, dtype, weights[m]->rows, r, 1 / sqrt(r));
-            lora->scale = 0.25f + 0.5f * (float)rng_unit(&a->memory.rng);
+    a->adapter.is_pure_lora = !(modules & (FIXTURE_DORA | FIXTURE_WHOLE));
+    a->adapter.loras =
+        fixture_alloc(&a->memory, adapter_scale_count(c->layer_count) * sizeof(struct lora));
+    a->adapter.view = model->backbone;
+    a->adapter.view.layers =
+        fixture_alloc(&a->memory, c->layer_count * sizeof(struct backbone_layer));
+    memcpy(a->adapter.view.layers, model->backbone.layers,
+           c->layer_count * sizeof(struct backbone_layer));
+    for (uint32_t i = 0; i < c->layer_count; i++)
+        for (uint32_t l = 0; l < LINEAR_LAYER_COUNT; l++) {
+            const struct weight *w = &model->backbone.layers[i].linears[l].weight;
+            if (modules >> l & 1)
+                fixture_lora(a, &a->adapter.loras[adapter_linear_index(c->layer_count, i, l)],
+                             dtype, (i + l) % 2 && rank > 1 ? rank / 2 : rank, w->rows, w->cols,
+                             modules);
         }
-    }
+    if (modules & FIXTURE_HEAD)
+        fixture_lora(a, &a->adapter.loras[adapter_linear_index(c->layer_count, 0, LINEAR_HEAD)],
+                     dtype, rank, c->vocab_count, c->hidden, modules);
+    if (modules & FIXTURE_EMBED)
+        fixture_lora(a, &a->adapter.loras[adapter_embed_index(c->layer_count)], dtype, rank,
+                     c->hidden, c->vocab_count, modules);
+    if (modules & FIXTURE_WHOLE)
+        fixture_whole(a, dtype);
     return a;
 }
 
@@ -191,9 +227,10 @@ static inline void fixture_adapter_free(struct fixture_adapter *a)
     free(a);
 }
 
-#define FIXTURE_FAMILIES 5u
+#define FIXTURE_FAMILIES 7u
+#define FIXTURE_LONG_FROM 20u /* tokens from which the LongRoPE model has other angles */
 
-/* All four families and what tells them apart, each as odd as it may be. */
+/* All families and what tells them apart, each as odd as it may be. */
 static const struct model_config fixture_families[FIXTURE_FAMILIES] = {
     {/* Llama 2: multi-head, own head */
      .family = MODEL_LLAMA,
@@ -203,9 +240,12 @@ static const struct model_config fixture_families[FIXTURE_FAMILIES] = {
      .head_count = 3,
      .kv_head_count = 3,
      .head_dim = 12,
+     .rotary_dim = 12,
+     .attention_scale = 0.288675135f,
+     .embed_scale = 1,
      .ffn = 50,
      .context_max = 256,
-     .rope_theta = 10000,
+     .ropes = {{.theta = 10000, .factor = 1, .attention_factor = 1}},
      .norm_eps = 1e-5f,
      .bos_id = 1},
     {/* Llama 3.1: grouped, scaled rope, tied, biases on o and MLP */
@@ -216,14 +256,18 @@ static const struct model_config fixture_families[FIXTURE_FAMILIES] = {
      .head_count = 10,
      .kv_head_count = 2,
      .head_dim = 16,
+     .rotary_dim = 16,
+     .attention_scale = 0.25f,
+     .embed_scale = 1,
      .ffn = 72,
      .context_max = 512,
-     .rope_kind = MODEL_ROPE_LLAMA3,
-     .rope_original_context = 64,
-     .rope_theta = 500,
-     .rope_factor = 8,
-     .rope_low_freq_factor = 1,
-     .rope_high_freq_factor = 4,
+     .ropes = {{.kind = MODEL_ROPE_LLAMA3,
+                .original_context = 64,
+                .theta = 500,
+                .factor = 8,
+                .low_freq_factor = 1,
+                .high_freq_factor = 4,
+                .attention_factor = 1}},
      .norm_eps = 1e-6f,
      .tied_embeddings = 1,
      .o_bias = 1,
@@ -237,10 +281,14 @@ static const struct model_config fixture_families[FIXTURE_FAMILIES] = {
      .head_count = 5,
      .kv_head_count = 1,
      .head_dim = 10,
+     .rotary_dim = 10,
+     .attention_scale = 0.316227766f,
+     .embed_scale = 1,
      .ffn = 41,
      .context_max = 256,
      .sliding_window = 7,
-     .rope_theta = 10000,
+     .sliding_layers = {3},
+     .ropes = {[MODEL_LAYER_SLIDING] = {.theta = 10000, .factor = 1, .attention_factor = 1}},
      .norm_eps = 1e-5f,
      .bos_id = 1},
     {/* Qwen2: biases on q, k, v, tied; linear rope */
@@ -251,11 +299,13 @@ static const struct model_config fixture_families[FIXTURE_FAMILIES] = {
      .head_count = 6,
      .kv_head_count = 2,
      .head_dim = 8,
+     .rotary_dim = 8,
+     .attention_scale = 0.353553391f,
+     .embed_scale = 1,
      .ffn = 90,
      .context_max = 256,
-     .rope_kind = MODEL_ROPE_LINEAR,
-     .rope_theta = 1000000,
-     .rope_factor = 2.5f,
+     .ropes =
+         {{.kind = MODEL_ROPE_LINEAR, .theta = 1000000, .factor = 2.5f, .attention_factor = 1}},
      .norm_eps = 1e-6f,
      .tied_embeddings = 1,
      .qkv_bias = 1,
@@ -268,10 +318,60 @@ static const struct model_config fixture_families[FIXTURE_FAMILIES] = {
      .head_count = 7,
      .kv_head_count = 7,
      .head_dim = 18,
+     .rotary_dim = 18,
+     .attention_scale = 0.23570226f,
+     .embed_scale = 1,
      .ffn = 64,
      .context_max = 256,
-     .rope_theta = 1000000,
+     .ropes = {{.theta = 1000000, .factor = 1, .attention_factor = 1}},
      .norm_eps = 1e-6f,
      .qk_norm = 1,
+     .bos_id = UINT32_MAX},
+    {/* Gemma 3: two kinds of layers with a rope each, norms around, GELU, scaled embeddings */
+     .family = MODEL_GEMMA3,
+     .vocab_count = 107,
+     .hidden = 38,
+     .layer_count = 4,
+     .head_count = 4,
+     .kv_head_count = 2,
+     .head_dim = 14,
+     .rotary_dim = 14,
+     .attention_scale = 0.2f,
+     .embed_scale = 6.164414f,
+     .ffn = 66,
+     .context_max = 256,
+     .sliding_window = 6,
+     .sliding_layers = {5},
+     .ropes = {{.kind = MODEL_ROPE_LINEAR, .theta = 100000, .factor = 3, .attention_factor = 1},
+               {.theta = 900, .factor = 1, .attention_factor = 1}},
+     .norm_eps = 1e-6f,
+     .activation = MODEL_GELU_TANH,
+     .tied_embeddings = 1,
+     .qk_norm = 1,
+     .post_norms = 1,
+     .bos_id = 2},
+    {/* Phi-4-mini: LongRoPE over a part of each head; q, k, v share LoRA's A, gate and up too */
+     .family = MODEL_PHI3,
+     .vocab_count = 99,
+     .hidden = 48,
+     .layer_count = 2,
+     .head_count = 3,
+     .kv_head_count = 1,
+     .head_dim = 16,
+     .rotary_dim = 12,
+     .attention_scale = 0.25f,
+     .embed_scale = 1,
+     .ffn = 57,
+     .context_max = 256,
+     .ropes = {{.kind = MODEL_ROPE_LONG,
+                .theta = 10000,
+                .factor = 1,
+                .original_context = FIXTURE_LONG_FROM,
+                .attention_factor = 1.19f}},
+     .rope_short_factors = {1, 1.1f, 1.2f, 1.3f, 1.4f, 1.5f},
+     .rope_long_factors = {1, 2, 3.5f, 5, 7, 11},
+     .norm_eps = 1e-5f,
+     .tied_embeddings = 1,
+     .fused_projections = 1,
      .bos_id = UINT32_MAX},
 };

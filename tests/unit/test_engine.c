@@ -3,6 +3,7 @@
  * chunks of its prompt, the threads, nor on losing its cache in mid-generation. All compared
  * bitwise with the sequence alone.
  */
+#include "kernels/kernels.h"
 #include "unit/engine_fixture.h"
 
 #include <errno.h>
@@ -32,10 +33,10 @@ static struct crowd *crowd_new(uint32_t family, uint32_t dtype, uint32_t tokens_
     c->model = fixture_model_new(&fixture_families[family], dtype, 40 + family);
     for (uint32_t i = 0; i < ADAPTERS; i++)
         c->adapters[i] =
-            fixture_adapter_new(c->model, dtype, ranks[i], i == 0 ? 0x15 : 0x7f, 7 + i);
+            fixture_adapter_new(c->model, dtype, ranks[i], i == 0 ? 0x15 : FIXTURE_LINEARS, 7 + i);
     /* The last adapter gives nothing but NaN: its neighbours must not notice. */
-    for (uint32_t i = 0; i < c->model->config.layer_count * ADAPTER_MODULE_COUNT; i++)
-        c->adapters[4]->adapter.modules[i].scale = NAN;
+    for (uint32_t i = 0; i < adapter_scale_count(c->model->config.layer_count); i++)
+        c->adapters[4]->adapter.loras[i].scale = NAN;
     for (uint32_t i = 0; i < SEQUENCES; i++) {
         struct engine_request *r = &c->requests[i];
         *r = (struct engine_request){.tokens = c->tokens[i],
@@ -278,6 +279,7 @@ static void test_draws_count_generated_tokens(void **state)
     const struct model_config *config = &c->model->config;
     c->model->backbone.head =
         fixture_weight(&c->model->memory, IMAGE_F32, config->vocab_count, config->hidden, 0);
+    c->adapters[1]->adapter.view.head = c->model->backbone.head;
     struct fixture_stream longer, shorter;
     struct engine_request r = {.tokens = c->tokens[0],
                                .token_count = 30,
@@ -296,6 +298,68 @@ static void test_draws_count_generated_tokens(void **state)
     for (uint32_t i = 0; i < 40; i++)
         same += longer.outputs[i].token == shorter.outputs[i].token;
     assert_true(same < 10);
+    crowd_free(c);
+}
+
+/* A sequence that outgrows LongRoPE's short context is computed anew by other angles: every token
+ * is the best one of a pass over all tokens before it. */
+static void test_sequences_become_long(void **state)
+{
+    (void)state;
+    uint32_t family = FIXTURE_FAMILIES - 1, known[FIXTURE_LONG_FROM + 20];
+    struct crowd *c = crowd_new(family, IMAGE_F32, 1);
+    uint32_t vocab_count = c->model->config.vocab_count, count = FIXTURE_LONG_FROM - 8;
+    assert_int_equal(c->model->config.ropes[MODEL_LAYER_FULL].kind, MODEL_ROPE_LONG);
+    const struct engine_request r = {.tokens = c->tokens[0],
+                                     .token_count = count,
+                                     .tokens_new_max = 25,
+                                     .adapter_slot = 1,
+                                     .adapter_scale = 1,
+                                     .sampling = {.top_p = 1}};
+    const struct engine_options o = {.threads = 1,
+                                     .sequences_max = 1,
+                                     .rows_max = 7,
+                                     .kv_bytes = 4 << 20,
+                                     .adapters_max = ADAPTERS,
+                                     .prefix_cache = true};
+    struct engine *e = fixture_engine(c->model, &o, c->adapters, ADAPTERS);
+    struct fixture_stream stream;
+    fixture_alone(c->model, c->adapters, ADAPTERS, &r, &stream);
+    assert_int_equal(stream.count, 25);
+    float *logits = calloc((size_t)(count + 25) * vocab_count, sizeof(*logits));
+    assert_non_null(logits);
+    memcpy(known, c->tokens[0], count * sizeof(*known));
+    for (uint32_t i = 0; i < 25; i++, count++) {
+        struct error err = {0};
+        assert_int_equal(engine_logits(e, known, count, 1, logits, &err), 0);
+        known[count] = kernels_get(KERNEL_ISA_REF)
+                           ->argmax(logits + (size_t)(count - 1) * vocab_count, vocab_count);
+        assert_int_equal(stream.outputs[i].token, known[count]);
+    }
+    free(logits);
+    engine_close(e);
+    crowd_free(c);
+}
+
+/* Half of what a LoRA adds is what a LoRA of half the scale adds; of DoRA there is no half. */
+static void test_scales(void **state)
+{
+    (void)state;
+    struct crowd *c = crowd_new(1, IMAGE_F32, 1);
+    struct engine_request r = {.tokens = c->tokens[0],
+                               .token_count = 9,
+                               .tokens_new_max = 12,
+                               .adapter_slot = 2,
+                               .adapter_scale = 0.5f,
+                               .sampling = {.top_p = 1},
+                               .logprobs = true};
+    struct fixture_stream half, halved;
+    fixture_alone(c->model, c->adapters, ADAPTERS, &r, &half);
+    for (uint32_t i = 0; i < adapter_scale_count(c->model->config.layer_count); i++)
+        c->adapters[2]->adapter.loras[i].scale *= 0.5f;
+    r.adapter_scale = 1;
+    fixture_alone(c->model, c->adapters, ADAPTERS, &r, &halved);
+    fixture_compare(&half, &halved, "half a scale");
     crowd_free(c);
 }
 
@@ -456,6 +520,8 @@ int main(void)
         cmocka_unit_test(test_alone_and_out_of_kv),
         cmocka_unit_test(test_prompt_logprobs_are_those_of_the_logits),
         cmocka_unit_test(test_draws_count_generated_tokens),
+        cmocka_unit_test(test_sequences_become_long),
+        cmocka_unit_test(test_scales),
         cmocka_unit_test(test_ends),
         cmocka_unit_test(test_bias_and_min_tokens),
         cmocka_unit_test(test_adapters_come_and_go),

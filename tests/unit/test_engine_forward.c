@@ -14,6 +14,7 @@
 
 #define PROMPT_TOKENS 40u
 #define WIDTH_MAX 256u
+#define RANK_MAX 64
 
 struct reference {
     const struct fixture_model *model;
@@ -30,25 +31,53 @@ static double at(const struct weight *w, uint32_t row, uint32_t col)
                                  : (double)fixture_float(((const uint16_t *)w->data)[i]);
 }
 
-static void reference_linear(const struct reference *ref, uint32_t layer, uint32_t module,
-                             const struct weight *w, const float *bias, const double *x, double *y)
+/* y (+)= scale B (A x), then DoRA's factors */
+static void reference_lora(const struct lora *l, const double *t, double *y, uint32_t outputs)
 {
-    const struct lora *l =
-        ref->adapter ? &ref->adapter->modules[layer * ADAPTER_MODULE_COUNT + module] : NULL;
+    for (uint32_t o = 0; o < outputs; o++) {
+        for (uint32_t r = 0; r < l->a.rows; r++)
+            y[o] += at(&l->b, o, r) * t[r] * (double)l->scale;
+        y[o] *= l->dora ? (double)l->dora[o] : 1;
+    }
+}
+
+static void reference_linear(const struct reference *ref, uint32_t layer, enum linear_index index,
+                             const double *x, double *y)
+{
+    const struct backbone *view = ref->adapter ? &ref->adapter->view : &ref->model->backbone;
+    struct linear_weights weights = {.weight = view->head};
+    if (index != LINEAR_HEAD)
+        weights = view->layers[layer].linears[index];
+    const struct weight *w = &weights.weight;
+    const struct lora *l = ref->adapter ? adapter_linear(ref->adapter, layer, index) : NULL;
     for (uint32_t o = 0; o < w->rows; o++) {
-        y[o] = bias ? (double)bias[o] : 0;
+        y[o] = 0;
         for (uint32_t i = 0; i < w->cols; i++)
             y[o] += at(w, o, i) * x[i];
     }
+    if (l && l->a.data) {
+        double t[RANK_MAX] = {0};
+        for (uint32_t r = 0; r < l->a.rows; r++)
+            for (uint32_t i = 0; i < w->cols; i++)
+                t[r] += at(&l->a, r, i) * x[i];
+        reference_lora(l, t, y, w->rows);
+    }
+    for (uint32_t o = 0; weights.bias && o < w->rows; o++)
+        y[o] += (double)weights.bias[o];
+}
+
+static void reference_embed(const struct reference *ref, uint32_t token, double *x)
+{
+    const struct backbone *view = ref->adapter ? &ref->adapter->view : &ref->model->backbone;
+    const struct lora *l = ref->adapter ? adapter_embed(ref->adapter) : NULL;
+    double scale = (double)ref->model->config.embed_scale, t[RANK_MAX];
+    for (uint32_t i = 0; i < view->embed.cols; i++)
+        x[i] = at(&view->embed, token, i) * scale;
     if (!l || !l->a.data)
         return;
-    for (uint32_t r = 0; r < l->a.rows; r++) {
-        double t = 0;
-        for (uint32_t i = 0; i < w->cols; i++)
-            t += at(&l->a, r, i) * x[i];
-        for (uint32_t o = 0; o < w->rows; o++)
-            y[o] += at(&l->b, o, r) * t * (double)l->scale;
-    }
+    for (uint32_t r = 0; r < l->a.rows; r++)
+        t[r] = at(&l->a, r, token) * scale;
+    reference_lora(l, t, x, view->embed.cols);
 }
 
 static void reference_norm(const double *x, const float *w, uint32_t n, double eps, double *y)
@@ -61,32 +90,39 @@ static void reference_norm(const double *x, const float *w, uint32_t n, double e
         y[i] = x[i] * scale * (double)w[i];
 }
 
-static double reference_frequency(const struct model_config *c, uint32_t i)
+static double reference_frequency(const struct model_config *c, const struct model_rope *p,
+                                  uint32_t i)
 {
-    double f = pow((double)c->rope_theta, -2.0 * i / c->head_dim);
-    if (c->rope_kind == MODEL_ROPE_LINEAR)
-        return f / (double)c->rope_factor;
-    if (c->rope_kind != MODEL_ROPE_LLAMA3)
+    double f = pow((double)p->theta, -2.0 * i / c->rotary_dim);
+    bool is_long = PROMPT_TOKENS > p->original_context;
+    if (p->kind == MODEL_ROPE_LINEAR)
+        return f / (double)p->factor;
+    if (p->kind == MODEL_ROPE_LONG)
+        return f / (double)(is_long ? c->rope_long_factors : c->rope_short_factors)[i];
+    if (p->kind != MODEL_ROPE_LLAMA3)
         return f;
-    double turns = c->rope_original_context * f / (2 * M_PI); /* within the original context */
-    double low = (double)c->rope_low_freq_factor, high = (double)c->rope_high_freq_factor;
+    double turns = p->original_context * f / (2 * M_PI); /* within the original context */
+    double low = (double)p->low_freq_factor, high = (double)p->high_freq_factor;
     if (turns < low)
-        return f / (double)c->rope_factor;
+        return f / (double)p->factor;
     if (turns > high)
         return f;
     double smooth = (turns - low) / (high - low);
-    return (1 - smooth) * f / (double)c->rope_factor + smooth * f;
+    return (1 - smooth) * f / (double)p->factor + smooth * f;
 }
 
-static void reference_rope(const struct model_config *c, double *x, uint32_t heads, uint32_t pos)
+static void reference_rope(const struct model_config *c, uint32_t layer, double *x, uint32_t heads,
+                           uint32_t pos)
 {
-    uint32_t half = c->head_dim / 2;
+    const struct model_rope *p = &c->ropes[model_layer_kind(c, layer)];
+    uint32_t half = c->rotary_dim / 2;
     for (uint32_t h = 0; h < heads; h++) {
         double *head = x + h * c->head_dim;
         for (uint32_t i = 0; i < half; i++) {
-            double angle = pos * reference_frequency(c, i), a = head[i], b = head[i + half];
-            head[i] = a * cos(angle) - b * sin(angle);
-            head[i + half] = b * cos(angle) + a * sin(angle);
+            double angle = pos * reference_frequency(c, p, i), a = head[i], b = head[i + half];
+            double scale = (double)p->attention_factor;
+            head[i] = (a * cos(angle) - b * sin(angle)) * scale;
+            head[i + half] = (b * cos(angle) + a * sin(angle)) * scale;
         }
     }
 }
@@ -102,9 +138,9 @@ static void reference_attention(const struct reference *ref, uint32_t layer, uin
             double score = 0;
             for (uint32_t d = 0; d < c->head_dim; d++)
                 score += q[h * c->head_dim + d] * ref->k[layer][t][kv + d];
-            p[t] = c->sliding_window && t + c->sliding_window <= pos
-                       ? 0
-                       : exp(score / sqrt(c->head_dim));
+            bool slides = model_layer_kind(c, layer) == MODEL_LAYER_SLIDING;
+            p[t] = slides && t + c->sliding_window <= pos ? 0
+                                                          : exp(score * (double)c->attention_scale);
             sum += p[t];
         }
         for (uint32_t d = 0; d < c->head_dim; d++) {
@@ -122,60 +158,75 @@ static double kept(const struct reference *ref, double value)
     return ref->dtype == IMAGE_F32 ? value : (double)fixture_float(fixture_bf16((float)value));
 }
 
+static void reference_norms(const struct reference *ref, uint32_t layer, enum norm_index norm,
+                            const double *x, uint32_t width, uint32_t count, double *y)
+{
+    const struct backbone *view = ref->adapter ? &ref->adapter->view : &ref->model->backbone;
+    for (uint32_t n = 0; n < count; n++)
+        reference_norm(x + n * width, view->layers[layer].norms[norm], width,
+                       (double)ref->model->config.norm_eps, y + n * width);
+}
+
+static double reference_activation(const struct model_config *c, double x)
+{
+    if (c->activation == MODEL_SILU)
+        return x / (1 + exp(-x));
+    return 0.5 * x * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+}
+
+static void reference_add(const struct reference *ref, uint32_t layer, enum norm_index post_norm,
+                          double *out, double *x)
+{
+    const struct model_config *c = &ref->model->config;
+    if (c->post_norms)
+        reference_norms(ref, layer, post_norm, out, c->hidden, 1, out);
+    for (uint32_t n = 0; n < c->hidden; n++)
+        x[n] += out[n];
+}
+
 static void reference_layer(struct reference *ref, uint32_t i, uint32_t pos, double *x)
 {
     const struct model_config *c = &ref->model->config;
-    const struct backbone_layer *l = &ref->model->backbone.layers[i];
     double h[WIDTH_MAX], q[WIDTH_MAX], attended[WIDTH_MAX], up[WIDTH_MAX], out[WIDTH_MAX];
     double *k = ref->k[i][pos], *v = ref->v[i][pos];
 
-    reference_norm(x, l->attn_norm, c->hidden, (double)c->norm_eps, h);
-    reference_linear(ref, i, ADAPTER_Q, &l->q, l->q_bias, h, q);
-    reference_linear(ref, i, ADAPTER_K, &l->k, l->k_bias, h, k);
-    reference_linear(ref, i, ADAPTER_V, &l->v, l->v_bias, h, v);
-    for (uint32_t n = 0; c->qk_norm && n < c->head_count; n++)
-        reference_norm(q + n * c->head_dim, l->q_norm, c->head_dim, (double)c->norm_eps,
-                       q + n * c->head_dim);
-    for (uint32_t n = 0; c->qk_norm && n < c->kv_head_count; n++)
-        reference_norm(k + n * c->head_dim, l->k_norm, c->head_dim, (double)c->norm_eps,
-                       k + n * c->head_dim);
-    reference_rope(c, q, c->head_count, pos);
-    reference_rope(c, k, c->kv_head_count, pos);
+    reference_norms(ref, i, NORM_ATTN, x, c->hidden, 1, h);
+    reference_linear(ref, i, LINEAR_Q, h, q);
+    reference_linear(ref, i, LINEAR_K, h, k);
+    reference_linear(ref, i, LINEAR_V, h, v);
+    if (c->qk_norm) {
+        reference_norms(ref, i, NORM_Q, q, c->head_dim, c->head_count, q);
+        reference_norms(ref, i, NORM_K, k, c->head_dim, c->kv_head_count, k);
+    }
+    reference_rope(c, i, q, c->head_count, pos);
+    reference_rope(c, i, k, c->kv_head_count, pos);
     for (uint32_t n = 0; n < c->kv_head_count * c->head_dim; n++) {
         k[n] = kept(ref, k[n]);
         v[n] = kept(ref, v[n]);
     }
     reference_attention(ref, i, pos, q, attended);
-    reference_linear(ref, i, ADAPTER_O, &l->o, l->o_bias, attended, out);
-    for (uint32_t n = 0; n < c->hidden; n++)
-        x[n] += out[n];
-    reference_norm(x, l->mlp_norm, c->hidden, (double)c->norm_eps, h);
-    reference_linear(ref, i, ADAPTER_GATE, &l->gate, l->gate_bias, h, q);
-    reference_linear(ref, i, ADAPTER_UP, &l->up, l->up_bias, h, up);
+    reference_linear(ref, i, LINEAR_O, attended, out);
+    reference_add(ref, i, NORM_POST_ATTN, out, x);
+    reference_norms(ref, i, NORM_MLP, x, c->hidden, 1, h);
+    reference_linear(ref, i, LINEAR_GATE, h, q);
+    reference_linear(ref, i, LINEAR_UP, h, up);
     for (uint32_t n = 0; n < c->ffn; n++)
-        q[n] = q[n] / (1 + exp(-q[n])) * up[n];
-    reference_linear(ref, i, ADAPTER_DOWN, &l->down, l->down_bias, q, out);
-    for (uint32_t n = 0; n < c->hidden; n++)
-        x[n] += out[n];
+        q[n] = reference_activation(c, q[n]) * up[n];
+    reference_linear(ref, i, LINEAR_DOWN, q, out);
+    reference_add(ref, i, NORM_POST_MLP, out, x);
 }
 
 static void reference_logits(struct reference *ref, const uint32_t *tokens, double *ret)
 {
     const struct model_config *c = &ref->model->config;
-    const struct backbone *b = &ref->model->backbone;
+    const struct backbone *b = ref->adapter ? &ref->adapter->view : &ref->model->backbone;
     for (uint32_t pos = 0; pos < PROMPT_TOKENS; pos++) {
         double x[WIDTH_MAX];
-        for (uint32_t i = 0; i < c->hidden; i++)
-            x[i] = at(&b->embed, tokens[pos], i);
+        reference_embed(ref, tokens[pos], x);
         for (uint32_t i = 0; i < c->layer_count; i++)
             reference_layer(ref, i, pos, x);
         reference_norm(x, b->out_norm, c->hidden, (double)c->norm_eps, x);
-        for (uint32_t t = 0; t < c->vocab_count; t++) {
-            double *logit = &ret[(size_t)pos * c->vocab_count + t];
-            *logit = 0;
-            for (uint32_t i = 0; i < c->hidden; i++)
-                *logit += at(&b->head, t, i) * x[i];
-        }
+        reference_linear(ref, 0, LINEAR_HEAD, x, &ret[(size_t)pos * c->vocab_count]);
     }
 }
 
@@ -253,8 +304,31 @@ static void test_adapters_match_reference(void **state)
     for (uint32_t i = 0; i < FIXTURE_FAMILIES; i++) {
         struct fixture_model *m = fixture_model_new(&fixture_families[i], IMAGE_F32, 20 + i);
         for (uint32_t r = 0; r < 4; r++) {
-            uint32_t modules = r == 0 ? 1u << ADAPTER_Q | 1u << ADAPTER_V : 0x7f;
+            uint32_t modules = r == 0 ? 1u << LINEAR_Q | 1u << LINEAR_V : FIXTURE_LINEARS;
             struct fixture_adapter *a = fixture_adapter_new(m, IMAGE_F32, ranks[r], modules, r);
+            compare(m, &a->adapter, IMAGE_F32, 1e-4);
+            fixture_adapter_free(a);
+        }
+        fixture_model_free(m);
+    }
+}
+
+/* LoRA everywhere, DoRA, tensors of its own; each alone and all together. */
+static void test_whole_adapters_match_reference(void **state)
+{
+    static const uint32_t kinds[] = {
+        FIXTURE_EMBED,
+        FIXTURE_HEAD,
+        FIXTURE_WHOLE,
+        FIXTURE_LINEARS | FIXTURE_DORA,
+        FIXTURE_EMBED | FIXTURE_HEAD | FIXTURE_DORA,
+        FIXTURE_LINEARS | FIXTURE_EMBED | FIXTURE_HEAD | FIXTURE_DORA | FIXTURE_WHOLE,
+    };
+    (void)state;
+    for (uint32_t i = 0; i < FIXTURE_FAMILIES; i++) {
+        struct fixture_model *m = fixture_model_new(&fixture_families[i], IMAGE_F32, 50 + i);
+        for (uint32_t k = 0; k < sizeof(kinds) / sizeof(*kinds); k++) {
+            struct fixture_adapter *a = fixture_adapter_new(m, IMAGE_F32, 5, kinds[k], k);
             compare(m, &a->adapter, IMAGE_F32, 1e-4);
             fixture_adapter_free(a);
         }
@@ -269,7 +343,7 @@ static void test_bf16_matches_reference(void **state)
     (void)state;
     for (uint32_t i = 0; i < FIXTURE_FAMILIES; i++) {
         struct fixture_model *m = fixture_model_new(&fixture_families[i], IMAGE_BF16, 30 + i);
-        struct fixture_adapter *a = fixture_adapter_new(m, IMAGE_BF16, 8, 0x7f, 5);
+        struct fixture_adapter *a = fixture_adapter_new(m, IMAGE_BF16, 8, FIXTURE_LINEARS, 5);
         compare(m, &a->adapter, IMAGE_BF16, 2e-2);
         fixture_adapter_free(a);
         fixture_model_free(m);
@@ -281,6 +355,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_families_match_reference),
         cmocka_unit_test(test_adapters_match_reference),
+        cmocka_unit_test(test_whole_adapters_match_reference),
         cmocka_unit_test(test_bf16_matches_reference),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -111,10 +111,11 @@ static void test_known_prefixes_are_not_computed(void **state)
     static const uint32_t counts[] = {100, 100, 17, 16, 1, 33, 97, 96, 140, 80};
     static const uint32_t known[] = {0, 96, 16, 0, 0, 32, 96, 80, 96, 64};
     (void)state;
-    for (uint32_t way = 0; way < 4 * FIXTURE_FAMILIES; way++) {
+    /* All but LongRoPE, the last one: it computes short prompts by other angles. */
+    for (uint32_t way = 0; way < 4 * (FIXTURE_FAMILIES - 1); way++) {
         static const uint32_t rows_max[] = {8, 13, 64, 256};
-        struct bench *b = bench_new(way % FIXTURE_FAMILIES, way % 2 ? IMAGE_BF16 : IMAGE_F32);
-        struct engine_options o = options(rows_max[way / FIXTURE_FAMILIES]);
+        struct bench *b = bench_new(way % (FIXTURE_FAMILIES - 1), way % 2 ? IMAGE_BF16 : IMAGE_F32);
+        struct engine_options o = options(rows_max[way / (FIXTURE_FAMILIES - 1)]);
         struct engine *e = fixture_engine(b->model, &o, b->adapters, ADAPTERS);
         for (uint32_t i = 0; i < sizeof(counts) / sizeof(*counts); i++) {
             struct engine_request r = request(b, counts[i], 1);

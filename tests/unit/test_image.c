@@ -71,11 +71,11 @@ static void test_open(void **state)
     assert_string_equal(b.eos_token, "</s>");
     assert_int_equal(b.tokenizer_bytes, 4);
     assert_memory_equal(b.tokenizer, "none", 4);
-    assert_int_equal(b.layers[0].k.rows, 2);
-    assert_int_equal(b.layers[0].k.cols, 4);
-    assert_non_null(b.layers[0].v_bias);
-    assert_null(b.layers[0].o_bias);
-    assert_null(b.layers[0].q_norm);
+    assert_int_equal(b.layers[0].linears[LINEAR_K].weight.rows, 2);
+    assert_int_equal(b.layers[0].linears[LINEAR_K].weight.cols, 4);
+    assert_non_null(b.layers[0].linears[LINEAR_V].bias);
+    assert_null(b.layers[0].linears[LINEAR_O].bias);
+    assert_null(b.layers[0].norms[NORM_Q]);
     assert_int_equal(b.head.rows, 4);
     assert_ptr_not_equal(b.head.data, b.embed.data);
     for (uint32_t i = 0; i < b.image.tensor_count; i++)
@@ -83,11 +83,11 @@ static void test_open(void **state)
 
     assert_int_equal(adapter_open(&a, adapter.bytes, adapter.size, &b, &backbone.digest, &err), 0);
     assert_int_equal(a.config->rank_max, 2);
-    assert_true(adapter_module(&a, 0, ADAPTER_Q)->scale == 2);
-    assert_int_equal(adapter_module(&a, 0, ADAPTER_DOWN)->a.cols, 3);
-    assert_int_equal(adapter_module(&a, 0, ADAPTER_DOWN)->b.rows, 4);
-    assert_int_equal(adapter_module(&a, 0, ADAPTER_DOWN)->b.dtype, IMAGE_F32);
-    assert_null(adapter_module(&a, 0, ADAPTER_K)->a.data);
+    assert_true(adapter_linear(&a, 0, LINEAR_Q)->scale == 2);
+    assert_int_equal(adapter_linear(&a, 0, LINEAR_DOWN)->a.cols, 3);
+    assert_int_equal(adapter_linear(&a, 0, LINEAR_DOWN)->b.rows, 4);
+    assert_int_equal(adapter_linear(&a, 0, LINEAR_DOWN)->b.dtype, IMAGE_F32);
+    assert_null(adapter_linear(&a, 0, LINEAR_K)->a.data);
     adapter_close(&a);
 
     struct digest other = backbone.digest;
@@ -212,20 +212,25 @@ static void test_adapters(void **state)
     DAMAGE(config->layer_count = UINT32_MAX, "layers");
     DAMAGE(config->rank_max = 3, "summary");
     DAMAGE(config->parameter_count++, "summary");
-    DAMAGE(((float *)(config + 1))[ADAPTER_Q] = NAN, "scale");
-    DAMAGE(((float *)(config + 1))[ADAPTER_Q] = INFINITY, "scale");
-    DAMAGE(((float *)(config + 1))[ADAPTER_K] = 1, "scale");
+    DAMAGE(((float *)(config + 1))[LINEAR_Q] = NAN, "scale");
+    DAMAGE(((float *)(config + 1))[LINEAR_Q] = INFINITY, "scale");
+    DAMAGE(((float *)(config + 1))[LINEAR_K] = 1, "scale");
     DAMAGE(c.header->sections[IMAGE_CONFIG].bytes = 8, "configuration");
     DAMAGE(c.tensors[0].layer = 1, "no adapter can");
-    DAMAGE(c.tensors[0].part = TENSOR_WHOLE, "no adapter can");
-    DAMAGE(c.tensors[0].role = TENSOR_EMBED, "no adapter can");
+    DAMAGE(c.tensors[0].part = TENSOR_WHOLE, "the backbone's matrix");
+    DAMAGE(c.tensors[0].part = TENSOR_PART_COUNT, "impossible");
+    DAMAGE(c.tensors[0].part = TENSOR_DORA, "the backbone's matrix");
+    DAMAGE((c.tensors[0].role = TENSOR_EMBED, c.tensors[0].layer = 1), "no adapter can");
+    DAMAGE((c.tensors[0].part = TENSOR_WHOLE, c.tensors[0].role = TENSOR_POST_MLP_NORM),
+           "has no tensor");
+    DAMAGE(c.tensors[0].role = TENSOR_EMBED, "do not fit");
     DAMAGE(c.tensors[0].role = TENSOR_ATTN_NORM, "no adapter can");
     DAMAGE(c.tensors[0].role = TENSOR_K, "do not fit");
     DAMAGE(c.tensors[1].part = TENSOR_LORA_A, "the backbone's matrix");
     DAMAGE((c.tensors[0].rows = 4, c.tensors[0].cols = 2), "the backbone's matrix");
     DAMAGE((c.tensors[0].rows = 1, c.tensors[0].bytes = 8), "do not fit");
     DAMAGE((c.tensors[2].role = TENSOR_Q, c.tensors[2].cols = 4, c.tensors[2].bytes = 32), "twice");
-    DAMAGE((memset(config + 1, 0, ADAPTER_MODULE_COUNT * sizeof(float)),
+    DAMAGE((memset(config + 1, 0, (LINEAR_LAYER_COUNT + 2) * sizeof(float)),
             c.header->sections[IMAGE_TENSORS].bytes = 0),
            "changes nothing");
 #undef DAMAGE

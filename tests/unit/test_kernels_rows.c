@@ -139,7 +139,7 @@ static void rope_is_right(const struct kernels *k)
             sd[d] = (float)sin(angle);
         }
         memcpy(before, xd, x.bytes);
-        k->rope(xd, cd, sd, HEADS, dim);
+        k->rope(xd, cd, sd, HEADS, dim, dim);
         for (uint32_t j = 0; j < HEADS * dim; j++) {
             uint32_t d = j % dim % half;
             int low = j % dim < half;

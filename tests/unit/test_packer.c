@@ -121,16 +121,19 @@ static void test_images(void **state)
     assert_int_equal(backbone_open(&h, half.base, half.result.bytes, &err), 0);
     assert_int_equal(h.embed.dtype, IMAGE_BF16);
     assert_false(digest_equal(&half.result.digest, &p.result.digest));
-    const float *wide = b.layers[1].down.data;
-    const uint16_t *narrow = h.layers[1].down.data;
-    for (uint32_t i = 0; i < b.layers[1].down.rows * b.layers[1].down.cols; i++) {
+    const float *wide = b.layers[1].linears[LINEAR_DOWN].weight.data;
+    const uint16_t *narrow = h.layers[1].linears[LINEAR_DOWN].weight.data;
+    for (uint32_t i = 0; i < b.layers[1].linears[LINEAR_DOWN].weight.rows *
+                                 b.layers[1].linears[LINEAR_DOWN].weight.cols;
+         i++) {
         uint32_t bits = (uint32_t)narrow[i] << 16;
         float value;
         memcpy(&value, &bits, 4);
         if (!(fabsf(value - wide[i]) <= fabsf(wide[i]) / 256))
             fail_msg("value %u: %g became %g", i, (double)wide[i], (double)value);
     }
-    assert_memory_equal(b.layers[1].mlp_norm, h.layers[1].mlp_norm, 48 * sizeof(float));
+    assert_memory_equal(b.layers[1].norms[NORM_MLP], h.layers[1].norms[NORM_MLP],
+                        48 * sizeof(float));
     backbone_close(&b);
     backbone_close(&h);
     packing_release(&p);
@@ -420,7 +423,8 @@ static void test_adapter_files(void **state)
         {model, "\"shape\":[8,48]", "\"shape\":[48,8]", "has shape [48, 8], this backbone"},
         {config, "\"r\": 8", "\"r\": 4", "this backbone and the adapter's rank ask for [4, 48]"},
         {config, "\"use_dora\": false", "\"use_dora\": true", "use_dora"},
-        {config, "\"bias\": \"none\"", "\"bias\": \"all\"", "bias"},
+        {config, "\"modules_to_save\": null", "\"modules_to_save\": [\"lm_head\"]",
+         "lm_head is in \"modules_to_save\", but not in the adapter"},
         {config, "\"o_proj\"", "\"x_proj\"", "leaves it out"},
     };
     for (size_t i = 0; i < sizeof edits / sizeof edits[0]; i++) {
@@ -470,7 +474,7 @@ static void test_half_pair(void **state)
     refuse(&d, IMAGE_BF16, &base, "q_proj has lora_A but no lora_B");
     open_dir(&d, ADAPTER);
     packing_put(&d, "adapter_model.safetensors", "\2\0\0\0\0\0\0\0{}", 10);
-    refuse(&d, IMAGE_BF16, &base, "holds no LoRA tensors");
+    refuse(&d, IMAGE_BF16, &base, "holds no tensors that change anything");
     packing_release(&base);
 }
 
@@ -514,7 +518,7 @@ static void test_synth(void **state)
     assert_int_equal(
         adapter_open(&a, adapter.base, adapter.result.bytes, &b, &base.result.digest, &err), 0);
     assert_int_equal(a.config->rank_max, 4);
-    assert_true(adapter_module(&a, 0, ADAPTER_UP)->scale == 2);
+    assert_true(adapter_linear(&a, 0, LINEAR_UP)->scale == 2);
     /* About normal: mean 0, deviation 0.02. */
     double sum = 0;
     double squares = 0;
@@ -529,7 +533,7 @@ static void test_synth(void **state)
     }
     assert_true(fabs(sum / count) < 1e-4);
     assert_true(fabs(sqrt(squares / count) - 0.02) < 2e-4);
-    assert_true(b.layers[0].attn_norm[63] == 1.0f);
+    assert_true(b.layers[0].norms[NORM_ATTN][63] == 1.0f);
 
     assert_int_equal(synth_write(&o, NULL, NULL, &err), -EEXIST);
     o.shape = "gpt-5";
