@@ -35,10 +35,16 @@ WORKER_SYS  := -Wl,-Bstatic -ljansson -lpcre2-8 -lutf8proc -lcrypto -lseccomp -W
 TEST_SYS    := -lcmocka -levent -ljansson -lsqlite3 -lcurl -lpcre2-8 -lutf8proc -lcrypto \
                -lseccomp -lpthread -lm
 
+# The reference of the differential test, where somebody has installed it.
+REFERENCE_PYTHON := $(or $(SLLORA_REFERENCE_PYTHON),.venv/bin/python)
+REFERENCE_HERE   := from importlib.util import find_spec; import sys; \
+                    sys.exit(not all(map(find_spec, ('peft', 'torch', 'transformers'))))
+CASES            ?= 200
+
 UNIT  := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test_*.c))
 FUZZ  := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: help all demo test unit live check bench sim tidy format setup clean
+.PHONY: help all demo test unit live differential check bench sim tidy format setup clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -60,6 +66,15 @@ unit: all tests ## only the tests that need no daemon
 
 live: all ## only the tests that drive the real daemon
 	@python3 tests/run.py --build $(BUILD) live
+
+differential: $(BUILD)/tests/test_parity ## random models and adapters against transformers + peft
+	@if $(REFERENCE_PYTHON) -c "$(REFERENCE_HERE)" 2>/dev/null; then \
+	    $(REFERENCE_PYTHON) tests/vectors/differential.py --build $(BUILD) --cases $(CASES) \
+	        $(if $(SEED),--seed $(SEED)) $(if $(CASE),--case $(CASE)); \
+	else \
+	    echo "differential: skipped: $(REFERENCE_PYTHON) has no torch, transformers and peft;"; \
+	    echo "  pip install them and name it: make differential SLLORA_REFERENCE_PYTHON=PYTHON"; \
+	fi
 
 check: setup ## ASan + UBSan over unit and fuzz tests, longer fuzzing; TSan where threads meet
 	@$(MAKE) --no-print-directory -j2 BUILD=build-asan SAN=address,undefined all tests

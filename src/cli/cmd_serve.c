@@ -18,6 +18,7 @@ enum {
     OPT_STEP_TOKENS,
     OPT_TURN,
     OPT_CONTEXT,
+    OPT_NO_PREFIX_CACHE,
     OPT_QUEUE,
     OPT_EVENT_LOG,
     OPT_WORKER,
@@ -34,6 +35,8 @@ static const struct argp_option options[] = {
     {"step-tokens", OPT_STEP_TOKENS, "N", 0, "token budget of one engine step (256)", 2},
     {"turn", OPT_TURN, "MS", 0, "how long a domain computes while another waits (20)", 2},
     {"context", OPT_CONTEXT, "TOKENS", 0, "refuse longer contexts than this (the model's)", 2},
+    {"no-prefix-cache", OPT_NO_PREFIX_CACHE, NULL, 0,
+     "compute every prompt, also when a domain's KV cache holds its beginning", 2},
     {"queue", OPT_QUEUE, "N", 0, "waiting requests of one function (1024)", 2},
     {"sandbox", OPT_SANDBOX, "strict|weak", 0,
      "weak: run although the machine lacks a part of the sandbox (strict)", 3},
@@ -88,6 +91,9 @@ static error_t parse_limits(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_CONTEXT:
         c->context_max = (uint32_t)cli_whole(state, "context", arg, 1, 1048576);
+        return 0;
+    case OPT_NO_PREFIX_CACHE:
+        c->prefix_cache = false;
         return 0;
     case OPT_QUEUE:
         c->sched.function_waiting_max = (uint32_t)cli_whole(state, "queue", arg, 1, 4096);

@@ -319,6 +319,8 @@ static void on_done(struct daemon *d, struct call *c, const struct wire_done *do
 {
     struct function_entry *f = &d->functions[c->function];
     f->tokens_prompt += done->prompt_tokens;
+    f->tokens_queried += d->config.prefix_cache ? done->prompt_tokens : 0;
+    f->tokens_cached += done->cached_tokens;
     f->tokens_new += done->completion_tokens;
     f->device_us += done->device_us;
     f->worker_us += done->worker_us;

@@ -54,6 +54,7 @@ void daemon_config_default(struct daemon_config *c)
         .gateway = gateway_limits_default,
         .kv_bytes = 256 * MIB,
         .rows_max = 256,
+        .prefix_cache = true,
         .deploys_max = 4,
         .start_timeout_ms = 30000,
         .hang_timeout_ms = 120000,

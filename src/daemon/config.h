@@ -26,6 +26,7 @@ struct daemon_config {
     uint32_t rows_max;         /* token budget of one engine step */
     uint32_t worker_threads;   /* 0: all processors */
     uint32_t context_max;      /* 0: the model's */
+    bool prefix_cache;         /* keep known KV blocks for prompts that begin alike */
     uint32_t deploys_max;      /* running at one time */
     uint32_t start_timeout_ms; /* a process that is not ready by then is killed */
     uint32_t hang_timeout_ms;  /* a worker that does not give its turn back is killed */

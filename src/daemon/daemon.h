@@ -30,6 +30,7 @@ struct function_entry {
     struct registry_function f;
     uint64_t adapter_bytes;
     uint64_t requests, failures, tokens_prompt, tokens_new, cold_starts;
+    uint64_t tokens_queried, tokens_cached; /* prompt tokens looked up in the prefix cache, found */
     uint64_t device_us, worker_us;
     /* The parts of the latest start of a process for it. */
     uint64_t start_spawn_us, start_sandbox_us, start_attach_us, start_bind_us;

@@ -55,8 +55,12 @@ struct function_metric {
 static void put_functions(struct buf *b, const struct daemon *d)
 {
     static const struct function_metric metrics[] = {
-        {"vllm:prompt_tokens_total", "Prompt tokens computed.",
+        {"vllm:prompt_tokens_total", "Prompt tokens.",
          offsetof(struct function_entry, tokens_prompt)},
+        {"vllm:prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.",
+         offsetof(struct function_entry, tokens_queried)},
+        {"vllm:prefix_cache_hits_total", "Prompt tokens found there, so not computed.",
+         offsetof(struct function_entry, tokens_cached)},
         {"vllm:generation_tokens_total", "Tokens generated.",
          offsetof(struct function_entry, tokens_new)},
         {"sllora_requests_total", "Requests that arrived.",

@@ -239,6 +239,7 @@ static int send_attach(struct daemon *d, const struct worker_slot *w)
         .adapters_max = d->config.sched.worker_slots_max,
         .threads = d->config.worker_threads,
         .context_max = d->config.context_max,
+        .prefix_cache = d->config.prefix_cache,
     };
     if (b->reader_fd < 0)
         return -ENOENT;

@@ -88,7 +88,7 @@ struct wire_attach {
     uint32_t adapters_max;
     uint32_t threads;
     uint32_t context_max;
-    uint32_t reserved;
+    uint32_t prefix_cache; /* 1: on */
 };
 
 struct wire_ready {
@@ -184,9 +184,9 @@ struct wire_done {
     uint32_t reason;
     uint32_t prompt_tokens;
     uint32_t completion_tokens;
-    uint32_t reserved;
-    uint64_t device_us; /* its share of the steps that it was in */
-    uint64_t worker_us; /* from SUBMIT read to DONE written */
+    uint32_t cached_tokens; /* of the prompt's, not computed: found in the prefix cache */
+    uint64_t device_us;     /* its share of the steps that it was in */
+    uint64_t worker_us;     /* from SUBMIT read to DONE written */
 };
 
 struct wire_turn_ended {

@@ -34,6 +34,7 @@ static int open_engine(struct session *s, const struct wire_attach *a, struct er
         .kv_bytes = a->kv_bytes,
         .adapters_max = a->adapters_max,
         .context_max = a->context_max,
+        .prefix_cache = a->prefix_cache != 0,
     };
     if (a->adapters_max > SESSION_SLOTS_MAX || a->sequences_max > SESSION_ANSWERS_MAX)
         return error_set(err, -EPROTO, "ATTACH is out of range");

@@ -136,6 +136,7 @@ static void finish(struct session *s, struct answer *a, enum wire_done_reason re
         .reason = reason,
         .prompt_tokens = a->prompt_tokens,
         .completion_tokens = a->completion_tokens,
+        .cached_tokens = a->begun ? engine_cached_tokens(s->engine, a->sequence) : 0,
         .device_us = a->device_us,
         .worker_us = clock_now_us() - a->submitted_us,
     };

@@ -282,7 +282,8 @@ def greedy(model, prompt, count):
 class Cases:
     """The cases of one model, with the bytes of logits.bin."""
 
-    def __init__(self, folder, family, vocab, greedy_count, lengths, logits_count):
+    def __init__(self, folder, family, vocab, greedy_count, lengths, logits_count, report=print):
+        self.report = report
         self.folder, self.vocab, self.greedy_count = folder, vocab, greedy_count
         self.lengths, self.logits_count = lengths, logits_count
         self.family, self.cases, self.blob = family, [], bytearray()
@@ -306,17 +307,12 @@ class Cases:
                 "greedy": continuation[0], "logprobs": continuation[1],
                 "logits_offset": len(self.blob), "logits_first": first}
         self.cases.append(case)
+        change = float((logits - reference.logits(self.bare, prompt)).abs().max())
         self.blob += logits[first:].contiguous().numpy().astype("<f4").tobytes()
-        print(f"  {adapter or '-':16} prompt {length:2}, {attempt} redrawn, logits std "
-              f"{logits.std():.2f}, {len(set(continuation[0]))} different tokens, "
-              f"{self.change(adapter, prompt, logits):.2f} from the bare model", flush=True)
-
-    def change(self, adapter, prompt, logits):
-        """The largest: an adapter that changes little would test little."""
-        bare = logits if adapter is None else reference.logits(self.bare, prompt)
-        largest = float((logits - bare).abs().max())
-        assert adapter is None or largest > 0.1
-        return largest
+        self.report(f"  {adapter or '-':16} prompt {length:2}, {attempt} redrawn, logits std "
+                    f"{logits.std():.2f}, {len(set(continuation[0]))} different tokens, "
+                    f"{change:.2f} from the bare model")
+        return change
 
     def write(self):
         (self.folder / "logits.bin").write_bytes(bytes(self.blob))
@@ -356,7 +352,8 @@ def make_model(name, family, config_class, model_class, settings, seed, lengths,
             adapter_settings = {k: fused(v) for k, v in adapter_settings.items()}
         reference.save_adapter(folder, folder / "adapters" / feature, adapter_settings,
                                seed * 100 + 10 + i, bf16, **arguments)
-        cases.add(feature, feature, seed * 100 + 10 + i)
+        change = cases.add(feature, feature, seed * 100 + 10 + i)
+        assert change > 0.1, "an adapter that changes little would test little"
     cases.write()
 
 
