@@ -117,6 +117,18 @@ static inline void on_admin(void *context, struct exchange *x, const char *metho
                   json_pack("{s:s, s:s, s:O?}", "method", method, "path", path, "body", body));
 }
 
+static inline void on_lora(void *context, struct exchange *x, enum lora_verb verb,
+                           const json_t *body)
+{
+    (void)context;
+    if (verb == LORA_LIST)
+        exchange_json(x, 200, json_pack("{s:[]}", "data"));
+    else if (json_is_object(body))
+        exchange_text(x, 200, verb == LORA_LOAD ? "loaded" : "unloaded");
+    else
+        exchange_error(x, 400, NULL, "lora_name", 0, "no body");
+}
+
 /* --- the world --- */
 
 static inline void world_open(struct world *w)
@@ -126,7 +138,7 @@ static inline void world_open(struct world *w)
         .listen = "127.0.0.1:0",
         .admin_socket = w->socket_path,
         .limits = w->limits,
-        .handlers = {w, on_infer, on_gone, on_models, on_metrics, on_ready, on_admin},
+        .handlers = {w, on_infer, on_gone, on_models, on_metrics, on_ready, on_admin, on_lora},
     };
     struct error err;
     if (gateway_open(&w->gateway, &options, &err) < 0)

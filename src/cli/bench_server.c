@@ -119,8 +119,9 @@ static int on_deploy_line(void *context, const char *line, size_t len)
 {
     json_t *o = json_loadb(line, len, 0, NULL);
     const char *state = json_string_value(json_object_get(o, "state"));
-    const char *reason = json_string_value(json_object_get(o, "error"));
+    const char *reason = NULL;
     struct error *err = context;
+    json_unpack(o, "{s:{s:s}}", "error", "message", &reason);
     if (state != NULL && strcmp(state, "deployed") == 0)
         err->code = 0;
     else if (reason != NULL)
@@ -141,11 +142,16 @@ int bench_deploy(struct bench_server *s, const char *name, const char *owner,
         json_object_set_new(body, "adapter", json_string(path));
     }
     struct error result = {.code = -EIO, .text = "the server did not answer a deploy"};
-    int r = client_lines(s->client, "POST", "/admin/functions", body, on_deploy_line, &result, NULL,
-                         err);
+    json_t *refusal = NULL;
+    const char *reason = NULL;
+    int r = client_lines(s->client, "POST", "/admin/functions", body, on_deploy_line, &result,
+                         &refusal, err);
     json_decref(body);
     if (r < 0)
         return r;
+    if (json_unpack(refusal, "{s:{s:s}}", "error", "message", &reason) == 0)
+        error_set(&result, -EINVAL, "deploy: %s", reason);
+    json_decref(refusal);
     return result.code < 0 ? error_set(err, result.code, "%s", result.text) : 0;
 }
 

@@ -55,5 +55,7 @@ void cli_print_json(const json_t *document);
 /* "sllora COMMAND: sentence" on stderr. */
 void cli_complain(const char *command, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
+/* Says what the server said (its error object, or NULL), and what it means for the exit status. */
+int cli_refused(const char *command, int status, const json_t *document);
 /* 1536 → "1.5 KiB" */
 const char *cli_bytes_text(double bytes, char *to, size_t size);

@@ -23,6 +23,7 @@ enum {
     OPT_EVENT_LOG,
     OPT_WORKER,
     OPT_HANG_TIMEOUT,
+    OPT_LORA_ROOT,
 };
 
 static const struct argp_option options[] = {
@@ -40,6 +41,8 @@ static const struct argp_option options[] = {
     {"queue", OPT_QUEUE, "N", 0, "waiting requests of one function (1024)", 2},
     {"sandbox", OPT_SANDBOX, "strict|weak", 0,
      "weak: run although the machine lacks a part of the sandbox (strict)", 3},
+    {"lora-root", OPT_LORA_ROOT, "DIR", 0,
+     "let every HTTP client load adapters from below DIR (/v1/load_lora_adapter); repeatable", 3},
     {"event-log", OPT_EVENT_LOG, "FILE", 0, "where events are recorded (DIR/events.log); '': not",
      3},
     {"hang-timeout", OPT_HANG_TIMEOUT, "SECONDS", 0, "a silent worker is killed after (120)", 3},
@@ -123,6 +126,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         if (strcmp(arg, "weak") != 0 && strcmp(arg, "strict") != 0)
             argp_error(state, "--sandbox is strict or weak, not \"%s\"", arg);
         c->sandbox_weak = strcmp(arg, "weak") == 0;
+        return 0;
+    case OPT_LORA_ROOT:
+        if (c->lora_root_count == ROOTS_MAX)
+            argp_error(state, "--lora-root may be given %u times", ROOTS_MAX);
+        c->lora_roots[c->lora_root_count++] = arg;
         return 0;
     case OPT_EVENT_LOG:
         c->event_log = arg;

@@ -77,6 +77,17 @@ void cli_complain(const char *command, const char *format, ...)
     va_end(args);
 }
 
+int cli_refused(const char *command, int status, const json_t *document)
+{
+    const char *message =
+        json_string_value(json_object_get(json_object_get(document, "error"), "message"));
+    if (message != NULL)
+        cli_complain(command, "%s", message);
+    else
+        cli_complain(command, "the server answered with status %d", status);
+    return status == 404 ? CLI_NOT_FOUND : CLI_FAILED;
+}
+
 const char *cli_bytes_text(double bytes, char *to, size_t size)
 {
     static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};

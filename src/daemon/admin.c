@@ -1,27 +1,20 @@
 /*
  * The admin socket's JSON: what the command line asks for.
  *
- *   POST   /admin/functions         deploy; answers with lines of progress
+ *   POST   /admin/functions         deploy (admin_deploy.c); answers with lines of progress
  *   GET    /admin/functions         all functions
  *   GET    /admin/functions/NAME    one
  *   DELETE /admin/functions/NAME    removed; what runs ends
  *   GET    /admin/status            processes, memory, counts
  */
-#include "daemon/daemon.h"
+#include "daemon/deploy.h"
 
 #include "base/clock.h"
-#include "base/log.h"
 
-#include <errno.h>
 #include <string.h>
 #include <unistd.h>
 
-void admin_error(struct exchange *x, int status, const char *message)
-{
-    exchange_json(x, status, json_pack("{s:{s:s}}", "error", "message", message));
-}
-
-static json_t *digest_json(const struct digest *d)
+json_t *digest_json(const struct digest *d)
 {
     char hex[DIGEST_HEX_BYTES];
     digest_hex(d, hex);
@@ -70,8 +63,9 @@ static json_t *function_json(const struct daemon *d, uint32_t index)
     json_object_set_new(o, "adapter",
                         !f->f.has_adapter
                             ? json_null()
-                            : json_pack("{s:o, s:I}", "digest", digest_json(&f->f.adapter), "bytes",
-                                        (json_int_t)f->adapter_bytes));
+                            : json_pack("{s:o, s:I, s:I}", "digest", digest_json(&f->f.adapter),
+                                        "bytes", (json_int_t)f->adapter_bytes, "rank",
+                                        (json_int_t)f->adapter_rank));
     json_object_set_new(
         o, "totals",
         json_pack("{s:I, s:I, s:I, s:I, s:I, s:f, s:f}", "requests", (json_int_t)f->requests,
@@ -101,16 +95,26 @@ static void not_found(struct exchange *x, const char *name)
     char message[160];
     snprintf(message, sizeof message,
              "there is no function named %.64s; `sllora ls` lists what is deployed", name);
-    admin_error(x, 404, message);
+    exchange_error(x, 404, "function_not_found", NULL, 0, message);
 }
 
 static void describe_function(struct daemon *d, struct exchange *x, const char *name)
 {
+    struct error err = {0};
+    json_t *certificate = NULL;
     uint32_t index = function_find(d, name);
-    if (index == SCHED_NONE)
+    if (index == SCHED_NONE) {
         not_found(x, name);
-    else
-        exchange_json(x, 200, function_json(d, index));
+        return;
+    }
+    const struct registry_function *f = &d->functions[index].f;
+    if (f->has_adapter && certificate_read(d->registry, &f->adapter, &certificate, &err) < 0) {
+        exchange_error(x, 500, NULL, NULL, 0, err.text);
+        return;
+    }
+    json_t *o = function_json(d, index);
+    json_object_set_new(o, "certificate", certificate != NULL ? certificate : json_null());
+    exchange_json(x, 200, o);
 }
 
 static void remove_function(struct daemon *d, struct exchange *x, const char *name)
@@ -121,17 +125,20 @@ static void remove_function(struct daemon *d, struct exchange *x, const char *na
         not_found(x, name);
         return;
     }
-    if (registry_remove_function(d->registry, name, &err) < 0) {
-        admin_error(x, 500, err.text);
-        return;
-    }
-    struct sched_function_view view;
-    sched_function_view(d->sched, index, &view);
-    function_retire(d, index);
-    log_info("admin", "removed function=%s finishing=%u", name, view.waiting + view.running);
-    exchange_json(
-        x, 200,
-        json_pack("{s:s, s:i}", "removed", name, "finishing", (int)(view.waiting + view.running)));
+    uint64_t generation = d->functions[index].f.generation;
+    uint32_t finishing = 0;
+    if (function_remove(d, index, &finishing, &err) < 0)
+        exchange_error(x, 500, NULL, NULL, 0, err.text);
+    else
+        exchange_json(x, 200,
+                      json_pack("{s:s, s:I, s:I}", "removed", name, "generation",
+                                (json_int_t)generation, "finishing", (json_int_t)finishing));
+}
+
+static json_t *bound_json(const struct registry_function *f)
+{
+    return json_pack("{s:s, s:I, s:o}", "name", f->name, "generation", (json_int_t)f->generation,
+                     "adapter", f->has_adapter ? digest_json(&f->adapter) : json_null());
 }
 
 static json_t *workers_json(const struct daemon *d)
@@ -144,13 +151,13 @@ static json_t *workers_json(const struct daemon *d)
         json_t *functions = json_array();
         for (uint32_t s = 0; s < SCHED_SLOTS_MAX; s++) {
             if (w->slot_function[s] != SCHED_NONE)
-                json_array_append_new(functions,
-                                      json_string(d->functions[w->slot_function[s]].f.name));
+                json_array_append_new(functions, bound_json(&d->functions[w->slot_function[s]].f));
         }
-        json_array_append_new(list, json_pack("{s:i, s:b, s:s, s:I, s:o}", "pid",
+        json_array_append_new(list, json_pack("{s:i, s:b, s:o, s:I, s:o}", "pid",
                                               (int)proc_pid(w->proc), "ready", w->ready, "backbone",
-                                              d->backbones[w->backbone].image.label, "kv_bytes",
-                                              (json_int_t)w->kv_bytes, "functions", functions));
+                                              digest_json(&d->backbones[w->backbone].image.digest),
+                                              "kv_bytes", (json_int_t)w->kv_bytes, "functions",
+                                              functions));
     }
     return list;
 }
@@ -200,11 +207,11 @@ void admin_request(void *context, struct exchange *x, const char *method, const 
     else if (strcmp(path, functions) == 0 && strcmp(method, "GET") == 0)
         list_functions(d, x);
     else if (strcmp(path, functions) == 0 && strcmp(method, "POST") == 0)
-        deploy_start(d, x, body);
+        admin_deploy(d, x, body);
     else if (name != NULL && strcmp(method, "GET") == 0)
         describe_function(d, x, name);
     else if (name != NULL && strcmp(method, "DELETE") == 0)
         remove_function(d, x, name);
     else
-        admin_error(x, 404, "no such admin request");
+        exchange_error(x, 404, "unknown_url", NULL, 0, "no such admin request");
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "base/error.h"
+#include "daemon/roots.h"
 #include "gateway/gateway.h"
 #include "sched/sched.h"
 
@@ -18,6 +19,8 @@ struct daemon_config {
     const char *event_log;     /* NULL: data_dir/events.log; "": none */
     uint64_t event_log_bytes_max;
     bool sandbox_weak;
+    const char *lora_roots[ROOTS_MAX]; /* below them clients may load adapters */
+    uint32_t lora_root_count;
 
     struct sched_config sched;
     struct gateway_limits gateway;

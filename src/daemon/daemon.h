@@ -2,18 +2,22 @@
  * The daemon's own picture, private to daemon/. It executes what the core decides: the core knows
  * numbers, this knows names, descriptors, processes and exchanges behind them.
  *
- *   calls.c    requests: from the gateway to the core, from the workers' news to the gateway
- *   workers.c  workers and keepers: the core's actions on processes, their records as events
- *   deploy.c   a deploy: files → packer → image → registry → the core
- *   admin.c    the admin socket's JSON
- *   metrics.c  Prometheus text
- *   serve.c    event → apply → plan → execute; start and end
+ *   calls.c         requests: from the gateway to the core, from the workers' news to the gateway
+ *   workers.c       workers and keepers: the core's actions on processes, their records as events
+ *   deploy.c        a deploy: files → packer → image → registry → the core
+ *   sources.c       the files of a deploy; roots.c: directories below which clients may name them
+ *   certificate.c   what a deploy proved of an adapter
+ *   admin.c         the admin socket's JSON; admin_deploy.c: its deploy
+ *   lora.c          vLLM's endpoints for adapters
+ *   metrics.c       Prometheus text
+ *   serve.c         event → apply → plan → execute; start and end
  */
 #pragma once
 
 #include "daemon/config.h"
 #include "store/eventlog.h"
 #include "daemon/procs.h"
+#include "daemon/roots.h"
 #include "store/registry.h"
 
 #include <stdio.h>
@@ -29,6 +33,7 @@ struct function_entry {
     uint32_t backbone;
     struct registry_function f;
     uint64_t adapter_bytes;
+    uint32_t adapter_rank;
     uint64_t requests, failures, tokens_prompt, tokens_new, cold_starts;
     uint64_t tokens_queried, tokens_cached; /* prompt tokens looked up in the prefix cache, found */
     uint64_t device_us, worker_us;
@@ -100,6 +105,7 @@ struct daemon {
     struct sandbox_features features;
     uint32_t sandbox_use;
     struct eventlog *eventlog;
+    struct roots lora_roots;
 
     void *sched_memory;
     struct sched *sched;
@@ -132,6 +138,7 @@ struct function_numbers {
     uint32_t function;
     uint32_t backbone;
     uint64_t adapter_bytes;
+    uint32_t adapter_rank;
 };
 
 /* Finds numbers for the function, or says why it cannot be added; changes nothing that shows. To be
@@ -143,8 +150,14 @@ void function_add(struct daemon *d, const struct function_numbers *n,
                   const struct registry_function *f);
 /* The name's current generation takes no new requests. */
 void function_retire(struct daemon *d, uint32_t index);
+/* The same, and out of the registry; *ret_finishing requests remain (NULL: nobody asks). */
+int function_remove(struct daemon *d, uint32_t index, uint32_t *ret_finishing, struct error *err);
 void function_forget(struct daemon *d, uint32_t index); /* the core's FORGET */
 bool function_name_is_valid(const char *name);
+
+#define FUNCTION_TEXT_BYTES 192
+/* For log lines: the name with what it stands for, by content. */
+const char *function_text(const struct registry_function *f, char to[FUNCTION_TEXT_BYTES]);
 
 /* calls.c */
 int call_infer(void *context, struct exchange *x, const struct infer_request *r, int *ret_status,
@@ -162,14 +175,17 @@ void workers_watch(struct daemon *d, uint64_t now_us); /* once a second: hangs *
 void workers_close(struct daemon *d);
 
 /* deploy.c */
-void deploy_start(struct daemon *d, struct exchange *x, const json_t *body);
 void deploy_client_gone(struct daemon *d, struct exchange *x);
 void deploys_close(struct daemon *d);
 
 /* admin.c */
 void admin_request(void *context, struct exchange *x, const char *method, const char *path,
                    const json_t *body);
-void admin_error(struct exchange *x, int status, const char *message);
+void admin_deploy(struct daemon *d, struct exchange *x, const json_t *body);
+json_t *digest_json(const struct digest *d);
+
+/* lora.c */
+void lora_request(void *context, struct exchange *x, enum lora_verb verb, const json_t *body);
 
 /* metrics.c */
 char *metrics_text(void *context);
@@ -181,9 +197,10 @@ void image_path(const struct daemon *d, const struct digest *digest, char *to, s
 int image_open_file(const struct daemon *d, const struct digest *digest, struct error *err);
 /* A new file to pack into; its path goes to ret_path. */
 int image_create(const struct daemon *d, char *ret_path, size_t bytes, struct error *err);
-/* Makes a packed file the image of that digest: synced, read-only, renamed. */
+/* Makes a packed file the image of that digest: synced, read-only, renamed; or drops it, when there
+ * is one of that digest already. */
 int image_publish(const struct daemon *d, int fd, const char *path, const struct digest *digest,
-                  struct error *err);
+                  bool *ret_was_there, struct error *err);
 /* The file does not hold what its name says: it goes, and the next deploy packs it anew. */
 void image_discard(struct daemon *d, const struct digest *digest);
 void images_sweep(struct daemon *d); /* what nobody refers to, at start */

@@ -4,6 +4,8 @@
  */
 #include "daemon/daemon.h"
 
+#include "base/log.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <string.h>
@@ -28,6 +30,17 @@ bool function_name_is_valid(const char *name)
 {
     size_t n = strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.");
     return n > 0 && n < REGISTRY_NAME_BYTES && name[n] == '\0' && name[0] != '.';
+}
+
+const char *function_text(const struct registry_function *f, char to[FUNCTION_TEXT_BYTES])
+{
+    char backbone[DIGEST_HEX_BYTES], adapter[DIGEST_HEX_BYTES] = "none";
+    digest_hex(&f->backbone, backbone);
+    if (f->has_adapter)
+        digest_hex(&f->adapter, adapter);
+    snprintf(to, FUNCTION_TEXT_BYTES, "function=%s generation=%llu backbone=%.12s adapter=%.12s",
+             f->name, (unsigned long long)f->generation, backbone, adapter);
+    return to;
 }
 
 static uint32_t backbone_number(struct daemon *d, const struct digest *digest, struct error *err)
@@ -71,7 +84,7 @@ int function_reserve(struct daemon *d, const struct registry_function *f,
     uint32_t backbone = backbone_number(d, &f->backbone, err);
     if (backbone == SCHED_NONE)
         return err->code;
-    *ret = (struct function_numbers){index, backbone, adapter.bytes};
+    *ret = (struct function_numbers){index, backbone, adapter.bytes, adapter.rank};
     return 0;
 }
 
@@ -90,7 +103,8 @@ void function_add(struct daemon *d, const struct function_numbers *n,
                                                   .name_next = *head,
                                                   .backbone = backbone,
                                                   .f = *f,
-                                                  .adapter_bytes = n->adapter_bytes};
+                                                  .adapter_bytes = n->adapter_bytes,
+                                                  .adapter_rank = n->adapter_rank};
     *head = index;
     d->backbones[backbone].functions++;
     struct sched_event e = {.type = SCHED_DEPLOYED,
@@ -114,6 +128,23 @@ void function_retire(struct daemon *d, uint32_t index)
     f->current = false;
     struct sched_event e = {.type = SCHED_REMOVED, .function = index};
     daemon_event(d, &e);
+}
+
+int function_remove(struct daemon *d, uint32_t index, uint32_t *ret_finishing, struct error *err)
+{
+    char text[FUNCTION_TEXT_BYTES];
+    struct sched_function_view view;
+    const struct registry_function *f = &d->functions[index].f;
+    int r = registry_remove_function(d->registry, f->name, err);
+    if (r < 0)
+        return r;
+    sched_function_view(d->sched, index, &view);
+    log_info("functions", "removed %s owner=%s finishing=%u", function_text(f, text), f->owner,
+             view.waiting + view.running);
+    function_retire(d, index);
+    if (ret_finishing != NULL)
+        *ret_finishing = view.waiting + view.running;
+    return 0;
 }
 
 void function_forget(struct daemon *d, uint32_t index)

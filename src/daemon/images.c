@@ -61,14 +61,17 @@ static int sync_dir(const struct daemon *d)
 }
 
 int image_publish(const struct daemon *d, int fd, const char *path, const struct digest *digest,
-                  struct error *err)
+                  bool *ret_was_there, struct error *err)
 {
     char final[4300];
     image_path(d, digest, final, sizeof final);
     /* An image that is there stays: a packer's word must not replace another's bytes. */
     int r = fsync(fd) < 0 || fchmod(fd, 0444) < 0 ? -errno : 0;
-    if (r == 0 && renameat2(AT_FDCWD, path, AT_FDCWD, final, RENAME_NOREPLACE) < 0)
+    *ret_was_there = false;
+    if (r == 0 && renameat2(AT_FDCWD, path, AT_FDCWD, final, RENAME_NOREPLACE) < 0) {
+        *ret_was_there = errno == EEXIST;
         r = errno == EEXIST ? unlink(path) : -errno;
+    }
     if (r == 0)
         r = sync_dir(d);
     return r < 0 ? error_set(err, r, "cannot store image %s: %s", final, strerror(-r)) : 0;

@@ -8,7 +8,7 @@
 
 #include <stdlib.h>
 
-#define METRICS_BYTES_MAX (16u << 20)
+#define METRICS_BYTES_MAX (32u << 20)
 
 /* Seconds; vLLM's buckets for the time to the first token. */
 static const double bounds_s[HISTOGRAM_BUCKETS] = {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1,
@@ -52,6 +52,22 @@ struct function_metric {
     size_t offset; /* of a uint64_t in struct function_entry */
 };
 
+/* A name alone would mix what two generations did. An older one is shown until it has finished. */
+static void put_function(struct buf *b, const struct function_metric *m,
+                         const struct function_entry *f)
+{
+    char backbone[DIGEST_HEX_BYTES], adapter[DIGEST_HEX_BYTES] = "";
+    const void *value = (const char *)f + m->offset;
+    digest_hex(&f->f.backbone, backbone);
+    if (f->f.has_adapter)
+        digest_hex(&f->f.adapter, adapter);
+    buf_printf(b,
+               "%s{model_name=\"%s\",owner=\"%s\",generation=\"%llu\",backbone=\"%s\","
+               "adapter=\"%s\"} %llu\n",
+               m->name, f->f.name, f->f.owner, (unsigned long long)f->f.generation, backbone,
+               adapter, *(const unsigned long long *)value);
+}
+
 static void put_functions(struct buf *b, const struct daemon *d)
 {
     static const struct function_metric metrics[] = {
@@ -77,11 +93,8 @@ static void put_functions(struct buf *b, const struct daemon *d)
                    metrics[m].name);
         for (uint32_t i = 0; i < d->config.sched.functions_max; i++) {
             const struct function_entry *f = &d->functions[i];
-            if (!f->used || !f->current)
-                continue;
-            const void *value = (const char *)f + metrics[m].offset;
-            buf_printf(b, "%s{model_name=\"%s\",owner=\"%s\"} %llu\n", metrics[m].name, f->f.name,
-                       f->f.owner, *(const unsigned long long *)value);
+            if (f->used)
+                put_function(b, &metrics[m], f);
         }
     }
 }

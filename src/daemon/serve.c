@@ -105,10 +105,13 @@ static void list_models(void *context, json_t *list)
         const struct function_entry *f = &d->functions[i];
         if (!f->used || !f->current)
             continue;
-        json_array_append_new(list, json_pack("{s:s, s:I, s:s, s:s}", "id", f->f.name, "created",
-                                              (json_int_t)(f->f.created_us / 1000000), "owned_by",
-                                              f->f.owner, "parent",
-                                              d->backbones[f->backbone].image.label));
+        json_array_append_new(
+            list,
+            json_pack("{s:s, s:I, s:s, s:s, s:I, s:o, s:o}", "id", f->f.name, "created",
+                      (json_int_t)(f->f.created_us / 1000000), "owned_by", f->f.owner, "parent",
+                      d->backbones[f->backbone].image.label, "generation",
+                      (json_int_t)f->f.generation, "backbone", digest_json(&f->f.backbone),
+                      "adapter", f->f.has_adapter ? digest_json(&f->f.adapter) : json_null()));
     }
 }
 
@@ -217,10 +220,14 @@ static int load_function(void *context, const struct registry_function *f)
     struct daemon *d = context;
     struct error err = {0};
     struct function_numbers numbers;
-    if (function_reserve(d, f, &numbers, &err) < 0)
-        log_error("serve", "function=%s not served: %s", f->name, err.text);
-    else
-        function_add(d, &numbers, f);
+    char text[FUNCTION_TEXT_BYTES];
+    function_text(f, text);
+    if (function_reserve(d, f, &numbers, &err) < 0) {
+        log_error("serve", "%s owner=%s not served: %s", text, f->owner, err.text);
+        return 0;
+    }
+    function_add(d, &numbers, f);
+    log_debug("serve", "%s owner=%s number=%u", text, f->owner, numbers.function);
     return 0;
 }
 
@@ -256,9 +263,18 @@ static int open_gateway(struct daemon *d, struct error *err)
                      .models = list_models,
                      .metrics = metrics_text,
                      .ready = is_ready,
-                     .admin = admin_request},
+                     .admin = admin_request,
+                     .lora = lora_request},
     };
     return gateway_open(&d->gateway, &o, err);
+}
+
+static int open_roots(struct daemon *d, struct error *err)
+{
+    int r = 0;
+    for (uint32_t i = 0; r == 0 && i < d->config.lora_root_count; i++)
+        r = roots_add(&d->lora_roots, d->config.lora_roots[i], err);
+    return r;
 }
 
 static int add_timers(struct daemon *d, struct error *err)
@@ -278,6 +294,8 @@ static int add_timers(struct daemon *d, struct error *err)
 static int start(struct daemon *d, struct error *err)
 {
     int r = lock_data_dir(&d->config, err);
+    if (r == 0)
+        r = open_roots(d, err);
     if (r == 0)
         r = check_sandbox(d, err);
     if (r == 0)
@@ -329,6 +347,7 @@ static void finish(struct daemon *d)
         workers_close(d);
     eventlog_close(d->eventlog);
     registry_close(d->registry);
+    roots_close(&d->lora_roots);
 }
 
 int serve(const struct daemon_config *config, struct error *err)

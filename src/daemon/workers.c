@@ -32,6 +32,17 @@ static struct backbone_slot *backbone_of_keeper(struct daemon *d, const struct p
 
 /* --- keeper --- */
 
+#define BACKBONE_TEXT_BYTES 192
+
+/* For log lines, as function_text. */
+static const char *backbone_text(const struct backbone_slot *b, char to[BACKBONE_TEXT_BYTES])
+{
+    char hex[DIGEST_HEX_BYTES];
+    digest_hex(&b->image.digest, hex);
+    snprintf(to, BACKBONE_TEXT_BYTES, "backbone=%.12s name=%s", hex, b->image.label);
+    return to;
+}
+
 static void backbone_event(struct daemon *d, const struct backbone_slot *b,
                            enum sched_event_type type)
 {
@@ -44,6 +55,7 @@ static void keeper_record(void *context, struct proc *p, struct wire_cursor *c,
                           const struct wire_record *r)
 {
     struct daemon *d = context;
+    char text[BACKBONE_TEXT_BYTES];
     struct backbone_slot *b = backbone_of_keeper(d, p);
     if (b == NULL)
         return;
@@ -53,14 +65,14 @@ static void keeper_record(void *context, struct proc *p, struct wire_cursor *c,
         b->load_us = l->load_us;
         b->page_bytes = l->page_bytes;
         b->keeper_loaded = b->reader_fd >= 0;
-        log_info("keeper", "loaded backbone=%s bytes=%llu ms=%.1f page_bytes=%u", b->image.label,
+        log_info("keeper", "loaded %s bytes=%llu ms=%.1f page_bytes=%u", backbone_text(b, text),
                  (unsigned long long)l->bytes, (double)l->load_us / 1e3, l->page_bytes);
         backbone_event(d, b, b->keeper_loaded ? SCHED_IMAGE_LOADED : SCHED_IMAGE_FAILED);
     } else if (r->type == WIRE_LOADED) {
         /* Said again when background work gave it larger pages. */
         b->page_bytes = ((const struct wire_loaded *)r->fixed)->page_bytes;
     } else if (r->type == WIRE_FAILED) {
-        log_error("keeper", "backbone=%s refused: %.*s", b->image.label, (int)r->tail_bytes,
+        log_error("keeper", "%s refused: %.*s", backbone_text(b, text), (int)r->tail_bytes,
                   (const char *)r->tail);
         if (((const struct wire_failed *)r->fixed)->status == EBADMSG)
             image_discard(d, &b->image.digest);
@@ -73,13 +85,14 @@ static void keeper_exited(void *context, struct proc *p, const char *how)
     struct backbone_slot *b = backbone_of_keeper(d, p);
     if (b == NULL)
         return;
+    char text[BACKBONE_TEXT_BYTES];
     bool was_loaded = b->keeper_loaded;
     b->keeper = NULL;
     b->keeper_loaded = false;
     if (b->reader_fd >= 0)
         close(b->reader_fd);
     b->reader_fd = -1;
-    log_info("keeper", "ended backbone=%s how=\"%s\"", b->image.label, how);
+    log_info("keeper", "ended %s how=\"%s\"", backbone_text(b, text), how);
     backbone_event(d, b, was_loaded ? SCHED_IMAGE_DROPPED : SCHED_IMAGE_FAILED);
 }
 
@@ -98,7 +111,8 @@ static void load_backbone(struct daemon *d, uint32_t index)
     };
     int r = image < 0 ? image : proc_start(&b->keeper, d->procs, &o, &err);
     if (r < 0) {
-        log_error("keeper", "backbone=%s cannot be loaded: %s", b->image.label, err.text);
+        char text[BACKBONE_TEXT_BYTES];
+        log_error("keeper", "%s cannot be loaded: %s", backbone_text(b, text), err.text);
         b->keeper = NULL;
         backbone_event(d, b, SCHED_IMAGE_FAILED);
         return;
@@ -166,13 +180,17 @@ static void on_failed(struct daemon *d, uint32_t index, const struct wire_record
         call_record(d, index, r);
         return;
     }
-    log_error("worker", "worker=%u %.*s", index, (int)r->tail_bytes, (const char *)r->tail);
-    if (f->scope != WIRE_FAILED_SLOT || f->subject >= SCHED_SLOTS_MAX)
+    bool of_slot = f->scope == WIRE_FAILED_SLOT && f->subject < SCHED_SLOTS_MAX;
+    uint32_t function = of_slot ? w->slot_function[f->subject] : SCHED_NONE;
+    if (function == SCHED_NONE) {
+        log_error("worker", "worker=%u %.*s", index, (int)r->tail_bytes, (const char *)r->tail);
         return;
-    uint32_t function = w->slot_function[f->subject];
+    }
+    char text[FUNCTION_TEXT_BYTES];
+    log_error("worker", "worker=%u %s not bound: %.*s", index,
+              function_text(&d->functions[function].f, text), (int)r->tail_bytes,
+              (const char *)r->tail);
     w->slot_function[f->subject] = SCHED_NONE;
-    if (function == SCHED_NONE)
-        return;
     if (f->status == EBADMSG && d->functions[function].f.has_adapter)
         image_discard(d, &d->functions[function].f.adapter);
     worker_event(d, index, SCHED_BIND_FAILED, function);
@@ -287,7 +305,8 @@ static void bind_function(struct daemon *d, const struct sched_action *a)
     struct error err = {0};
     cleanup_fd int image = f->f.has_adapter ? image_open_file(d, &f->f.adapter, &err) : -1;
     if (f->f.has_adapter && image < 0) {
-        log_error("worker", "function=%s %s", f->f.name, err.text);
+        char text[FUNCTION_TEXT_BYTES];
+        log_error("worker", "%s %s", function_text(&f->f, text), err.text);
         worker_event(d, a->worker, SCHED_BIND_FAILED, a->function);
         return;
     }

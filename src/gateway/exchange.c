@@ -198,15 +198,18 @@ void exchange_error(struct exchange *x, int status, const char *code, const char
                     uint32_t retry_after_s, const char *message)
 {
     struct conn *c = x->conn;
-    char extra[64];
+    char extra[64] = "";
     assert(x->open);
     if (x->begun) {
         stream_error(x, status, code, param, message);
         return;
     }
-    snprintf(extra, sizeof extra, "Retry-After: %u\r\n", retry_after_s);
+    if (retry_after_s > 0)
+        snprintf(extra, sizeof extra, "Retry-After: %u\r\n", retry_after_s);
+    else if (status == 409)
+        snprintf(extra, sizeof extra, "x-should-retry: false\r\n");
     end(x);
-    conn_answer_error(c, status, code, param, retry_after_s > 0 ? extra : NULL, message, false);
+    conn_answer_error(c, status, code, param, extra, message, false);
 }
 
 void exchange_end_too_big(struct exchange *x)
@@ -244,6 +247,14 @@ void exchange_json(struct exchange *x, int status, json_t *document)
     }
     end(x);
     conn_answer(c, status, "application/json", NULL, text->data, text->len);
+}
+
+void exchange_text(struct exchange *x, int status, const char *text)
+{
+    assert(x->open);
+    assert(!x->begun);
+    end(x);
+    conn_answer(x->conn, status, "text/plain; charset=utf-8", NULL, text, strlen(text));
 }
 
 void exchange_line(struct exchange *x, json_t *document)

@@ -76,6 +76,10 @@ struct infer_timing {
     uint64_t cold_us; /* from the need for a process to the process ready */
 };
 
+/* vLLM's endpoints for adapters: POST /v1/load_lora_adapter, POST /v1/unload_lora_adapter,
+ * GET /v1/lora_adapters. */
+enum lora_verb { LORA_LOAD, LORA_UNLOAD, LORA_LIST };
+
 struct gateway_handlers {
     void *context;
     /* Takes the request (0), or refuses it: -errno with a sentence in err, and *ret_status (HTTP)
@@ -96,6 +100,9 @@ struct gateway_handlers {
      * call. Answered by exchange_json, exchange_error or exchange_line. */
     void (*admin)(void *context, struct exchange *x, const char *method, const char *path,
                   const json_t *body);
+    /* A request for adapters from any client; body is NULL without one, borrowed during the call.
+     * Answered by exchange_json, exchange_text or exchange_error. */
+    void (*lora)(void *context, struct exchange *x, enum lora_verb verb, const json_t *body);
 };
 
 struct gateway_limits {
@@ -140,12 +147,15 @@ void exchange_timing(struct exchange *x, const struct infer_timing *t);
 /* Ends the answer; reason is "stop" or "length". */
 void exchange_finish(struct exchange *x, const char *reason, const struct infer_usage *usage);
 /* Ends it with OpenAI's error object; in a stream that has begun, as an error event and the end of
- * the stream. retry_after_s > 0 adds Retry-After. code and param may be NULL. */
+ * the stream. retry_after_s > 0 adds Retry-After; 409 says that to ask again will not help, which
+ * clients would do otherwise. code and param may be NULL. */
 void exchange_error(struct exchange *x, int status, const char *code, const char *param,
                     uint32_t retry_after_s, const char *message);
 
-/* Admin answers: one JSON document (takes the reference), or newline-delimited JSON documents. */
+/* Other answers: one JSON document (takes the reference), newline-delimited JSON documents, or
+ * plain text. */
 void exchange_json(struct exchange *x, int status, json_t *document);
+void exchange_text(struct exchange *x, int status, const char *text);
 void exchange_line(struct exchange *x, json_t *document);
 void exchange_lines_end(struct exchange *x);
 

@@ -163,19 +163,52 @@ static void get_metrics(struct conn *c)
     free(text);
 }
 
+/* False when the body is no JSON: answered. *ret is NULL without a body. */
+static bool parse_body(struct conn *c, json_t **ret)
+{
+    struct error err = {0};
+    if (c->http.body.len == 0 || openai_parse_json(ret, c->http.body.data, c->http.body.len,
+                                                   c->gateway->limits.json_depth_max, &err) == 0)
+        return true;
+    conn_answer_error(c, 400, NULL, NULL, NULL, err.text, false);
+    return false;
+}
+
 static void admin(struct conn *c)
 {
     struct gateway *g = c->gateway;
     json_t *body = NULL;
-    struct error err = {0};
-    if (c->http.body.len > 0 && openai_parse_json(&body, c->http.body.data, c->http.body.len,
-                                                  g->limits.json_depth_max, &err) < 0) {
-        conn_answer_error(c, 400, NULL, NULL, NULL, err.text, false);
+    if (!parse_body(c, &body))
         return;
-    }
     exchange_open(c, EXCHANGE_ADMIN, false);
     g->handlers.admin(g->handlers.context, &c->exchange, c->http.method, c->http.path, body);
     json_decref(body);
+}
+
+static void lora(struct conn *c, enum lora_verb verb)
+{
+    struct gateway *g = c->gateway;
+    json_t *body = NULL;
+    if (!parse_body(c, &body))
+        return;
+    exchange_open(c, EXCHANGE_ADMIN, false);
+    g->handlers.lora(g->handlers.context, &c->exchange, verb, body);
+    json_decref(body);
+}
+
+static void load_lora(struct conn *c)
+{
+    lora(c, LORA_LOAD);
+}
+
+static void unload_lora(struct conn *c)
+{
+    lora(c, LORA_UNLOAD);
+}
+
+static void list_lora(struct conn *c)
+{
+    lora(c, LORA_LIST);
 }
 
 static const struct route {
@@ -188,6 +221,9 @@ static const struct route {
     {"/v1/chat/completions", "POST", false, get_chat},
     {"/v1/models", "GET", false, get_models},
     {"/v1/models/", "GET", false, get_model},
+    {"/v1/load_lora_adapter", "POST", false, load_lora},
+    {"/v1/unload_lora_adapter", "POST", false, unload_lora},
+    {"/v1/lora_adapters", "GET", false, list_lora},
     {"/healthz", "GET", false, get_health},
     {"/readyz", "GET", false, get_ready},
     {"/metrics", "GET", false, get_metrics},

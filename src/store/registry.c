@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SCHEMA_VERSION 1
+#define SCHEMA_VERSION 2
 #define APPLICATION_ID 0x534c4f52 /* "SLOR" */
 
 struct registry {
@@ -18,7 +18,7 @@ struct registry {
 static const char schema[] =
     "CREATE TABLE owners (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);"
     "CREATE TABLE images (digest BLOB PRIMARY KEY, kind INTEGER NOT NULL, bytes INTEGER NOT NULL,"
-    "  label TEXT NOT NULL) WITHOUT ROWID;"
+    "  label TEXT NOT NULL, rank INTEGER NOT NULL, certificate TEXT) WITHOUT ROWID;"
     "CREATE TABLE sources (key BLOB PRIMARY KEY, image BLOB NOT NULL) WITHOUT ROWID;"
     "CREATE TABLE functions (name TEXT PRIMARY KEY, owner INTEGER NOT NULL REFERENCES owners(id),"
     "  isolation INTEGER NOT NULL, generation INTEGER NOT NULL, created_us INTEGER NOT NULL,"
@@ -81,7 +81,7 @@ static int prepare_schema(struct registry *r, const char *path, struct error *er
     if (version != SCHEMA_VERSION)
         return error_set(err, -EPROTO,
                          "%s has format %d, this program knows %d: use the version "
-                         "that wrote it",
+                         "that wrote it, or move the data directory away and deploy again",
                          path, version, SCHEMA_VERSION);
     return 0;
 }
@@ -210,12 +210,43 @@ static int put_row(struct registry *r, const struct registry_function *f, struct
     return run(r, st, "storing the function", err);
 }
 
-int registry_put_function(struct registry *r, struct registry_function *f, struct error *err)
+int registry_check_generation(struct registry *r, const char *name, uint64_t if_generation,
+                              struct error *err)
+{
+    if (if_generation == REGISTRY_ANY_GENERATION)
+        return 0;
+    sqlite3_stmt *st = NULL;
+    int n = prepare(r, &st, "SELECT ifnull(max(generation),0) FROM functions WHERE name=?1",
+                    "reading the generation", err);
+    if (n < 0)
+        return n;
+    uint64_t generation = 0;
+    sqlite3_bind_text(st, 1, name, -1, SQLITE_TRANSIENT);
+    n = run_number(r, st, &generation, "reading the generation", err);
+    if (n < 0 || generation == if_generation)
+        return n;
+    if (generation == 0)
+        return error_set(err, -ESTALE,
+                         "%s does not exist, so its generation is not %llu: 0 stands for that",
+                         name, (unsigned long long)if_generation);
+    if (if_generation == 0)
+        return error_set(err, -ESTALE, "%s exists already, with generation %llu", name,
+                         (unsigned long long)generation);
+    return error_set(err, -ESTALE,
+                     "%s has generation %llu, not %llu: somebody else deployed it; look at what is "
+                     "there before you replace it",
+                     name, (unsigned long long)generation, (unsigned long long)if_generation);
+}
+
+int registry_put_function(struct registry *r, struct registry_function *f, uint64_t if_generation,
+                          struct error *err)
 {
     int n = exec(r, "BEGIN IMMEDIATE", "storing the function", err);
     if (n < 0)
         return n;
-    n = put_owner(r, f, err);
+    n = registry_check_generation(r, f->name, if_generation, err);
+    if (n == 0)
+        n = put_owner(r, f, err);
     if (n == 0)
         n = put_generation(r, f, err);
     if (n == 0)
@@ -280,12 +311,13 @@ int registry_each_function(struct registry *r,
     return n < 0 ? n : 0;
 }
 
-int registry_put_image(struct registry *r, const struct registry_image *i, struct error *err)
+int registry_put_image(struct registry *r, const struct registry_image *i, const char *certificate,
+                       struct error *err)
 {
     sqlite3_stmt *st = NULL;
     int n = prepare(r, &st,
-                    "INSERT OR REPLACE INTO images(digest,kind,bytes,label) "
-                    "VALUES(?1,?2,?3,?4)",
+                    "INSERT OR REPLACE INTO images(digest,kind,bytes,label,rank,certificate) "
+                    "VALUES(?1,?2,?3,?4,?5,?6)",
                     "storing the image", err);
     if (n < 0)
         return n;
@@ -293,6 +325,8 @@ int registry_put_image(struct registry *r, const struct registry_image *i, struc
     sqlite3_bind_int64(st, 2, i->kind);
     sqlite3_bind_int64(st, 3, (sqlite3_int64)i->bytes);
     sqlite3_bind_text(st, 4, i->label, -1, SQLITE_TRANSIENT);
+    sqlite3_bind_int64(st, 5, i->rank);
+    sqlite3_bind_text(st, 6, certificate, -1, SQLITE_TRANSIENT);
     return run(r, st, "storing the image", err);
 }
 
@@ -300,7 +334,7 @@ int registry_get_image(struct registry *r, const struct digest *d, struct regist
                        struct error *err)
 {
     sqlite3_stmt *st = NULL;
-    int n = prepare(r, &st, "SELECT kind,bytes,label FROM images WHERE digest=?1",
+    int n = prepare(r, &st, "SELECT kind,bytes,label,rank FROM images WHERE digest=?1",
                     "reading the image", err);
     if (n < 0)
         return n;
@@ -309,13 +343,40 @@ int registry_get_image(struct registry *r, const struct digest *d, struct regist
     if (step == SQLITE_ROW) {
         struct registry_image i = {.digest = *d,
                                    .kind = (uint32_t)sqlite3_column_int64(st, 0),
-                                   .bytes = (uint64_t)sqlite3_column_int64(st, 1)};
+                                   .bytes = (uint64_t)sqlite3_column_int64(st, 1),
+                                   .rank = (uint32_t)sqlite3_column_int64(st, 3)};
         snprintf(i.label, sizeof i.label, "%s", (const char *)sqlite3_column_text(st, 2));
         *ret = i;
     } else if (step == SQLITE_DONE) {
         n = error_set(err, -ENOENT, "the registry knows no such image");
     } else {
         n = db_error(r, err, "reading the image");
+    }
+    sqlite3_finalize(st);
+    return n;
+}
+
+int registry_get_certificate(struct registry *r, const struct digest *d, char **ret,
+                             struct error *err)
+{
+    sqlite3_stmt *st = NULL;
+    int n = prepare(r, &st,
+                    "SELECT certificate FROM images WHERE digest=?1 AND certificate IS NOT NULL",
+                    "reading the certificate", err);
+    if (n < 0)
+        return n;
+    bind_digest(st, 1, d);
+    int step = sqlite3_step(st);
+    if (step == SQLITE_DONE) {
+        n = error_set(err, -ENOENT, "the registry holds no certificate of this image");
+    } else if (step != SQLITE_ROW) {
+        n = db_error(r, err, "reading the certificate");
+    } else {
+        char *text = strdup((const char *)sqlite3_column_text(st, 0));
+        if (text == NULL)
+            n = error_set(err, -ENOMEM, "out of memory");
+        else
+            *ret = text;
     }
     sqlite3_finalize(st);
     return n;

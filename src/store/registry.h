@@ -26,10 +26,13 @@ struct registry_function {
     struct digest adapter;
 };
 
+/* Of an adapter the digest covers weights, canonical configuration and the backbone's digest: it
+ * alone is the adapter's identity. */
 struct registry_image {
     struct digest digest;
     uint64_t bytes;
     uint32_t kind;   /* enum image_kind */
+    uint32_t rank;   /* adapters: the largest */
     char label[128]; /* for people: the directory's name */
 };
 
@@ -37,8 +40,15 @@ struct registry_image {
 int registry_open(struct registry **ret, const char *path, struct error *err);
 void registry_close(struct registry *r);
 
-/* Makes the function or its next generation, and its owner; fills owner_id and generation. */
-int registry_put_function(struct registry *r, struct registry_function *f, struct error *err);
+#define REGISTRY_ANY_GENERATION UINT64_MAX
+
+/* Makes the function or its next generation, and its owner; fills owner_id and generation. -ESTALE
+ * when the name's generation is not `if_generation` (0: it must not exist). */
+int registry_put_function(struct registry *r, struct registry_function *f, uint64_t if_generation,
+                          struct error *err);
+/* The check of registry_put_function alone: 0 or -ESTALE. */
+int registry_check_generation(struct registry *r, const char *name, uint64_t if_generation,
+                              struct error *err);
 /* -ENOENT when there is none of that name. */
 int registry_remove_function(struct registry *r, const char *name, struct error *err);
 /* Calls fn for every function, by name. Stops at the first that returns < 0 and returns that. */
@@ -46,10 +56,16 @@ int registry_each_function(struct registry *r,
                            int (*fn)(void *context, const struct registry_function *f),
                            void *context, struct error *err);
 
-int registry_put_image(struct registry *r, const struct registry_image *i, struct error *err);
+/* `certificate`: what was proved of an adapter when it was packed, JSON; NULL for a backbone. */
+int registry_put_image(struct registry *r, const struct registry_image *i, const char *certificate,
+                       struct error *err);
 /* 0, or -ENOENT. */
 int registry_get_image(struct registry *r, const struct digest *d, struct registry_image *ret,
                        struct error *err);
+
+/* 0 with the text, free() it; -ENOENT when the image has none. */
+int registry_get_certificate(struct registry *r, const struct digest *d, char **ret,
+                             struct error *err);
 
 /* Remembers which image the files identified by `key` became, so that the same bytes are not
  * packed twice. */

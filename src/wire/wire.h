@@ -66,6 +66,12 @@ struct wire_progress {
 struct wire_packed {
     struct digest digest;
     uint64_t bytes;
+    /* Adapters: what the probe prompt showed against the bare backbone. */
+    double logit_change; /* largest of one logit */
+    double mean_kl;      /* over the positions, bare from adapted, in nats */
+    uint64_t probe_us;
+    uint32_t probe_tokens;
+    uint32_t argmax_changed; /* positions with another most likely token */
 };
 
 struct wire_load {

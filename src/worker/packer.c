@@ -1,11 +1,14 @@
 /*
  * The packer: one shot. It receives the files of a checkpoint or an adapter as open descriptors and
- * an empty file to write the image to, and ends. Whatever is wrong with the files, the worst that
- * can happen is that this process dies in its sandbox.
+ * an empty file to write the image to, and ends. An adapter's image is opened again and probed, the
+ * way a worker will use it. Whatever is wrong with the files, the worst that can happen is that
+ * this process dies in its sandbox.
  */
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "engine/dora.h"
 #include "weights/pack.h"
+#include "worker/probe.h"
 #include "worker/roles.h"
 
 #include <errno.h>
@@ -26,6 +29,8 @@ struct packer {
     int backbone; /* its image, for adapters; -1: none came */
     int out;
     struct wire_pack request;
+    struct probe probe; /* of an adapter */
+    uint64_t probe_us;
     uint64_t progress_bytes; /* when the next progress is due */
 };
 
@@ -102,6 +107,25 @@ static void on_progress(void *user, const char *what, uint64_t done, uint64_t to
     role_send(p->role->chan, WIRE_PROGRESS, &progress, sizeof progress, what, strlen(what), -1);
 }
 
+/* What the image does to the backbone, computed from the image itself. */
+static int probe_image(struct packer *p, const struct backbone *b, const struct pack_result *image,
+                       struct error *err)
+{
+    uint64_t began_us = clock_now_us();
+    void *base = mmap(NULL, image->bytes, PROT_READ, MAP_SHARED, p->out, 0);
+    if (base == MAP_FAILED)
+        return error_set(err, -errno, "cannot map the new image: %s", strerror(errno));
+    struct adapter a;
+    int r = adapter_open(&a, base, image->bytes, b, &p->request.backbone, err);
+    if (r == 0) {
+        r = probe_run(b, &a, &image->digest, &p->probe, err);
+        adapter_close(&a);
+    }
+    munmap(base, image->bytes);
+    p->probe_us = clock_now_us() - began_us;
+    return r;
+}
+
 static int pack_for_backbone(struct packer *p, const struct pack_options *o,
                              struct pack_result *ret, struct error *err)
 {
@@ -118,6 +142,8 @@ static int pack_for_backbone(struct packer *p, const struct pack_options *o,
         error_prefix(err, "the backbone's image");
     } else {
         r = pack_adapter(p->files, p->file_count, o, &b, &p->request.backbone, p->out, ret, err);
+        if (r == 0)
+            r = probe_image(p, &b, ret, err);
         backbone_close(&b);
     }
     munmap(base, bytes);
@@ -156,7 +182,13 @@ int role_packer(const struct role_options *o)
     p = (struct packer){.role = o, .backbone = -1, .out = -1};
     if (run(&p, &result, &err) < 0)
         return role_fail(o->chan, &err);
-    struct wire_packed packed = {.digest = result.digest, .bytes = result.bytes};
+    struct wire_packed packed = {.digest = result.digest,
+                                 .bytes = result.bytes,
+                                 .logit_change = p.probe.logit_change,
+                                 .mean_kl = p.probe.mean_kl,
+                                 .probe_us = p.probe_us,
+                                 .probe_tokens = p.probe.token_count,
+                                 .argmax_changed = p.probe.argmax_changed};
     _Static_assert(PACK_META_BYTES_MAX < WIRE_RECORD_BYTES_MAX - sizeof(struct wire_packed),
                    "the tail has room");
     role_send(o->chan, WIRE_PACKED, &packed, sizeof packed, result.meta.data, result.meta.len, -1);

@@ -47,7 +47,7 @@ def test_backbone_is_shared_between_isolated_processes(demo):
         ask(demo.client(), name, "Hello", max_tokens=2)
     status = demo.status()
     assert len(status["backbones"]) == 1 and status["backbones"][0]["resident"]
-    by_pid = {w["pid"]: set(w["functions"]) for w in status["workers"]}
+    by_pid = {w["pid"]: {f["name"] for f in w["functions"]} for w in status["workers"]}
     assert len(by_pid) == 2  # one process for each owner
     owners = [{demo.describe(f)["owner"] for f in functions} for functions in by_pid.values()]
     assert all(len(o) == 1 for o in owners)

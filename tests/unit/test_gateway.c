@@ -19,6 +19,14 @@ static void test_routes(void **state)
         {GET("/v1/models/a/b"), "200", "\r\n\r\n{\"id\":\"a/b\""},
         {GET("/v1/models/a%2Fb"), "200", "\r\n\r\n{\"id\":\"a/b\""},
         {GET("/v1/models/%ff%00"), "404", "\"code\":\"model_not_found\""},
+        {GET("/v1/lora_adapters"), "200", "\r\n\r\n{\"data\":[]}"},
+        {POST("/v1/load_lora_adapter", "2\r\n{}\r\n0\r\n\r\n"), "200", "\r\n\r\nloaded"},
+        {POST("/v1/unload_lora_adapter", "2\r\n{}\r\n0\r\n\r\n"), "200", "\r\n\r\nunloaded"},
+        {POST("/v1/load_lora_adapter", "0\r\n\r\n"), "400", "\"param\":\"lora_name\""},
+        {POST("/v1/load_lora_adapter", "2\r\n{]\r\n0\r\n\r\n"), "400",
+         "\"type\":\"invalid_request_error\""},
+        {GET("/v1/load_lora_adapter"), "405", "Allow: POST\r\n"},
+        {POST("/v1/lora_adapters", "0\r\n\r\n"), "405", "Allow: GET, HEAD\r\n"},
         {GET("/nope"), "404", "\"code\":\"unknown_url\""},
         {GET("/admin/functions"), "404", "\"code\":\"unknown_url\""},
         {GET("/v1/completions"), "405", "Allow: POST\r\n"},
@@ -316,6 +324,7 @@ static void test_admin(void **state)
     say_post(w, fd, "/admin/error", "{}");
     assert_true(hear(w, fd, &got, "}}"));
     assert_non_null(strstr(got.data, "HTTP/1.1 409 Conflict\r\n"));
+    assert_non_null(strstr(got.data, "x-should-retry: false\r\n"));
     assert_non_null(strstr(got.data, "\"param\":\"name\",\"code\":\"exists\""));
     buf_clear(&got);
     say_post(w, fd, "/admin/functions", "{\"a\":1,\"a\":2}");
