@@ -57,7 +57,6 @@ struct model {
 /* What the manifest lists, and the largest difference of each pair. */
 static struct {
     const char *root;
-    bool named; /* only some models */
     char families[FAMILIES_MAX][NAME_BYTES];
     uint32_t family_count;
     char features[FEATURES_MAX][NAME_BYTES];
@@ -67,24 +66,6 @@ static struct {
     bool seen[FAMILIES_MAX][FEATURES_MAX];
     double worst[FAMILIES_MAX][FEATURES_MAX];
 } all = {.root = "tests/vectors/parity"};
-
-/* What is not computed yet. Models named on the command line run with all their cases. */
-static const char *const later[] = {"Gemma 3",        "Phi-3",           "Phi-4-mini",
-                                    "bias-all",       "bias-lora-only",  "save-head",
-                                    "save-embed",     "save-embed-head", "save-tied",
-                                    "save-norms",     "save-one-norm",   "lora-embed",
-                                    "lora-head",      "lora-embed-head", "lora-tied",
-                                    "lora-tied-head", "fan-in-fan-out",  "dora",
-                                    "dora-rslora",    "dora-embed",      "dora-head",
-                                    "together"};
-
-static bool is_later(const char *family, const char *feature)
-{
-    for (size_t i = 0; i < sizeof later / sizeof later[0]; i++)
-        if (strcmp(later[i], family) == 0 || strcmp(later[i], feature) == 0)
-            return !all.named;
-    return false;
-}
 
 /* --- reading --- */
 
@@ -211,8 +192,8 @@ static void open_case(struct model *m, uint32_t index)
     struct error err = {0};
     char path[512];
     c->slot = -1;
-    c->opened = !is_later("", c->feature);
-    if (!c->opened || c->folder[0] == '\0')
+    c->opened = true;
+    if (c->folder[0] == '\0')
         return;
     snprintf(path, sizeof path, "%s/%s/adapters/%s", all.root, m->name, c->folder);
     int r = packing_pack(&c->packed, path, IMAGE_F32, &m->backbone, &m->packed.result.digest, &err);
@@ -372,13 +353,10 @@ static void test_every_family_with_every_feature(void **state)
     for (uint32_t feature = 0; feature < all.feature_count; feature++) {
         printf("%-16s", all.features[feature]);
         for (uint32_t family = 0; family < all.family_count; family++) {
-            if (is_later(all.families[family], all.features[feature]))
-                printf("   later");
-            else
-                missing += all.seen[family][feature] ? 0 : 1;
+            missing += all.seen[family][feature] ? 0 : 1;
             if (all.seen[family][feature])
                 printf(" %7.0e", all.worst[family][feature]);
-            else if (!is_later(all.families[family], all.features[feature]))
+            else
                 printf(" missing");
         }
         printf("\n");
@@ -406,12 +384,10 @@ int main(int argc, char **argv)
     int skipped = elsewhere ? 3 : 1;
     if (elsewhere)
         all.root = argv[2];
-    all.named = argc > 1;
     read_manifest();
     for (uint32_t i = 0; i < all.model_count; i++) {
         struct model *m = &all.models[i];
-        if (is_named(m->name, argv + skipped, argc - skipped) &&
-            !is_later(all.families[m->family], ""))
+        if (is_named(m->name, argv + skipped, argc - skipped))
             tests[count++] = (struct CMUnitTest){m->name, test_model, NULL, NULL, m};
     }
     if (argc == 1)
