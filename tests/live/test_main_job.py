@@ -131,32 +131,32 @@ def test_reference_logprobs_through_the_api(daemon, case):
         name = adapter or "f"
         if adapter:
             daemon.deploy(adapter, PARITY / case, PARITY / case / "adapters" / adapter, quant="f32")
-        for prompt, reference in expected_logprobs(case, adapter):
+        for prompt, first, reference in expected_logprobs(case, adapter):
             answer = daemon.client().completions.create(
                 model=name, prompt=prompt, max_tokens=0, temperature=0, echo=True,
                 logprobs=5)
             got = answer.choices[0].logprobs.token_logprobs
             assert got[0] is None
-            for mine, theirs in zip(got[1:], reference, strict=True):
+            for mine, theirs in zip(got[first:], reference, strict=True):
                 assert abs(mine - theirs) <= 2e-4
                 checked += 1
     assert checked > 0
 
 
 def expected_logprobs(case, adapter):
-    """The reference's log-probability of each prompt token but the first, from its logits."""
+    """The reference's log-probability of each prompt token from `first` on, from its logits."""
     expected = json.loads((PARITY / case / "expected.json").read_text())
     data = (PARITY / case / "logits.bin").read_bytes()
     vocab = expected["vocab"]
     for entry in expected["cases"]:
         if entry["adapter"] != adapter:
             continue
-        logprobs = []
-        for i, token in enumerate(entry["prompt"][1:]):
+        logprobs, first = [], entry["logits_first"] + 1
+        for i, token in enumerate(entry["prompt"][first:]):
             row = struct.unpack_from(f"<{vocab}f", data, entry["logits_offset"] + 4 * i * vocab)
             top = max(row)
             logprobs.append(row[token] - top - math.log(sum(math.exp(x - top) for x in row)))
-        yield entry["prompt"], logprobs
+        yield entry["prompt"], first, logprobs
 
 
 def test_killed_worker_harms_only_its_own_clients(demo):
