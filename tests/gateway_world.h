@@ -42,10 +42,25 @@ struct world {
     char text[64]; /* what the model "say" answers */
 };
 
+/* --- answers --- */
+
+static inline void answer_text(struct exchange *x, const char *text, size_t bytes)
+{
+    const struct infer_piece p = {.text = text, .text_bytes = bytes};
+    exchange_piece(x, &p);
+}
+
+static inline void answer_end(struct exchange *x, const struct infer_usage *usage)
+{
+    const struct infer_piece p = {.text = "", .finish = "stop", .usage = *usage};
+    exchange_piece(x, &p);
+    exchange_finish(x, usage);
+}
+
 /* --- handlers --- */
 
 static inline int on_infer(void *context, struct exchange *x, const struct infer_request *r,
-                           int *ret_status, const char **ret_code, struct error *err)
+                           struct infer_refusal *ret_refusal, struct error *err)
 {
     struct world *w = context;
     const struct infer_usage usage = {2, 1};
@@ -57,17 +72,15 @@ static inline int on_infer(void *context, struct exchange *x, const struct infer
         return 0;
     }
     if (strcmp(r->model, "say") == 0) {
-        exchange_tokens(x, w->text, strlen(w->text), NULL, 0);
-        exchange_finish(x, "stop", &usage);
+        answer_text(x, w->text, strlen(w->text));
+        answer_end(x, &usage);
         return 0;
     }
     if (strcmp(r->model, "full") == 0) {
-        *ret_status = 429;
-        *ret_code = "queue_full";
+        *ret_refusal = (struct infer_refusal){429, "queue_full", NULL};
         return error_set(err, -EAGAIN, "the queue of 'full' is full");
     }
-    *ret_status = 404;
-    *ret_code = "model_not_found";
+    *ret_refusal = (struct infer_refusal){404, "model_not_found", "model"};
     return error_set(err, -ENOENT, "the model '%s' does not exist", r->model);
 }
 

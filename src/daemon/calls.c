@@ -62,6 +62,8 @@ static void fill_submit(struct call *c, const struct infer_request *r)
     flags |= r->stream ? WIRE_STREAM : 0;
     flags |= r->logprobs ? WIRE_LOGPROBS : 0;
     flags |= r->echo ? WIRE_ECHO : 0;
+    flags |= r->ignore_eos ? WIRE_IGNORE_EOS : 0;
+    flags |= r->show_special ? WIRE_SHOW_SPECIAL : 0;
     c->submit = (struct wire_submit){
         .request = c->id,
         .seed = r->has_seed ? r->seed : fresh_seed(c),
@@ -73,33 +75,139 @@ static void fill_submit(struct call *c, const struct infer_request *r)
         .temperature = r->temperature,
         .top_p = r->top_p,
         .min_p = r->min_p,
-        .adapter_scale = 1,
+        .adapter_scale = r->adapter_scale,
+        .presence_penalty = r->presence_penalty,
+        .frequency_penalty = r->frequency_penalty,
+        .repetition_penalty = r->repetition_penalty,
+        .min_tokens = r->min_tokens,
+        .choices = r->choices,
     };
+    c->choices_left = r->choices;
 }
 
-int call_infer(void *context, struct exchange *x, const struct infer_request *r, int *ret_status,
-               const char **ret_code, struct error *err)
+/* --- names --- */
+
+static bool is_backbone_of(const struct daemon *d, uint32_t function, const char *name, size_t len)
+{
+    const char *label = d->backbones[d->functions[function].backbone].image.label;
+    return strlen(label) == len && memcmp(label, name, len) == 0;
+}
+
+/* FUNCTION, or BACKBONE:FUNCTION when that is where the function is. */
+static uint32_t find_named(const struct daemon *d, const char *name)
+{
+    const char *colon = strrchr(name, ':');
+    if (colon == NULL)
+        return function_find(d, name);
+    uint32_t f = function_find(d, colon + 1);
+    bool there = f != SCHED_NONE && is_backbone_of(d, f, name, (size_t)(colon - name));
+    return there ? f : SCHED_NONE;
+}
+
+static int refuse(struct infer_refusal *ret, int status, const char *code, const char *param,
+                  struct error *err)
+{
+    *ret = (struct infer_refusal){status, code, param};
+    return err->code;
+}
+
+static int no_such_function(const char *name, const char *param, struct infer_refusal *ret,
+                            struct error *err)
+{
+    error_set(err, -ENOENT,
+              "The model '%.64s' does not exist: GET /v1/models lists what is deployed", name);
+    return refuse(ret, 404, "model_not_found", param, err);
+}
+
+/* The one function that all the request's names mean. */
+static int find_function(const struct daemon *d, const struct infer_request *r, uint32_t *ret,
+                         struct infer_refusal *ret_refusal, struct error *err)
+{
+    const struct {
+        const char *param, *name;
+    } others[] = {{"adapter_id", r->adapter_id}, {"lora[0].id", r->lora_id}};
+    uint32_t found = SCHED_NONE;
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
+        if (others[i].name == NULL)
+            continue;
+        uint32_t f = find_named(d, others[i].name);
+        if (f == SCHED_NONE)
+            return no_such_function(others[i].name, others[i].param, ret_refusal, err);
+        if (found != SCHED_NONE && f != found) {
+            error_set(err, -EINVAL, "adapter_id and lora name different functions: name one");
+            return refuse(ret_refusal, 400, NULL, others[i].param, err);
+        }
+        found = f;
+    }
+    uint32_t f = r->model != NULL ? find_named(d, r->model) : found;
+    bool is_backbone = f == SCHED_NONE && found != SCHED_NONE &&
+                       is_backbone_of(d, found, r->model, strlen(r->model));
+    if (f == SCHED_NONE && found == SCHED_NONE)
+        return no_such_function(r->model, "model", ret_refusal, err);
+    if (found != SCHED_NONE && f != found && !is_backbone) {
+        error_set(err, -EINVAL,
+                  "model '%.64s' is neither the function that %s names nor its backbone: leave "
+                  "model out",
+                  r->model, r->adapter_id != NULL ? "adapter_id" : "lora");
+        return refuse(ret_refusal, 400, NULL, "model", err);
+    }
+    *ret = found != SCHED_NONE ? found : f;
+    return 0;
+}
+
+/* --- unknown fields --- */
+
+static void name_unknown_field(struct daemon *d, const char *field)
+{
+    char name[UNKNOWN_FIELD_BYTES];
+    snprintf(name, sizeof name, "%s", field);
+    for (char *c = name; *c != '\0'; c++)
+        *c = *c > ' ' && *c <= '~' && *c != '"' ? *c : '?';
+    for (uint32_t i = 0; i < d->unknown_field_count; i++) {
+        if (strcmp(d->unknown_fields[i], name) == 0)
+            return;
+    }
+    if (d->unknown_field_count == UNKNOWN_FIELDS_MAX)
+        return;
+    memcpy(d->unknown_fields[d->unknown_field_count++], name, sizeof name);
+    log_info("calls", "unknown field=%s of a request is ignored, now and later%s", name,
+             d->unknown_field_count == UNKNOWN_FIELDS_MAX ? "; no more such fields are named" : "");
+}
+
+/* --- requests --- */
+
+static int check_choices(const struct daemon *d, const struct infer_request *r,
+                         struct infer_refusal *ret_refusal, struct error *err)
+{
+    uint32_t max = d->config.sched.worker_running_max;
+    if (r->choices <= max)
+        return 0;
+    error_set(err, -EINVAL, "n is %u: a worker of this server computes at most %u sequences",
+              r->choices, max);
+    return refuse(ret_refusal, 400, NULL, "n", err);
+}
+
+int call_infer(void *context, struct exchange *x, const struct infer_request *r,
+               struct infer_refusal *ret_refusal, struct error *err)
 {
     struct daemon *d = context;
-    uint32_t function = function_find(d, r->model);
-    if (function == SCHED_NONE) {
-        *ret_status = 404;
-        *ret_code = "model_not_found";
-        return error_set(err, -ENOENT,
-                         "The model '%.64s' does not exist: GET /v1/models lists "
-                         "what is deployed",
-                         r->model);
-    }
+    uint32_t function = SCHED_NONE;
+    int found = find_function(d, r, &function, ret_refusal, err);
+    if (found == 0)
+        found = check_choices(d, r, ret_refusal, err);
+    if (found < 0)
+        return found;
+    for (uint32_t i = 0; i < r->unknown_count; i++)
+        name_unknown_field(d, r->unknown[i]);
     struct call *c = d->stopping ? NULL : call_new(d);
     char *body = c == NULL ? NULL : malloc(r->body_bytes + 1);
     if (body == NULL) {
         if (c != NULL)
             call_free(d, c);
-        *ret_status = 503;
-        *ret_code = d->stopping ? "shutting_down" : "server_full";
-        return error_set(err, -EBUSY,
-                         d->stopping ? "The server is shutting down"
-                                     : "The server is full: try again shortly");
+        error_set(err, -EBUSY,
+                  d->stopping ? "The server is shutting down"
+                              : "The server is full: try again shortly");
+        return refuse(ret_refusal, 503, d->stopping ? "shutting_down" : "server_full", NULL, err);
     }
     memcpy(body, r->body, r->body_bytes);
     body[r->body_bytes] = '\0';
@@ -280,10 +388,34 @@ static bool read_token(struct token_reader *r, struct infer_token *t,
     return true;
 }
 
+/* A choice of this request, not ended before. */
+static bool choice_goes_on(const struct call *c, const struct wire_tokens *t)
+{
+    return t->choice < c->submit.choices && t->finish <= WIRE_FINISH_LENGTH &&
+           !(c->choices_ended[t->choice / 8] & 1u << t->choice % 8);
+}
+
+static void tell_piece(struct daemon *d, struct call *c, const struct wire_tokens *t,
+                       const char *text, const struct infer_token *tokens)
+{
+    static const char *const reasons[] = {
+        [WIRE_GOES_ON] = NULL, [WIRE_FINISH_STOP] = "stop", [WIRE_FINISH_LENGTH] = "length"};
+    const struct infer_piece p = {.choice = t->choice,
+                                  .text = text,
+                                  .text_bytes = t->text_bytes,
+                                  .tokens = tokens,
+                                  .token_count = t->token_count,
+                                  .finish = reasons[t->finish],
+                                  .usage = {c->prompt_tokens, c->completion_tokens}};
+    d->totals.finished_stop += t->finish == WIRE_FINISH_STOP;
+    d->totals.finished_length += t->finish == WIRE_FINISH_LENGTH;
+    exchange_piece(c->x, &p);
+}
+
 static bool on_tokens(struct daemon *d, struct call *c, const struct wire_record *r)
 {
     const struct wire_tokens *t = r->fixed;
-    if (t->text_bytes > r->tail_bytes || t->token_count > TOKENS_MAX)
+    if (t->text_bytes > r->tail_bytes || t->token_count > TOKENS_MAX || !choice_goes_on(c, t))
         return false;
     struct infer_token tokens[TOKENS_MAX];
     struct infer_alternative top[TOKENS_MAX][INFER_TOP_LOGPROBS_MAX];
@@ -302,9 +434,13 @@ static bool on_tokens(struct daemon *d, struct call *c, const struct wire_record
     }
     struct sched_event e = {.type = SCHED_TOKENS, .request = c->id, .tokens = t->tokens_new};
     daemon_event(d, &e);
+    c->completion_tokens += t->tokens_new;
+    if (t->finish != WIRE_GOES_ON) {
+        c->choices_left--;
+        c->choices_ended[t->choice / 8] |= (uint8_t)(1u << t->choice % 8);
+    }
     if (c->x != NULL)
-        exchange_tokens(c->x, (const char *)r->tail, t->text_bytes,
-                        t->token_count > 0 ? tokens : NULL, t->token_count);
+        tell_piece(d, c, t, (const char *)r->tail, tokens);
     return true;
 }
 
@@ -315,8 +451,10 @@ static void end(struct daemon *d, struct call *c)
     call_free(d, c);
 }
 
-static void on_done(struct daemon *d, struct call *c, const struct wire_done *done)
+static bool on_done(struct daemon *d, struct call *c, const struct wire_done *done)
 {
+    if (c->x != NULL && c->choices_left > 0)
+        return false;
     struct function_entry *f = &d->functions[c->function];
     f->tokens_prompt += done->prompt_tokens;
     f->tokens_queried += d->config.prefix_cache ? done->prompt_tokens : 0;
@@ -326,13 +464,12 @@ static void on_done(struct daemon *d, struct call *c, const struct wire_done *do
     f->worker_us += done->worker_us;
     if (c->x != NULL) {
         struct infer_usage usage = {done->prompt_tokens, done->completion_tokens};
-        bool stopped = done->reason == WIRE_DONE_STOP;
-        stopped ? d->totals.finished_stop++ : d->totals.finished_length++;
         histogram_add(&d->totals.e2e, clock_now_us() - c->arrived_us);
-        exchange_finish(c->x, stopped ? "stop" : "length", &usage);
+        exchange_finish(c->x, &usage);
         c->x = NULL;
     }
     end(d, c);
+    return true;
 }
 
 static void on_failed(struct daemon *d, struct call *c, const struct wire_record *r)
@@ -357,13 +494,15 @@ void call_record(struct daemon *d, uint32_t worker, const struct wire_record *r)
         return; /* A worker may speak of its own requests only. */
     if (r->type == WIRE_ADMITTED) {
         const struct wire_admitted *a = r->fixed;
+        c->prompt_tokens = a->prompt_tokens;
         struct sched_event e = {.type = SCHED_ADMITTED, .request = id, .tokens = a->prompt_tokens};
         daemon_event(d, &e);
     } else if (r->type == WIRE_TOKENS) {
         if (!on_tokens(d, c, r))
             proc_kill(d->workers[worker].proc);
     } else if (r->type == WIRE_DONE) {
-        on_done(d, c, r->fixed);
+        if (!on_done(d, c, r->fixed))
+            proc_kill(d->workers[worker].proc);
     } else {
         assert(r->type == WIRE_FAILED);
         on_failed(d, c, r);

@@ -80,10 +80,17 @@ struct call {
     uint32_t next_free;
     bool cold; /* found no warm worker */
     bool first_token;
+    uint32_t prompt_tokens, completion_tokens;
+    uint32_t choices_left;
+    uint8_t choices_ended[INFER_CHOICES_MAX / 8]; /* a bit each */
     uint64_t arrived_us, submitted_us;
 };
 
 #define HISTOGRAM_BUCKETS 22
+
+/* Fields of requests that mean nothing here are named in the log, once each, up to so many. */
+#define UNKNOWN_FIELDS_MAX 64u
+#define UNKNOWN_FIELD_BYTES 48u
 
 struct histogram {
     uint64_t counts[HISTOGRAM_BUCKETS + 1];
@@ -127,6 +134,8 @@ struct daemon {
     uint64_t started_us;
     bool stopping;
     struct daemon_totals totals;
+    char unknown_fields[UNKNOWN_FIELDS_MAX][UNKNOWN_FIELD_BYTES]; /* named in the log */
+    uint32_t unknown_field_count;
 };
 
 /* serve.c */
@@ -160,8 +169,8 @@ bool function_name_is_valid(const char *name);
 const char *function_text(const struct registry_function *f, char to[FUNCTION_TEXT_BYTES]);
 
 /* calls.c */
-int call_infer(void *context, struct exchange *x, const struct infer_request *r, int *ret_status,
-               const char **ret_code, struct error *err);
+int call_infer(void *context, struct exchange *x, const struct infer_request *r,
+               struct infer_refusal *ret_refusal, struct error *err);
 void call_gone(void *context, struct exchange *x);
 void call_submit(struct daemon *d, const struct sched_action *a);
 void call_refuse(struct daemon *d, const struct sched_action *a);

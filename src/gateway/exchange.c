@@ -121,8 +121,7 @@ void exchange_timing(struct exchange *x, const struct infer_timing *t)
     x->timing = *t;
 }
 
-void exchange_tokens(struct exchange *x, const char *text, size_t text_bytes,
-                     const struct infer_token *tokens, uint32_t token_count)
+void exchange_piece(struct exchange *x, const struct infer_piece *p)
 {
     struct conn *c = x->conn;
     assert(x->open);
@@ -130,7 +129,7 @@ void exchange_tokens(struct exchange *x, const char *text, size_t text_bytes,
     if (c->broken || x->too_big)
         return;
     if (!x->stream) {
-        if (openai_reply_add(&x->reply, text, text_bytes, tokens, token_count) < 0) {
+        if (openai_reply_add(&x->reply, p) < 0) {
             x->too_big = true;
             conn_touch(c);
         }
@@ -140,7 +139,7 @@ void exchange_tokens(struct exchange *x, const char *text, size_t text_bytes,
     begin_stream(x);
     x->waiting = false;
     chunk_begin(c, &at);
-    c->broken |= openai_reply_event(&x->reply, &c->out, text, text_bytes, tokens, token_count) < 0;
+    c->broken |= openai_reply_event(&x->reply, &c->out, p) < 0;
     chunk_end(c, at);
 }
 
@@ -150,7 +149,7 @@ static void answer_too_big(struct exchange *x)
                    "the answer is larger than the server holds; ask with \"stream\": true");
 }
 
-void exchange_finish(struct exchange *x, const char *reason, const struct infer_usage *usage)
+void exchange_finish(struct exchange *x, const struct infer_usage *usage)
 {
     struct conn *c = x->conn;
     struct gateway *g = c->gateway;
@@ -160,14 +159,14 @@ void exchange_finish(struct exchange *x, const char *reason, const struct infer_
         size_t at;
         begin_stream(x);
         chunk_begin(c, &at);
-        c->broken |= openai_reply_last_event(&x->reply, &c->out, reason, usage) < 0;
+        c->broken |= openai_reply_last_event(&x->reply, &c->out, usage) < 0;
         chunk_end(c, at);
         end_stream(x);
         return;
     }
     char timing[128];
     buf_clear(&g->scratch);
-    if (x->too_big || openai_reply_whole(&x->reply, &g->scratch, reason, usage) < 0) {
+    if (x->too_big || openai_reply_whole(&x->reply, &g->scratch, usage) < 0) {
         answer_too_big(x);
         return;
     }

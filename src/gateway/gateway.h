@@ -25,15 +25,24 @@ enum infer_kind { INFER_COMPLETION, INFER_CHAT };
 
 #define INFER_TOKENS_UNSET UINT32_MAX
 #define INFER_TOP_LOGPROBS_MAX 20u
+#define INFER_CHOICES_MAX 128u
+#define INFER_BIASES_MAX 300u
+#define INFER_STOP_TOKEN_IDS_MAX 32u
+#define INFER_UNKNOWN_MAX 8u /* names of unknown fields that one request tells */
 
 /* A request for tokens, its parameters validated and in range. Pointers are borrowed: valid during
  * the call of `infer` only. */
 struct infer_request {
     enum infer_kind kind;
-    const char *model;
-    const char *body; /* the whole JSON body, valid UTF-8; the domain's worker reads prompt,
-                         messages, tools and stop from it */
+    /* Who shall answer. At least one is there; all that are must mean the same function. */
+    const char *model;      /* FUNCTION, BACKBONE:FUNCTION, or beside another name its backbone */
+    const char *adapter_id; /* LoRAX's way to name a function */
+    const char *lora_id;    /* llama-server's */
+    float adapter_scale;    /* [0, 1]; 1 without lora */
+    const char *body;       /* the whole JSON body, valid UTF-8; the domain's worker reads prompt,
+                               messages, tools, stop, stop_token_ids and logit_bias from it */
     size_t body_bytes;
+    uint32_t choices; /* OpenAI's n */
     bool stream;
     bool echo;     /* completions only */
     bool logprobs; /* the chosen tokens' log-probabilities are wanted */
@@ -46,6 +55,21 @@ struct infer_request {
     uint32_t top_k;
     bool has_seed;
     uint64_t seed;
+    uint32_t min_tokens;
+    bool ignore_eos;
+    bool show_special; /* special tokens are text too */
+    float presence_penalty;
+    float frequency_penalty;
+    float repetition_penalty;               /* 1: none */
+    const char *unknown[INFER_UNKNOWN_MAX]; /* fields that mean nothing here */
+    uint32_t unknown_count;
+};
+
+/* Why a handler refuses a request, as OpenAI's error object tells it; static strings or NULL. */
+struct infer_refusal {
+    int status;
+    const char *code;
+    const char *param;
 };
 
 /* One token as the answer needs it. */
@@ -66,7 +90,19 @@ struct infer_token {
 
 struct infer_usage {
     uint32_t prompt_tokens;
-    uint32_t completion_tokens;
+    uint32_t completion_tokens; /* of all choices */
+};
+
+/* What became known of one choice of an answer. */
+struct infer_piece {
+    uint32_t choice;
+    const char *text; /* complete UTF-8, possibly empty: held back by a stop string or in
+                         mid-character */
+    size_t text_bytes;
+    const struct infer_token *tokens; /* with log-probabilities, when asked for */
+    uint32_t token_count;
+    const char *finish;       /* "stop" or "length" ends the choice; NULL: it goes on */
+    struct infer_usage usage; /* so far */
 };
 
 /* Where a request's first token spent its time; becomes the Server-Timing header when it is known
@@ -82,10 +118,9 @@ enum lora_verb { LORA_LOAD, LORA_UNLOAD, LORA_LIST };
 
 struct gateway_handlers {
     void *context;
-    /* Takes the request (0), or refuses it: -errno with a sentence in err, and *ret_status (HTTP)
-     * and *ret_code (OpenAI's error code, static string or NULL) set. */
-    int (*infer)(void *context, struct exchange *x, const struct infer_request *r, int *ret_status,
-                 const char **ret_code, struct error *err);
+    /* Takes the request (0), or refuses it: -errno with a sentence in err and *ret_refusal set. */
+    int (*infer)(void *context, struct exchange *x, const struct infer_request *r,
+                 struct infer_refusal *ret_refusal, struct error *err);
     /* The client left before the end (or does not read, or the answer outgrew its limit, or the
      * gateway closes); the handler forgets the exchange. */
     void (*gone)(void *context, struct exchange *x);
@@ -137,15 +172,12 @@ void gateway_stop_listening(struct gateway *g);
 void gateway_close(struct gateway *g);
 uint16_t gateway_port(const struct gateway *g);
 
-/* The worker's news of one exchange. `text` is complete UTF-8, possibly empty (held back by a stop
- * string or in mid-character); tokens (may be NULL) carry log-probabilities when asked for.
- * The first call sends the stream's headers. */
-void exchange_tokens(struct exchange *x, const char *text, size_t text_bytes,
-                     const struct infer_token *tokens, uint32_t token_count);
+/* The worker's news of one exchange. The first call sends the stream's headers. */
+void exchange_piece(struct exchange *x, const struct infer_piece *p);
 /* What exchange_timing gave goes into the headers if it comes before the first tokens. */
 void exchange_timing(struct exchange *x, const struct infer_timing *t);
-/* Ends the answer; reason is "stop" or "length". */
-void exchange_finish(struct exchange *x, const char *reason, const struct infer_usage *usage);
+/* Ends the answer, after each of its choices has ended. */
+void exchange_finish(struct exchange *x, const struct infer_usage *usage);
 /* Ends it with OpenAI's error object; in a stream that has begun, as an error event and the end of
  * the stream. retry_after_s > 0 adds Retry-After; 409 says that to ask again will not help, which
  * clients would do otherwise. code and param may be NULL. */

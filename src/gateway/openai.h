@@ -28,8 +28,10 @@ struct openai_refusal {
 
 struct openai_request {
     struct infer_request infer; /* borrows from root and from the body */
+    const char *name;           /* the answer's "model" */
     bool include_usage;
-    json_t *root; /* owned; freed by openai_request_done */
+    bool continuous_usage; /* in every event */
+    json_t *root;          /* owned; freed by openai_request_done */
 };
 
 /* 0, or -EINVAL with the refusal filled in. The body must outlive the request. */
@@ -40,21 +42,32 @@ void openai_request_done(struct openai_request *r);
 int openai_parse_json(json_t **ret, const char *body, size_t body_bytes, uint32_t depth_max,
                       struct error *err);
 
+#define OPENAI_PARTS 4u
+
+/* One choice of an answer. */
+struct openai_choice {
+    bool begun;            /* the stream's first event of it is written */
+    const char *finish;    /* NULL: it goes on */
+    uint64_t offset_chars; /* of the next token in its text */
+    uint64_t token_count;
+    struct buf text; /* not streamed: the text so far, as the inside of a JSON string */
+    struct buf part[OPENAI_PARTS]; /* not streamed: the arrays of log-probabilities so far */
+};
+
 /* One answer, from its first token to its end. Buffers are kept from one answer to the next. */
 struct openai_reply {
     enum infer_kind kind;
     bool include_usage;
+    bool continuous_usage;
     bool logprobs;
-    bool begun; /* the stream's first event is written */
     char id[OPENAI_ID_BYTES];
     uint64_t created_s;
-    uint64_t offset_chars; /* of the next token in the answer's text */
-    uint64_t token_count;
+    size_t held_bytes;
     size_t held_bytes_max;
-    struct buf model;   /* as the inside of a JSON string */
-    struct buf event;   /* what every event of a stream starts with */
-    struct buf text;    /* not streamed: the text so far, as the inside of a JSON string */
-    struct buf part[4]; /* not streamed: the arrays of log-probabilities so far */
+    struct buf model;              /* as the inside of a JSON string */
+    struct buf event;              /* what every event of a stream starts with */
+    struct openai_choice *choices; /* [choice_count], owned */
+    uint32_t choice_count;
 };
 
 void openai_reply_init(struct openai_reply *a, size_t held_bytes_max);
@@ -62,16 +75,13 @@ void openai_reply_free(struct openai_reply *a);
 /* `id` is the part after "chatcmpl-" or "cmpl-". */
 int openai_reply_begin(struct openai_reply *a, const struct openai_request *r, const char *id,
                        uint64_t created_s);
-/* Streams: events for these tokens, or for the end. All return 0, -E2BIG or -ENOMEM. */
-int openai_reply_event(struct openai_reply *a, struct buf *out, const char *text, size_t text_bytes,
-                       const struct infer_token *tokens, uint32_t token_count);
-int openai_reply_last_event(struct openai_reply *a, struct buf *out, const char *reason,
+/* Streams: the events of one piece, or the end. All return 0, -E2BIG or -ENOMEM. */
+int openai_reply_event(struct openai_reply *a, struct buf *out, const struct infer_piece *p);
+int openai_reply_last_event(struct openai_reply *a, struct buf *out,
                             const struct infer_usage *usage);
 /* Not streamed: gather, then the whole document. */
-int openai_reply_add(struct openai_reply *a, const char *text, size_t text_bytes,
-                     const struct infer_token *tokens, uint32_t token_count);
-int openai_reply_whole(struct openai_reply *a, struct buf *out, const char *reason,
-                       const struct infer_usage *usage);
+int openai_reply_add(struct openai_reply *a, const struct infer_piece *p);
+int openai_reply_whole(struct openai_reply *a, struct buf *out, const struct infer_usage *usage);
 
 /* {"error":{...}}: type by status; code and param may be NULL, message may be any bytes. */
 int openai_append_error(struct buf *out, int status, const char *code, const char *param,

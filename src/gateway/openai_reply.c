@@ -4,9 +4,11 @@
  */
 #include "gateway/openai.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* What an answer's buffers keep between answers. */
@@ -15,8 +17,7 @@
 /* The arrays of a completion's log-probabilities, in the order they are written. A chat has one
  * array, kept in the first buffer. */
 enum part { PART_TOKENS, PART_LOGPROBS, PART_TOP, PART_OFFSETS, PART_COUNT };
-_Static_assert(PART_COUNT == sizeof((struct openai_reply){0}.part) / sizeof(struct buf),
-               "one buffer a part");
+_Static_assert(PART_COUNT == OPENAI_PARTS, "one buffer a part");
 
 static const char *const part_names[PART_COUNT] = {"{\"tokens\":[", "],\"token_logprobs\":[",
                                                    "],\"top_logprobs\":[", "],\"text_offset\":["};
@@ -26,18 +27,22 @@ void openai_reply_init(struct openai_reply *a, size_t held_bytes_max)
     *a = (struct openai_reply){.held_bytes_max = held_bytes_max};
     buf_init(&a->model, 8192);
     buf_init(&a->event, 16384);
-    buf_init(&a->text, held_bytes_max);
+}
+
+static void choice_free(struct openai_choice *c)
+{
+    buf_free(&c->text);
     for (int i = 0; i < PART_COUNT; i++)
-        buf_init(&a->part[i], held_bytes_max);
+        buf_free(&c->part[i]);
 }
 
 void openai_reply_free(struct openai_reply *a)
 {
     buf_free(&a->model);
     buf_free(&a->event);
-    buf_free(&a->text);
-    for (int i = 0; i < PART_COUNT; i++)
-        buf_free(&a->part[i]);
+    for (uint32_t i = 0; i < a->choice_count; i++)
+        choice_free(&a->choices[i]);
+    free(a->choices);
 }
 
 static void reset(struct buf *b)
@@ -85,23 +90,49 @@ static int append_envelope(struct openai_reply *a, struct buf *out, const char *
     return r | append(out, "\",\"choices\":[");
 }
 
+/* Exactly `count` choices, empty; the first one's buffers are kept. */
+static int resize_choices(struct openai_reply *a, uint32_t count)
+{
+    uint32_t kept = a->choice_count < 1 ? 0 : 1;
+    for (; a->choice_count > kept; a->choice_count--)
+        choice_free(&a->choices[a->choice_count - 1]);
+    struct openai_choice *choices = realloc(a->choices, count * sizeof *choices);
+    if (choices == NULL)
+        return -ENOMEM;
+    a->choices = choices;
+    for (; a->choice_count < count; a->choice_count++) {
+        struct openai_choice *c = &choices[a->choice_count];
+        buf_init(&c->text, a->held_bytes_max);
+        for (int i = 0; i < PART_COUNT; i++)
+            buf_init(&c->part[i], a->held_bytes_max);
+    }
+    reset(&choices[0].text);
+    for (int i = 0; i < PART_COUNT; i++)
+        reset(&choices[0].part[i]);
+    for (uint32_t i = 0; i < count; i++) {
+        choices[i].begun = false;
+        choices[i].finish = NULL;
+        choices[i].offset_chars = 0;
+        choices[i].token_count = 0;
+    }
+    return 0;
+}
+
 int openai_reply_begin(struct openai_reply *a, const struct openai_request *r, const char *id,
                        uint64_t created_s)
 {
     a->kind = r->infer.kind;
     a->include_usage = r->include_usage;
+    a->continuous_usage = r->continuous_usage;
     a->logprobs = r->infer.logprobs;
-    a->begun = false;
     a->created_s = created_s;
-    a->offset_chars = 0;
-    a->token_count = 0;
+    a->held_bytes = 0;
     snprintf(a->id, sizeof a->id, "%s%s", a->kind == INFER_CHAT ? "chatcmpl-" : "cmpl-", id);
     reset(&a->model);
     reset(&a->event);
-    reset(&a->text);
-    for (int i = 0; i < PART_COUNT; i++)
-        reset(&a->part[i]);
-    int e = openai_append_text(&a->model, r->infer.model, strlen(r->infer.model));
+    int e = resize_choices(a, r->infer.choices);
+    if (e == 0)
+        e = openai_append_text(&a->model, r->name, strlen(r->name));
     if (e < 0 || !r->infer.stream)
         return e;
     e = append(&a->event, "data: ");
@@ -241,72 +272,31 @@ static int append_chat_tokens(struct buf *b, const struct infer_token *tokens, u
 }
 
 static int append_event_logprobs(struct openai_reply *a, struct buf *out,
-                                 const struct infer_token *tokens, uint32_t count)
+                                 const struct infer_piece *p)
 {
-    if (!a->logprobs || count == 0)
+    if (!a->logprobs || p->token_count == 0)
         return append(out, "null");
     int r = 0;
     if (a->kind == INFER_CHAT) {
         r |= append(out, "{\"content\":[");
-        r |= append_chat_tokens(out, tokens, count);
+        r |= append_chat_tokens(out, p->tokens, p->token_count);
         return r | append(out, "],\"refusal\":null}");
     }
+    uint64_t offset = a->choices[p->choice].offset_chars;
     for (int i = 0; i < PART_COUNT; i++) {
         r |= append(out, part_names[i]);
-        r |= append_parts(out, (enum part)i, tokens, count, a->offset_chars);
+        r |= append_parts(out, (enum part)i, p->tokens, p->token_count, offset);
     }
     return r | append(out, "]}");
 }
 
-static void advance(struct openai_reply *a, const struct infer_token *tokens, uint32_t count)
+static void advance(struct openai_reply *a, const struct infer_piece *p)
 {
-    a->token_count += count;
-    if (!a->logprobs)
-        return;
-    for (uint32_t i = 0; i < count; i++)
-        a->offset_chars += count_chars(tokens[i].bytes, tokens[i].byte_count);
-}
-
-/* --- streams --- */
-
-static int append_event_end(struct openai_reply *a, struct buf *out)
-{
-    return append(out, a->include_usage ? "],\"usage\":null}\n\n" : "]}\n\n");
-}
-
-/* The first event of a chat tells the role. */
-static int append_role(struct openai_reply *a, struct buf *out)
-{
-    if (a->begun)
-        return 0;
-    a->begun = true;
-    if (a->kind != INFER_CHAT)
-        return 0;
-    int r = buf_append(out, a->event.data, a->event.len);
-    r |= append(out, "{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},"
-                     "\"logprobs\":null,\"finish_reason\":null}");
-    return r | append_event_end(a, out);
-}
-
-int openai_reply_event(struct openai_reply *a, struct buf *out, const char *text, size_t text_bytes,
-                       const struct infer_token *tokens, uint32_t token_count)
-{
-    if (tokens == NULL)
-        token_count = 0;
-    int r = append_role(a, out);
-    if (text_bytes > 0 || (a->logprobs && token_count > 0)) {
-        bool chat = a->kind == INFER_CHAT;
-        r |= buf_append(out, a->event.data, a->event.len);
-        r |= append(out,
-                    chat ? "{\"index\":0,\"delta\":{\"content\":\"" : "{\"index\":0,\"text\":\"");
-        r |= openai_append_text(out, text, text_bytes);
-        r |= append(out, chat ? "\"},\"logprobs\":" : "\",\"logprobs\":");
-        r |= append_event_logprobs(a, out, tokens, token_count);
-        r |= append(out, ",\"finish_reason\":null}");
-        r |= append_event_end(a, out);
-    }
-    advance(a, tokens, token_count);
-    return r;
+    struct openai_choice *c = &a->choices[p->choice];
+    c->finish = p->finish;
+    c->token_count += p->token_count;
+    for (uint32_t i = 0; a->logprobs && i < p->token_count; i++)
+        c->offset_chars += count_chars(p->tokens[i].bytes, p->tokens[i].byte_count);
 }
 
 static int append_usage(struct buf *out, const struct infer_usage *usage)
@@ -320,17 +310,83 @@ static int append_usage(struct buf *out, const struct infer_usage *usage)
     return r | buf_append_char(out, '}');
 }
 
-int openai_reply_last_event(struct openai_reply *a, struct buf *out, const char *reason,
+/* --- streams --- */
+
+static int append_choice(struct buf *out, uint32_t choice, const char *rest)
+{
+    int r = append(out, "{\"index\":");
+    r |= append_u64(out, choice);
+    return r | append(out, rest);
+}
+
+static int append_event_begin(struct openai_reply *a, struct buf *out, uint32_t choice,
+                              const char *rest)
+{
+    int r = buf_append(out, a->event.data, a->event.len);
+    return r | append_choice(out, choice, rest);
+}
+
+static int append_event_end(struct openai_reply *a, struct buf *out,
                             const struct infer_usage *usage)
 {
-    int r = append_role(a, out);
-    r |= buf_append(out, a->event.data, a->event.len);
-    r |= append(out, a->kind == INFER_CHAT
-                         ? "{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_reason\":\""
-                         : "{\"index\":0,\"text\":\"\",\"logprobs\":null,\"finish_reason\":\"");
-    r |= append(out, reason);
+    if (!a->include_usage)
+        return append(out, "]}\n\n");
+    int r = append(out, "],\"usage\":");
+    r |= a->continuous_usage ? append_usage(out, usage) : append(out, "null");
+    return r | append(out, "}\n\n");
+}
+
+/* The first event of a chat's choice tells the role. */
+static int append_role(struct openai_reply *a, struct buf *out, const struct infer_piece *p)
+{
+    struct openai_choice *c = &a->choices[p->choice];
+    if (c->begun)
+        return 0;
+    c->begun = true;
+    if (a->kind != INFER_CHAT)
+        return 0;
+    int r = append_event_begin(a, out, p->choice,
+                               ",\"delta\":{\"role\":\"assistant\",\"content\":\"\"},"
+                               "\"logprobs\":null,\"finish_reason\":null}");
+    return r | append_event_end(a, out, &p->usage);
+}
+
+static int append_finish(struct openai_reply *a, struct buf *out, const struct infer_piece *p)
+{
+    int r = append_event_begin(a, out, p->choice,
+                               a->kind == INFER_CHAT
+                                   ? ",\"delta\":{},\"logprobs\":null,\"finish_reason\":\""
+                                   : ",\"text\":\"\",\"logprobs\":null,\"finish_reason\":\"");
+    r |= append(out, p->finish);
     r |= append(out, "\"}");
-    r |= append_event_end(a, out);
+    return r | append_event_end(a, out, &p->usage);
+}
+
+int openai_reply_event(struct openai_reply *a, struct buf *out, const struct infer_piece *p)
+{
+    assert(p->choice < a->choice_count);
+    assert(a->choices[p->choice].finish == NULL);
+    int r = append_role(a, out, p);
+    if (p->text_bytes > 0 || (a->logprobs && p->token_count > 0)) {
+        bool chat = a->kind == INFER_CHAT;
+        r |= append_event_begin(a, out, p->choice,
+                                chat ? ",\"delta\":{\"content\":\"" : ",\"text\":\"");
+        r |= openai_append_text(out, p->text, p->text_bytes);
+        r |= append(out, chat ? "\"},\"logprobs\":" : "\",\"logprobs\":");
+        r |= append_event_logprobs(a, out, p);
+        r |= append(out, ",\"finish_reason\":null}");
+        r |= append_event_end(a, out, &p->usage);
+    }
+    if (p->finish != NULL)
+        r |= append_finish(a, out, p);
+    advance(a, p);
+    return r;
+}
+
+int openai_reply_last_event(struct openai_reply *a, struct buf *out,
+                            const struct infer_usage *usage)
+{
+    int r = 0;
     if (a->include_usage) {
         r |= buf_append(out, a->event.data, a->event.len);
         r |= append(out, "],\"usage\":");
@@ -342,58 +398,71 @@ int openai_reply_last_event(struct openai_reply *a, struct buf *out, const char 
 
 /* --- whole answers --- */
 
-int openai_reply_add(struct openai_reply *a, const char *text, size_t text_bytes,
-                     const struct infer_token *tokens, uint32_t token_count)
+static size_t held_bytes(const struct openai_choice *c)
 {
-    if (tokens == NULL)
-        token_count = 0;
-    int r = openai_append_text(&a->text, text, text_bytes);
-    if (a->logprobs && token_count > 0) {
-        bool chat = a->kind == INFER_CHAT;
-        for (int i = 0; i < (chat ? 1 : PART_COUNT); i++) {
-            struct buf *b = &a->part[i];
-            r |= a->token_count > 0 ? buf_append_char(b, ',') : 0;
-            r |= chat ? append_chat_tokens(b, tokens, token_count)
-                      : append_parts(b, (enum part)i, tokens, token_count, a->offset_chars);
-        }
-    }
-    advance(a, tokens, token_count);
-    size_t held = a->text.len;
+    size_t held = c->text.len;
     for (int i = 0; i < PART_COUNT; i++)
-        held += a->part[i].len;
-    return r == 0 && held > a->held_bytes_max ? -E2BIG : r;
+        held += c->part[i].len;
+    return held;
 }
 
-static int append_whole_logprobs(struct openai_reply *a, struct buf *out)
+int openai_reply_add(struct openai_reply *a, const struct infer_piece *p)
+{
+    assert(p->choice < a->choice_count);
+    struct openai_choice *c = &a->choices[p->choice];
+    assert(c->finish == NULL);
+    size_t before = held_bytes(c);
+    int r = openai_append_text(&c->text, p->text, p->text_bytes);
+    if (a->logprobs && p->token_count > 0) {
+        bool chat = a->kind == INFER_CHAT;
+        for (int i = 0; i < (chat ? 1 : PART_COUNT); i++) {
+            struct buf *b = &c->part[i];
+            r |= c->token_count > 0 ? buf_append_char(b, ',') : 0;
+            r |= chat ? append_chat_tokens(b, p->tokens, p->token_count)
+                      : append_parts(b, (enum part)i, p->tokens, p->token_count, c->offset_chars);
+        }
+    }
+    advance(a, p);
+    a->held_bytes += held_bytes(c) - before;
+    return r == 0 && a->held_bytes > a->held_bytes_max ? -E2BIG : r;
+}
+
+static int append_whole_logprobs(const struct openai_reply *a, const struct openai_choice *c,
+                                 struct buf *out)
 {
     if (!a->logprobs)
         return append(out, "null");
     int r = 0;
     if (a->kind == INFER_CHAT) {
         r |= append(out, "{\"content\":[");
-        r |= buf_append(out, a->part[0].data, a->part[0].len);
+        r |= buf_append(out, c->part[0].data, c->part[0].len);
         return r | append(out, "],\"refusal\":null}");
     }
     for (int i = 0; i < PART_COUNT; i++) {
         r |= append(out, part_names[i]);
-        r |= buf_append(out, a->part[i].data, a->part[i].len);
+        r |= buf_append(out, c->part[i].data, c->part[i].len);
     }
     return r | append(out, "]}");
 }
 
-int openai_reply_whole(struct openai_reply *a, struct buf *out, const char *reason,
-                       const struct infer_usage *usage)
+int openai_reply_whole(struct openai_reply *a, struct buf *out, const struct infer_usage *usage)
 {
     bool chat = a->kind == INFER_CHAT;
     int r = append_envelope(a, out, chat ? "chat.completion" : "text_completion");
-    r |= append(out, chat ? "{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\""
-                          : "{\"index\":0,\"text\":\"");
-    r |= buf_append(out, a->text.data, a->text.len);
-    r |= append(out, chat ? "\",\"refusal\":null},\"logprobs\":" : "\",\"logprobs\":");
-    r |= append_whole_logprobs(a, out);
-    r |= append(out, ",\"finish_reason\":\"");
-    r |= append(out, reason);
-    r |= append(out, "\"}],\"usage\":");
+    for (uint32_t i = 0; i < a->choice_count; i++) {
+        const struct openai_choice *c = &a->choices[i];
+        assert(c->finish != NULL);
+        r |= i > 0 ? buf_append_char(out, ',') : 0;
+        r |= append_choice(
+            out, i, chat ? ",\"message\":{\"role\":\"assistant\",\"content\":\"" : ",\"text\":\"");
+        r |= buf_append(out, c->text.data, c->text.len);
+        r |= append(out, chat ? "\",\"refusal\":null},\"logprobs\":" : "\",\"logprobs\":");
+        r |= append_whole_logprobs(a, c, out);
+        r |= append(out, ",\"finish_reason\":\"");
+        r |= append(out, c->finish);
+        r |= append(out, "\"}");
+    }
+    r |= append(out, "],\"usage\":");
     r |= append_usage(out, usage);
     return r | buf_append_char(out, '}');
 }

@@ -41,14 +41,12 @@ static void infer(struct conn *c, enum infer_kind kind)
         openai_reply_begin(&c->exchange.reply, &request, id, clock_wall_us() / 1000000) < 0) {
         exchange_error(&c->exchange, 503, NULL, NULL, 1, "no memory for the answer");
     } else {
-        int status = 500;
-        const char *code = NULL;
+        struct infer_refusal why = {.status = 500};
         struct error err = {0};
-        int r = g->handlers.infer(g->handlers.context, &c->exchange, &request.infer, &status, &code,
-                                  &err);
+        int r = g->handlers.infer(g->handlers.context, &c->exchange, &request.infer, &why, &err);
         if (r < 0)
-            exchange_error(&c->exchange, status, code, status == 404 ? "model" : NULL,
-                           status == 429 || status == 503 ? 1 : 0, err.text);
+            exchange_error(&c->exchange, why.status, why.code, why.param,
+                           why.status == 429 || why.status == 503 ? 1 : 0, err.text);
     }
     openai_request_done(&request);
 }

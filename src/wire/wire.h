@@ -128,6 +128,8 @@ enum wire_submit_flags {
     WIRE_STREAM = 1u << 1,
     WIRE_LOGPROBS = 1u << 2,
     WIRE_ECHO = 1u << 3,
+    WIRE_IGNORE_EOS = 1u << 4,
+    WIRE_SHOW_SPECIAL = 1u << 5, /* special tokens are text too */
 };
 
 struct wire_submit {
@@ -143,7 +145,11 @@ struct wire_submit {
     float top_p;
     float min_p;
     float adapter_scale; /* 0: the bare backbone answers */
-    uint32_t reserved;
+    float presence_penalty;
+    float frequency_penalty;
+    float repetition_penalty; /* 1: none */
+    uint32_t min_tokens;
+    uint32_t choices; /* answers to the same prompt, each with a seed of its own */
     uint64_t wall_us; /* for templates that print the date */
 };
 
@@ -161,8 +167,12 @@ struct wire_admitted {
     uint32_t reserved;
 };
 
+enum wire_finish { WIRE_GOES_ON = 0, WIRE_FINISH_STOP = 1, WIRE_FINISH_LENGTH = 2 };
+
 struct wire_tokens {
     uint64_t request;
+    uint32_t choice;
+    uint32_t finish; /* not WIRE_GOES_ON: the choice's last record */
     uint32_t text_bytes;
     uint32_t token_count; /* wire_token records in the tail */
     uint32_t tokens_new;  /* sampled tokens that this record accounts for */
@@ -183,16 +193,15 @@ struct wire_alternative {
     float logprob;
 };
 
-enum wire_done_reason { WIRE_DONE_STOP = 1, WIRE_DONE_LENGTH = 2, WIRE_DONE_CANCELLED = 3 };
-
+/* Every choice has had its last record, or the request was cancelled. */
 struct wire_done {
     uint64_t request;
-    uint32_t reason;
     uint32_t prompt_tokens;
-    uint32_t completion_tokens;
-    uint32_t cached_tokens; /* of the prompt's, not computed: found in the prefix cache */
-    uint64_t device_us;     /* its share of the steps that it was in */
-    uint64_t worker_us;     /* from SUBMIT read to DONE written */
+    uint32_t completion_tokens; /* of all choices */
+    uint32_t cached_tokens;     /* of the prompt's, not computed: found in the prefix cache */
+    uint32_t reserved;
+    uint64_t device_us; /* its share of the steps that it was in */
+    uint64_t worker_us; /* from SUBMIT read to DONE written */
 };
 
 struct wire_turn_ended {

@@ -17,16 +17,17 @@ static int refuse(struct answer_refusal *refusal, struct error *err, const char 
 
 /* --- prompt --- */
 
-static int read_ids(const json_t *array, struct token_list *tokens, struct answer_refusal *refusal,
-                    struct error *err)
+static int read_ids(const struct text_model *m, const json_t *array, struct token_list *tokens,
+                    struct answer_refusal *refusal, struct error *err)
 {
     size_t i;
     json_t *v;
     json_array_foreach(array, i, v)
     {
         json_int_t id = json_is_integer(v) ? json_integer_value(v) : -1;
-        if (id < 0 || id > UINT32_MAX - 1)
-            return refuse(refusal, err, "", "prompt", "prompt must hold token ids only");
+        if (id < 0 || id >= m->vocab_count)
+            return refuse(refusal, err, "", "prompt",
+                          "prompt must hold token ids of the vocabulary only");
         int r = token_list_append(tokens, (uint32_t)id);
         if (r < 0)
             return error_set(err, r, "the prompt has more tokens than the context holds");
@@ -50,7 +51,7 @@ static int read_completion(const struct text_model *m, const json_t *body,
     }
     if (!json_is_array(prompt))
         return refuse(refusal, err, "", "prompt", "prompt must be a string or token ids");
-    int r = read_ids(prompt, tokens, refusal, err);
+    int r = read_ids(m, prompt, tokens, refusal, err);
     struct detokenizer d;
     detokenizer_init(&d, m->tokenizer, false);
     for (size_t i = 0; r == 0 && i < tokens->count; i++)
@@ -61,12 +62,22 @@ static int read_completion(const struct text_model *m, const json_t *body,
     return r;
 }
 
+static bool offers_tools(const json_t *body)
+{
+    const char *choice = json_string_value(json_object_get(body, "tool_choice"));
+    bool none = choice != NULL && strcmp(choice, "none") == 0;
+    return json_array_size(json_object_get(body, "tools")) > 0 && !none;
+}
+
 static int read_chat(const struct text_model *m, const struct wire_submit *s, json_t *body,
                      struct token_list *tokens, struct answer_refusal *refusal, struct error *err)
 {
     if (m->chat == NULL)
         return refuse(refusal, err, "", "messages",
                       "this function's backbone has no chat template: use /v1/completions");
+    if (!m->takes_tools && offers_tools(body))
+        return refuse(refusal, err, "", "tools",
+                      "this function's chat template takes no tools: leave tools out");
     struct chat_prompt prompt = {.template = m->chat,
                                  .bos_token = m->bos_token,
                                  .eos_token = m->eos_token,
@@ -125,11 +136,60 @@ static int read_stops(struct answer *a, const json_t *body, struct answer_refusa
     return r;
 }
 
+/* --- stop tokens and biases --- */
+
+_Static_assert(MODEL_EOS_MAX + ANSWER_STOP_TOKEN_IDS_MAX <= ENGINE_STOP_TOKENS_MAX,
+               "the engine has room for the backbone's and the request's");
+
+static int read_stop_tokens(struct answer *a, const struct text_model *m, const json_t *body,
+                            struct answer_refusal *refusal, struct error *err)
+{
+    const json_t *ids = json_object_get(body, "stop_token_ids");
+    for (size_t i = 0; i < json_array_size(ids); i++) {
+        const json_t *v = json_array_get(ids, i);
+        json_int_t id = json_is_integer(v) ? json_integer_value(v) : -1;
+        if (id < 0 || id >= m->vocab_count || i == ANSWER_STOP_TOKEN_IDS_MAX)
+            return refuse(refusal, err, "", "stop_token_ids",
+                          "stop_token_ids must be up to 32 token ids of the vocabulary");
+        a->engine.stop_tokens[a->engine.stop_token_count++] = (uint32_t)id;
+    }
+    return 0;
+}
+
+static int read_biases(struct answer *a, const struct text_model *m, json_t *body,
+                       struct answer_refusal *refusal, struct error *err)
+{
+    json_t *biases = json_object_get(body, "logit_bias"), *v;
+    size_t count = json_object_size(biases);
+    const char *key;
+    if (count == 0)
+        return 0;
+    a->biases = count <= ENGINE_BIASES_MAX ? calloc(count, sizeof *a->biases) : NULL;
+    if (a->biases == NULL)
+        return refuse(refusal, err, "", "logit_bias", "logit_bias has too many entries");
+    a->engine.biases = a->biases;
+    json_object_foreach(biases, key, v)
+    {
+        char *end;
+        unsigned long long id = strtoull(key, &end, 10);
+        if (*end != '\0' || id >= m->vocab_count || !json_is_number(v))
+            return refuse(refusal, err, "", "logit_bias",
+                          "logit_bias must map token ids of the vocabulary to numbers");
+        a->biases[a->engine.bias_count++] =
+            (struct engine_bias){(uint32_t)id, (float)json_number_value(v)};
+    }
+    return 0;
+}
+
 static int read_body(struct answer *a, const struct text_model *m, const struct wire_submit *s,
                      json_t *body, struct token_list *tokens, struct buf *echo,
                      struct answer_refusal *refusal, struct error *err)
 {
     int r = read_stops(a, body, refusal, err);
+    if (r == 0)
+        r = read_stop_tokens(a, m, body, refusal, err);
+    if (r == 0)
+        r = read_biases(a, m, body, refusal, err);
     if (r < 0)
         return r;
     r = (s->flags & WIRE_CHAT) ? read_chat(m, s, body, tokens, refusal, err)
@@ -147,6 +207,33 @@ static int read_body(struct answer *a, const struct text_model *m, const struct 
     return r;
 }
 
+static int open_choices(struct answer *a, const struct text_model *m, const struct wire_submit *s,
+                        struct error *err)
+{
+    a->choices = calloc(s->choices, sizeof *a->choices);
+    if (a->choices == NULL)
+        return error_set(err, -ENOMEM, "out of memory");
+    for (; a->choice_count < s->choices; a->choice_count++) {
+        struct answer_choice *c = &a->choices[a->choice_count];
+        detokenizer_init(&c->detokenizer, m->tokenizer, !(s->flags & WIRE_SHOW_SPECIAL));
+        buf_init(&c->text, ANSWER_HELD_BYTES_MAX);
+    }
+    a->choices_left = a->choice_count;
+    return 0;
+}
+
+static int keep_prompt(struct answer *a, const struct token_list *tokens, struct error *err)
+{
+    a->prompt = malloc(tokens->count * sizeof *a->prompt);
+    if (a->prompt == NULL)
+        return error_set(err, -ENOMEM, "out of memory");
+    memcpy(a->prompt, tokens->ids, tokens->count * sizeof *a->prompt);
+    a->prompt_tokens = (uint32_t)tokens->count;
+    a->engine.tokens = a->prompt;
+    a->engine.token_count = a->prompt_tokens;
+    return 0;
+}
+
 int answer_open(struct answer *a, const struct text_model *m, const struct wire_submit *s,
                 const char *body, size_t body_bytes, struct token_list *tokens, struct buf *echo,
                 struct answer_refusal *refusal, struct error *err)
@@ -154,8 +241,6 @@ int answer_open(struct answer *a, const struct text_model *m, const struct wire_
     *refusal = (struct answer_refusal){.status = 500, .code = "", .param = ""};
     *a = (struct answer){
         .request = s->request, .active = true, .wants_tokens = (s->flags & WIRE_LOGPROBS) != 0};
-    detokenizer_init(&a->detokenizer, m->tokenizer, true);
-    buf_init(&a->text, ANSWER_HELD_BYTES_MAX);
     tokens->count = 0;
     json_t *json = json_loadb(body, body_bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, NULL);
     int r;
@@ -164,20 +249,33 @@ int answer_open(struct answer *a, const struct text_model *m, const struct wire_
     else
         r = refuse(refusal, err, "", "", "the body is not a JSON object");
     json_decref(json);
-    if (r < 0) {
+    if (r == 0)
+        r = keep_prompt(a, tokens, err);
+    if (r == 0)
+        r = open_choices(a, m, s, err);
+    if (r < 0)
         answer_close(a);
-        return r;
-    }
-    a->prompt_tokens = (uint32_t)tokens->count;
-    return 0;
+    return r;
+}
+
+void answer_drop_prompt(struct answer *a)
+{
+    free(a->prompt);
+    free(a->biases);
+    a->prompt = NULL;
+    a->biases = NULL;
 }
 
 void answer_close(struct answer *a)
 {
     if (!a->active)
         return;
-    detokenizer_free(&a->detokenizer);
-    buf_free(&a->text);
+    for (uint32_t i = 0; i < a->choice_count; i++) {
+        detokenizer_free(&a->choices[i].detokenizer);
+        buf_free(&a->choices[i].text);
+    }
+    free(a->choices);
+    answer_drop_prompt(a);
     for (uint32_t i = 0; i < a->stop_count; i++)
         free(a->stops[i]);
     *a = (struct answer){0};
@@ -186,24 +284,26 @@ void answer_close(struct answer *a)
 /* --- text --- */
 
 /* Where the earliest stop string begins in the held text, or SIZE_MAX. */
-static size_t find_stop(const struct answer *a)
+static size_t find_stop(const struct answer *a, const struct answer_choice *c)
 {
     size_t first = SIZE_MAX;
+    if (c->token_count <= a->engine.tokens_new_min)
+        return first;
     for (uint32_t i = 0; i < a->stop_count; i++) {
-        const char *at = memmem(a->text.data, a->text.len, a->stops[i], a->stop_bytes[i]);
-        if (at != NULL && (size_t)(at - a->text.data) < first)
-            first = (size_t)(at - a->text.data);
+        const char *at = memmem(c->text.data, c->text.len, a->stops[i], a->stop_bytes[i]);
+        if (at != NULL && (size_t)(at - c->text.data) < first)
+            first = (size_t)(at - c->text.data);
     }
     return first;
 }
 
 /* How many bytes at the end of the held text may be the beginning of a stop string. */
-static size_t stop_prefix_bytes(const struct answer *a)
+static size_t stop_prefix_bytes(const struct answer *a, const struct answer_choice *c)
 {
     size_t longest = 0;
     for (uint32_t i = 0; i < a->stop_count; i++) {
-        size_t n = a->stop_bytes[i] - 1 < a->text.len ? a->stop_bytes[i] - 1 : a->text.len;
-        while (n > longest && memcmp(a->text.data + a->text.len - n, a->stops[i], n) != 0)
+        size_t n = a->stop_bytes[i] - 1 < c->text.len ? a->stop_bytes[i] - 1 : c->text.len;
+        while (n > longest && memcmp(c->text.data + c->text.len - n, a->stops[i], n) != 0)
             n--;
         if (n > longest)
             longest = n;
@@ -212,31 +312,31 @@ static size_t stop_prefix_bytes(const struct answer *a)
 }
 
 /* Gives out what no stop string can claim any more. */
-static int release(struct answer *a, bool all, struct buf *out)
+static int release(const struct answer *a, struct answer_choice *c, bool all, struct buf *out)
 {
-    if (a->text.len == 0)
+    if (c->text.len == 0)
         return 0;
-    size_t stop = find_stop(a);
+    size_t stop = find_stop(a, c);
     if (stop != SIZE_MAX) {
-        int r = buf_append(out, a->text.data, stop);
-        buf_clear(&a->text);
+        int r = buf_append(out, c->text.data, stop);
+        buf_clear(&c->text);
         return r < 0 ? r : 1;
     }
-    size_t bytes = a->text.len - (all ? 0 : stop_prefix_bytes(a));
-    int r = buf_append(out, a->text.data, bytes);
+    size_t bytes = c->text.len - (all ? 0 : stop_prefix_bytes(a, c));
+    int r = buf_append(out, c->text.data, bytes);
     if (r == 0)
-        buf_consume(&a->text, bytes);
+        buf_consume(&c->text, bytes);
     return r;
 }
 
-int answer_push(struct answer *a, uint32_t token, struct buf *out)
+int answer_push(const struct answer *a, struct answer_choice *c, uint32_t token, struct buf *out)
 {
-    int r = detokenizer_push(&a->detokenizer, token, &a->text);
-    return r < 0 ? r : release(a, false, out);
+    int r = detokenizer_push(&c->detokenizer, token, &c->text);
+    return r < 0 ? r : release(a, c, false, out);
 }
 
-int answer_flush(struct answer *a, struct buf *out)
+int answer_flush(const struct answer *a, struct answer_choice *c, struct buf *out)
 {
-    int r = detokenizer_flush(&a->detokenizer, &a->text);
-    return r < 0 ? r : release(a, true, out);
+    int r = detokenizer_flush(&c->detokenizer, &c->text);
+    return r < 0 ? r : release(a, c, true, out);
 }

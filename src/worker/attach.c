@@ -61,11 +61,15 @@ int session_attach(struct session *s, const struct wire_attach *a, int fd, struc
     if (r < 0)
         return r;
     token_list_init(&s->tokens, engine_context_max(s->engine) + 1);
-    s->text = (struct text_model){.tokenizer = s->tokenizer,
-                                  .chat = s->chat,
-                                  .bos_token = s->backbone.bos_token,
-                                  .eos_token = s->backbone.eos_token,
-                                  .context_max = engine_context_max(s->engine)};
+    s->text =
+        (struct text_model){.tokenizer = s->tokenizer,
+                            .chat = s->chat,
+                            .bos_token = s->backbone.bos_token,
+                            .eos_token = s->backbone.eos_token,
+                            .context_max = engine_context_max(s->engine),
+                            .vocab_count = s->backbone.config->vocab_count,
+                            .takes_tools = strstr(s->backbone.chat_template, "tools") != NULL};
+    s->sequences_left = s->sequences_max = a->sequences_max;
     struct wire_ready ready = {
         .sandbox_us = s->sandbox_us,
         .attach_us = clock_now_us() - began_us,

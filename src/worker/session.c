@@ -3,6 +3,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/rng.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -50,19 +51,29 @@ void session_fail(struct session *s, enum wire_failed_scope scope, uint64_t subj
 
 /* --- out: text and tokens --- */
 
-/* Text of any length, cut between characters into records that fit a message. */
-static void put_text(struct session *s, const struct answer *a, const char *text, size_t len,
-                     uint32_t tokens_new)
+static uint32_t choice_index(const struct answer *a, const struct answer_choice *c)
 {
+    return (uint32_t)(c - a->choices);
+}
+
+/* Text of any length, cut between characters into records that fit a message. */
+static void put_text(struct session *s, const struct answer *a, const struct answer_choice *c,
+                     const struct buf *text, uint32_t tokens_new, enum wire_finish finish)
+{
+    const char *at = text->data != NULL ? text->data : "";
+    size_t len = text->len;
     do {
         size_t n = len < TEXT_RECORD_BYTES_MAX ? len : TEXT_RECORD_BYTES_MAX;
-        while (n < len && n > 0 && ((unsigned char)text[n] & 0xc0) == 0x80)
+        while (n < len && n > 0 && ((unsigned char)at[n] & 0xc0) == 0x80)
             n--;
-        struct wire_tokens t = {
-            .request = a->request, .text_bytes = (uint32_t)n, .tokens_new = tokens_new};
-        session_put(s, WIRE_TOKENS, &t, sizeof t, text, n);
+        struct wire_tokens t = {.request = a->request,
+                                .choice = choice_index(a, c),
+                                .finish = n == len ? finish : WIRE_GOES_ON,
+                                .text_bytes = (uint32_t)n,
+                                .tokens_new = tokens_new};
+        session_put(s, WIRE_TOKENS, &t, sizeof t, at, n);
         tokens_new = 0;
-        text += n;
+        at += n;
         len -= n;
     } while (len > 0);
 }
@@ -98,8 +109,8 @@ static int append_token(struct session *s, struct buf *b, const struct engine_ou
 }
 
 /* One token with its log-probabilities, and the text that became certain with it. */
-static int put_token(struct session *s, const struct answer *a, const struct engine_output *o,
-                     const struct buf *text)
+static int put_token(struct session *s, const struct answer *a, const struct answer_choice *c,
+                     const struct engine_output *o, const struct buf *text)
 {
     static const char zeros[4];
     struct buf tail;
@@ -111,6 +122,7 @@ static int put_token(struct session *s, const struct answer *a, const struct eng
         r = append_token(s, &tail, o);
     if (r == 0) {
         struct wire_tokens t = {.request = a->request,
+                                .choice = choice_index(a, c),
                                 .text_bytes = (uint32_t)text->len,
                                 .token_count = 1,
                                 .tokens_new = o->is_prompt ? 0 : 1};
@@ -122,34 +134,64 @@ static int put_token(struct session *s, const struct answer *a, const struct eng
 
 /* --- the end of an answer --- */
 
-static void close_answer(struct session *s, struct answer *a)
+static void end_choice(struct session *s, struct answer *a, struct answer_choice *c)
 {
-    if (a->begun)
-        engine_remove(s->engine, a->sequence);
-    answer_close(a);
+    if (c->state == CHOICE_RUNS) {
+        if (c == a->choices) /* the prompt counts once */
+            a->cached_tokens = engine_cached_tokens(s->engine, c->sequence);
+        engine_remove(s->engine, c->sequence);
+        s->sequences_left++;
+    }
+    if (c->state == CHOICE_WAITS)
+        s->choices_waiting--;
+    if (c->state != CHOICE_ENDED)
+        a->choices_left--;
+    c->state = CHOICE_ENDED;
 }
 
-static void finish(struct session *s, struct answer *a, enum wire_done_reason reason)
+static void end_choices(struct session *s, struct answer *a)
 {
+    for (uint32_t i = 0; i < a->choice_count; i++)
+        end_choice(s, a, &a->choices[i]);
+}
+
+static void finish(struct session *s, struct answer *a)
+{
+    end_choices(s, a);
     struct wire_done done = {
         .request = a->request,
-        .reason = reason,
         .prompt_tokens = a->prompt_tokens,
         .completion_tokens = a->completion_tokens,
-        .cached_tokens = a->begun ? engine_cached_tokens(s->engine, a->sequence) : 0,
+        .cached_tokens = a->cached_tokens,
         .device_us = a->device_us,
         .worker_us = clock_now_us() - a->submitted_us,
     };
     session_put(s, WIRE_DONE, &done, sizeof done, NULL, 0);
-    close_answer(s, a);
+    answer_close(a);
 }
 
-static void fail(struct session *s, struct answer *a, uint32_t status, const char *code,
+/* The last of a choice's text; with the last choice, DONE. */
+static void finish_choice(struct session *s, struct answer *a, struct answer_choice *c,
+                          const struct buf *text, enum wire_finish reason)
+{
+    put_text(s, a, c, text, 0, reason);
+    end_choice(s, a, c);
+    if (a->choices_left == 0)
+        finish(s, a);
+}
+
+static void fail(struct session *s, struct answer *a, const struct answer_refusal *refusal,
                  const char *message)
 {
-    const struct answer_refusal refusal = {.status = status, .code = code, .param = ""};
-    session_fail(s, WIRE_FAILED_REQUEST, a->request, &refusal, message);
-    close_answer(s, a);
+    session_fail(s, WIRE_FAILED_REQUEST, a->request, refusal, message);
+    end_choices(s, a);
+    answer_close(a);
+}
+
+static void fail_for_memory(struct session *s, struct answer *a, const char *message)
+{
+    const struct answer_refusal refusal = {.status = 503, .code = "out_of_memory", .param = ""};
+    fail(s, a, &refusal, message);
 }
 
 /* --- in --- */
@@ -163,34 +205,105 @@ static struct answer *free_answer(struct session *s)
     return NULL;
 }
 
-static int add_to_engine(struct session *s, struct answer *a, const struct wire_submit *w,
-                         struct error *err)
+/* The first choice is what the same request with n = 1 gives. */
+static uint64_t choice_seed(uint64_t seed, uint32_t choice)
+{
+    struct rng r;
+    rng_seed(&r, seed);
+    for (uint32_t i = 0; i < choice; i++)
+        seed = rng_u64(&r);
+    return seed;
+}
+
+/* As many of the waiting choices as the engine has room for. */
+static int begin_choices(struct session *s, struct answer *a, struct error *err)
+{
+    bool all = true;
+    for (uint32_t i = 0; i < a->choice_count; i++) {
+        struct answer_choice *c = &a->choices[i];
+        if (c->state != CHOICE_WAITS)
+            continue;
+        all = all && s->sequences_left > 0;
+        if (s->sequences_left == 0)
+            break;
+        struct engine_request r = a->engine;
+        r.sampling.seed = choice_seed(r.sampling.seed, i);
+        int n = engine_add(s->engine, &r, &c->sequence, err);
+        if (n < 0)
+            return n;
+        c->state = CHOICE_RUNS;
+        s->sequences_left--;
+        s->choices_waiting--;
+    }
+    if (all)
+        answer_drop_prompt(a);
+    return 0;
+}
+
+static void fail_to_begin(struct session *s, struct answer *a, int code, const char *message)
+{
+    struct answer_refusal refusal = {.status = 503, .code = "out_of_memory", .param = ""};
+    if (code == -E2BIG)
+        refusal =
+            (struct answer_refusal){.status = 400, .code = "context_length_exceeded", .param = ""};
+    if (code == -EINVAL) /* all else is checked before; only the engine knows the adapter */
+        refusal = (struct answer_refusal){.status = 400, .code = "", .param = "lora[0].scale"};
+    fail(s, a, &refusal, message);
+}
+
+/* Sequences have ended: choices that wait take their places, in the order of the requests. */
+static void begin_waiting(struct session *s)
+{
+    while (s->choices_waiting > 0 && s->sequences_left > 0) {
+        struct answer *oldest = NULL;
+        for (uint32_t i = 0; i < SESSION_ANSWERS_MAX; i++) {
+            struct answer *a = &s->answers[i];
+            if (a->active && a->prompt != NULL && (oldest == NULL || a->request < oldest->request))
+                oldest = a;
+        }
+        assert(oldest != NULL);
+        struct error err = {0};
+        int r = begin_choices(s, oldest, &err);
+        if (r < 0)
+            fail_to_begin(s, oldest, r, err.text);
+    }
+}
+
+/* What the engine is asked for, besides what the body said. */
+static void fill_request(struct session *s, struct answer *a, const struct wire_submit *w)
 {
     const struct model_config *c = s->backbone.config;
+    struct engine_request *r = &a->engine;
     uint32_t room = s->text.context_max - a->prompt_tokens;
-    struct engine_request r = {
-        .tokens = s->tokens.ids,
-        .token_count = a->prompt_tokens,
-        .tokens_new_max = w->max_tokens < room ? w->max_tokens : room,
-        .adapter_slot =
-            s->slots[w->slot].has_adapter && w->adapter_scale != 0 ? (int32_t)w->slot : -1,
-        .adapter_scale = w->adapter_scale,
-        .sampling = {.temperature = w->temperature,
-                     .top_p = w->top_p,
-                     .min_p = w->min_p,
-                     .top_k = w->top_k,
-                     .seed = w->seed},
-        .stop_token_count = c->eos_count,
-        .top_logprobs = w->top_logprobs,
-        .logprobs = a->wants_tokens,
-        .prompt_logprobs = a->wants_tokens && (w->flags & WIRE_ECHO) != 0,
-    };
-    memcpy(r.stop_tokens, c->eos_ids, c->eos_count * sizeof c->eos_ids[0]);
-    if (r.tokens_new_max == 0 && !r.prompt_logprobs)
-        return 1; /* echo alone: there is nothing to compute */
-    int n = engine_add(s->engine, &r, &a->sequence, err);
-    a->begun = n == 0;
-    return n;
+    bool adapted = s->slots[w->slot].has_adapter && w->adapter_scale != 0;
+    r->tokens_new_max = w->max_tokens < room ? w->max_tokens : room;
+    r->tokens_new_min = w->min_tokens < r->tokens_new_max ? w->min_tokens : r->tokens_new_max;
+    r->adapter_slot = adapted ? (int32_t)w->slot : -1;
+    r->adapter_scale = w->adapter_scale;
+    r->sampling = (struct engine_sampling){.temperature = w->temperature,
+                                           .top_p = w->top_p,
+                                           .min_p = w->min_p,
+                                           .top_k = w->top_k,
+                                           .seed = w->seed};
+    r->penalties =
+        (struct engine_penalties){w->presence_penalty, w->frequency_penalty, w->repetition_penalty};
+    r->logprobs = a->wants_tokens;
+    r->top_logprobs = w->top_logprobs;
+    r->prompt_logprobs = a->wants_tokens && (w->flags & WIRE_ECHO) != 0;
+    for (uint32_t i = 0; i < c->eos_count && !(w->flags & WIRE_IGNORE_EOS); i++)
+        r->stop_tokens[r->stop_token_count++] = c->eos_ids[i];
+}
+
+/* Tells the choices' echo; ends them when there is nothing to compute. */
+static void begin_text(struct session *s, struct answer *a, const struct buf *echo, bool computes)
+{
+    for (uint32_t i = 0, count = a->choice_count; i < count; i++) {
+        struct answer_choice *c = &a->choices[i];
+        if (!computes)
+            finish_choice(s, a, c, echo, WIRE_FINISH_LENGTH);
+        else if (echo->len > 0)
+            put_text(s, a, c, echo, 0, WIRE_GOES_ON);
+    }
 }
 
 static void submit(struct session *s, const struct wire_submit *w, const char *body)
@@ -210,20 +323,20 @@ static void submit(struct session *s, const struct wire_submit *w, const char *b
         return;
     }
     a->submitted_us = now_us;
-    r = add_to_engine(s, a, w, &err);
+    s->choices_waiting += a->choice_count;
+    fill_request(s, a, w);
+    bool computes = a->engine.tokens_new_max > 0 || a->engine.prompt_logprobs;
+    r = computes ? begin_choices(s, a, &err) : 0;
     if (r < 0) {
-        const char *code = r == -E2BIG ? "context_length_exceeded" : "out_of_memory";
-        fail(s, a, r == -EINVAL || r == -E2BIG ? 400 : 503, r == -EINVAL ? "" : code, err.text);
-        buf_free(&echo);
-        return;
+        fail_to_begin(s, a, r, err.text);
+    } else {
+        struct wire_admitted admitted = {.request = a->request, .prompt_tokens = a->prompt_tokens};
+        session_put(s, WIRE_ADMITTED, &admitted, sizeof admitted, NULL, 0);
+        if (!(w->flags & WIRE_ECHO))
+            buf_clear(&echo);
+        begin_text(s, a, &echo, computes);
     }
-    struct wire_admitted admitted = {.request = a->request, .prompt_tokens = a->prompt_tokens};
-    session_put(s, WIRE_ADMITTED, &admitted, sizeof admitted, NULL, 0);
-    if ((w->flags & WIRE_ECHO) && echo.len > 0)
-        put_text(s, a, echo.data, echo.len, 0);
     buf_free(&echo);
-    if (r == 1)
-        finish(s, a, WIRE_DONE_LENGTH);
 }
 
 int session_submit(struct session *s, const struct wire_record *r, int fd, struct error *err)
@@ -233,6 +346,8 @@ int session_submit(struct session *s, const struct wire_record *r, int fd, struc
     memcpy(&w, r->fixed, sizeof w);
     if (s->engine == NULL || w.slot >= SESSION_SLOTS_MAX || !s->slots[w.slot].bound)
         return error_set(err, -EPROTO, "SUBMIT for a slot that is not bound");
+    if (w.choices == 0 || w.choices > s->sequences_max)
+        return error_set(err, -EPROTO, "SUBMIT for %u choices", w.choices);
     if (own < 0) {
         if (w.body_bytes != r->tail_bytes)
             return error_set(err, -EPROTO, "SUBMIT with a body of the wrong length");
@@ -251,70 +366,72 @@ void session_cancel(struct session *s, uint64_t request)
 {
     for (uint32_t i = 0; i < SESSION_ANSWERS_MAX; i++) {
         if (s->answers[i].active && s->answers[i].request == request)
-            finish(s, &s->answers[i], WIRE_DONE_CANCELLED);
+            finish(s, &s->answers[i]);
     }
+    begin_waiting(s);
 }
 
 /* --- a step --- */
 
-static struct answer *answer_of(struct session *s, uint32_t sequence)
+static struct answer *answer_of(struct session *s, uint32_t sequence,
+                                struct answer_choice **ret_choice)
 {
     for (uint32_t i = 0; i < SESSION_ANSWERS_MAX; i++) {
-        if (s->answers[i].active && s->answers[i].begun && s->answers[i].sequence == sequence)
-            return &s->answers[i];
+        struct answer *a = &s->answers[i];
+        for (uint32_t n = 0; n < a->choice_count; n++) {
+            *ret_choice = &a->choices[n];
+            if (a->choices[n].state == CHOICE_RUNS && a->choices[n].sequence == sequence)
+                return a;
+        }
     }
     return NULL;
 }
 
-/* The last of an answer's text, then DONE. */
-static int end_answer(struct session *s, struct answer *a, enum engine_finish reason)
+/* 1: a stop string, or what is at the end of the text, ends the choice. `text` is what that leaves
+ * to be given out with the end. */
+static int give_out(struct session *s, struct answer *a, struct answer_choice *c,
+                    const struct engine_output *o, struct buf *text)
 {
-    struct buf text;
-    buf_init(&text, ANSWER_HELD_BYTES_MAX);
-    int r = answer_flush(a, &text);
-    if (r >= 0 && text.len > 0)
-        put_text(s, a, text.data, text.len, 0);
-    buf_free(&text);
-    if (r < 0)
-        return r;
-    bool stopped = r == 1 || reason == ENGINE_STOP_TOKEN;
-    finish(s, a, stopped ? WIRE_DONE_STOP : WIRE_DONE_LENGTH);
-    return 0;
-}
-
-static int give_out(struct session *s, struct answer *a, const struct engine_output *o)
-{
-    struct buf text;
-    buf_init(&text, ANSWER_HELD_BYTES_MAX);
-    bool is_end = o->finish == ENGINE_STOP_TOKEN; /* the end-of-text token is no text */
+    bool is_end = o->finish == ENGINE_STOP_TOKEN; /* the token that ends the text is no text */
     int stop = 0;
     if (o->has_token) {
         a->completion_tokens++;
-        stop = is_end ? 0 : answer_push(a, o->token, &text);
+        c->token_count++;
+        stop = is_end ? 0 : answer_push(a, c, o->token, text);
     }
     int r = stop < 0 ? stop : 0;
     if (r == 0 && a->wants_tokens && !is_end)
-        r = put_token(s, a, o, &text);
+        r = put_token(s, a, c, o, text);
     else if (r == 0 && o->has_token)
-        put_text(s, a, text.data != NULL ? text.data : "", text.len, 1);
-    buf_free(&text);
-    return r < 0 ? r : stop;
+        put_text(s, a, c, text, 1, WIRE_GOES_ON);
+    buf_clear(text);
+    if (r == 0 && stop == 0 && o->finish != ENGINE_GOES_ON)
+        r = answer_flush(a, c, text);
+    return r < 0 ? r : stop | r;
 }
 
 static void on_output(struct session *s, const struct engine_output *o)
 {
-    struct answer *a = answer_of(s, o->sequence);
+    struct answer_choice *c;
+    struct answer *a = answer_of(s, o->sequence, &c);
     if (a == NULL)
         return; /* ended by a stop string or a cancel in this very step */
-    int r = o->has_token || o->is_prompt ? give_out(s, a, o) : 0;
-    if (r == 1)
-        finish(s, a, WIRE_DONE_STOP);
-    else if (r == 0 && o->finish == ENGINE_OUT_OF_KV)
-        fail(s, a, 503, "out_of_memory", "the answer outgrew the KV cache of its worker");
-    else if (r == 0 && o->finish != ENGINE_GOES_ON)
-        r = end_answer(s, a, o->finish);
-    if (r < 0)
-        fail(s, a, 500, "", "the answer could not be written: out of memory");
+    if (o->finish == ENGINE_OUT_OF_KV) {
+        fail_for_memory(s, a, "the answer outgrew the KV cache of its worker");
+        return;
+    }
+    struct buf text;
+    buf_init(&text, ANSWER_HELD_BYTES_MAX);
+    int r = give_out(s, a, c, o, &text);
+    if (r < 0) {
+        const struct answer_refusal refusal = {.status = 500, .code = "", .param = ""};
+        fail(s, a, &refusal, "the answer could not be written: out of memory");
+    } else if (r == 1 || o->finish == ENGINE_STOP_TOKEN) {
+        finish_choice(s, a, c, &text, WIRE_FINISH_STOP);
+    } else if (o->finish == ENGINE_LENGTH) {
+        finish_choice(s, a, c, &text, WIRE_FINISH_LENGTH);
+    }
+    buf_free(&text);
 }
 
 static void charge(struct session *s, uint64_t us, uint32_t sequences)
@@ -322,8 +439,11 @@ static void charge(struct session *s, uint64_t us, uint32_t sequences)
     if (sequences == 0)
         return;
     for (uint32_t i = 0; i < SESSION_ANSWERS_MAX; i++) {
-        if (s->answers[i].active && s->answers[i].begun)
-            s->answers[i].device_us += us / sequences;
+        struct answer *a = &s->answers[i];
+        for (uint32_t n = 0; n < a->choice_count; n++) {
+            if (a->choices[n].state == CHOICE_RUNS)
+                a->device_us += us / sequences;
+        }
     }
 }
 
@@ -333,12 +453,12 @@ static int shed(struct session *s, const struct error *reason, struct error *err
     struct answer *youngest = NULL;
     for (uint32_t i = 0; i < SESSION_ANSWERS_MAX; i++) {
         struct answer *a = &s->answers[i];
-        if (a->active && a->begun && (youngest == NULL || a->request > youngest->request))
+        if (a->active && (youngest == NULL || a->request > youngest->request))
             youngest = a;
     }
     if (youngest == NULL)
         return error_set(err, -ENOMEM, "%s", reason->text);
-    fail(s, youngest, 503, "out_of_memory", "the worker's memory limit was reached");
+    fail_for_memory(s, youngest, "the worker's memory limit was reached");
     return 0;
 }
 
@@ -351,8 +471,11 @@ int session_step(struct session *s, struct error *err)
     int r = engine_step(s->engine, outputs, OUTPUTS_MAX, &stats, &reason);
     uint64_t took_us = clock_now_us() - began_us;
     s->untrimmed = true;
-    if (r == -ENOMEM)
-        return shed(s, &reason, err);
+    if (r == -ENOMEM) {
+        r = shed(s, &reason, err);
+        begin_waiting(s);
+        return r;
+    }
     if (r < 0)
         return error_set(err, r, "%s", reason.text);
     s->turn.device_us += took_us;
@@ -361,6 +484,7 @@ int session_step(struct session *s, struct error *err)
     charge(s, took_us, stats.sequences);
     for (uint32_t i = 0; i < stats.output_count; i++)
         on_output(s, &outputs[i]);
+    begin_waiting(s);
     return 0;
 }
 

@@ -42,7 +42,9 @@ struct session {
     uint64_t domain[2];
     struct session_slot slots[SESSION_SLOTS_MAX];
     struct answer answers[SESSION_ANSWERS_MAX];
-    struct token_list tokens; /* of the prompt being read */
+    uint32_t sequences_max, sequences_left; /* of the engine */
+    uint32_t choices_waiting;               /* for one of them */
+    struct token_list tokens;               /* of the prompt being read */
     struct session_turn turn;
     bool untrimmed; /* worked since the last trim */
     struct wire_out out;

@@ -25,7 +25,14 @@ static void check_json(const struct buf *b)
 static void check_request(const struct openai_request *r)
 {
     const struct infer_request *q = &r->infer;
-    assert(q->model != NULL && q->model[0] != '\0');
+    assert(q->model != NULL || q->adapter_id != NULL || q->lora_id != NULL);
+    assert(r->name != NULL && r->name[0] != '\0');
+    assert(q->adapter_scale >= 0 && q->adapter_scale <= 1);
+    assert(q->choices >= 1 && q->choices <= INFER_CHOICES_MAX);
+    assert(q->min_tokens <= q->max_tokens);
+    assert(fabsf(q->presence_penalty) <= 2 && fabsf(q->frequency_penalty) <= 2);
+    assert(q->repetition_penalty > 0 && q->repetition_penalty <= 100);
+    assert(q->unknown_count <= INFER_UNKNOWN_MAX);
     assert(q->temperature >= 0 && q->temperature <= 2);
     assert(q->top_p > 0 && q->top_p <= 1);
     assert(q->min_p >= 0 && q->min_p < 1);
@@ -47,16 +54,21 @@ static void check_answer(const struct openai_request *r, const char *text, size_
     buf_init(&out, ANSWER_MAX);
     openai_reply_init(&a, ANSWER_MAX);
     int e = openai_reply_begin(&a, r, "id", 1);
-    if (e == 0 && r->infer.stream) {
-        e = openai_reply_event(&a, &out, text, len, &token, 1);
-        assert(e != 0 || memcmp(out.data, "data: ", 6) == 0);
-    } else if (e == 0) {
-        e = openai_reply_add(&a, text, len, &token, 1);
-        if (e == 0)
-            e = openai_reply_whole(&a, &out, "stop", &usage);
-        if (e == 0)
-            check_json(&out);
+    for (uint32_t i = 0; e == 0 && i < r->infer.choices; i++) {
+        const struct infer_piece p = {.choice = i,
+                                      .text = text,
+                                      .text_bytes = len,
+                                      .tokens = &token,
+                                      .token_count = 1,
+                                      .finish = "stop",
+                                      .usage = usage};
+        e = r->infer.stream ? openai_reply_event(&a, &out, &p) : openai_reply_add(&a, &p);
+        assert(e != 0 || !r->infer.stream || memcmp(out.data, "data: ", 6) == 0);
     }
+    if (e == 0 && !r->infer.stream)
+        e = openai_reply_whole(&a, &out, &usage);
+    if (e == 0 && !r->infer.stream)
+        check_json(&out);
     openai_reply_free(&a);
     buf_free(&out);
 }

@@ -47,7 +47,7 @@ BAD_BODIES = [
     ("max_tokens", {"model": "f", "prompt": "x", "max_tokens": -1}, 400, "max_tokens"),
     ("max_tokens of a wrong type", {"model": "f", "prompt": "x", "max_tokens": "9"}, 400,
      "max_tokens"),
-    ("n", {"model": "f", "prompt": "x", "n": 2}, 400, "n"),
+    ("n", {"model": "f", "prompt": "x", "n": 129}, 400, "n"),
     ("logprobs", {"model": "f", "prompt": "x", "logprobs": 99}, 400, "logprobs"),
     ("too many stops", {"model": "f", "prompt": "x", "stop": ["a", "b", "c", "d", "e"]}, 400,
      "stop"),

@@ -154,11 +154,11 @@ static void test_stream(void **state)
     hold(w, fd, "/v1/chat/completions",
          ",\"stream\":true,\"stream_options\":{\"include_usage\":true}");
     exchange_timing(w->held, &(struct infer_timing){1500, 20250});
-    exchange_tokens(w->held, "Hel", 3, NULL, 0);
+    answer_text(w->held, "Hel", 3);
     assert_true(hear(w, fd, &got, "Hel"));
-    exchange_tokens(w->held, "", 0, NULL, 0);
-    exchange_tokens(w->held, "lo", 2, NULL, 0);
-    exchange_finish(w->held, "stop", &usage);
+    answer_text(w->held, "", 0);
+    answer_text(w->held, "lo", 2);
+    answer_end(w->held, &usage);
     assert_true(hear(w, fd, &got, "\r\n0\r\n\r\n"));
     mask_after(got.data, "Date: ", '\r');
     static const char head[] = "HTTP/1.1 200 OK\r\nDate: _____________________________\r\n"
@@ -207,7 +207,7 @@ static void test_errors_in_answers(void **state)
     /* Afterwards it is an event, and the answer ends as it should. */
     buf_clear(&got);
     hold(w, fd, "/v1/completions", ",\"stream\":true");
-    exchange_tokens(w->held, "Hi", 2, NULL, 0);
+    answer_text(w->held, "Hi", 2);
     exchange_error(w->held, 500, "worker_lost", NULL, 2, "the worker died");
     assert_true(hear(w, fd, &got, "\r\n0\r\n\r\n"));
     unchunk(&got);
@@ -216,7 +216,7 @@ static void test_errors_in_answers(void **state)
                                      "\"code\":\"worker_lost\"}}\n\n"));
     buf_clear(&got);
     hold(w, fd, "/v1/completions", "");
-    exchange_tokens(w->held, "Hi", 2, NULL, 0);
+    answer_text(w->held, "Hi", 2);
     exchange_error(w->held, 500, NULL, NULL, 0, "the worker died");
     assert_true(hear(w, fd, &got, "}}"));
     assert_non_null(strstr(got.data, "HTTP/1.1 500 "));
@@ -237,8 +237,8 @@ static void test_http10_stream(void **state)
                                   "{\"model\":\"hold\",\"prompt\":\"x\",\"stream\":true} ";
     say(w, fd, request, sizeof request - 1);
     wait_for(w, &w->held_count, 1);
-    exchange_tokens(w->held, "Hi", 2, NULL, 0);
-    exchange_finish(w->held, "stop", &usage);
+    answer_text(w->held, "Hi", 2);
+    answer_end(w->held, &usage);
     assert_true(hear(w, fd, &got, NULL));
     assert_null(strstr(got.data, "chunked"));
     assert_non_null(strstr(got.data, "Connection: close\r\n"));

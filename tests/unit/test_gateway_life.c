@@ -22,8 +22,8 @@ static void test_pipelining(void **state)
     for (int i = 1; i <= 3; i++) {
         char text[] = {'n', (char)('0' + i)};
         wait_for(w, &w->held_count, i);
-        exchange_tokens(w->held, text, 2, NULL, 0);
-        exchange_finish(w->held, "stop", &usage);
+        answer_text(w->held, text, 2);
+        answer_end(w->held, &usage);
     }
     assert_true(hear(w, fd, &got, "\r\n\r\nok\n"));
     const char *at = got.data;
@@ -69,7 +69,7 @@ static void test_vanishing_clients(void **state)
             int fd = dial(w);
             hold(w, fd, "/v1/completions", stream ? ",\"stream\":true" : "");
             if (how & 1)
-                exchange_tokens(w->held, "x", 1, NULL, 0);
+                answer_text(w->held, "x", 1);
             turn(w);
             if (how & 2) { /* a reset instead of an orderly end */
                 struct linger now = {1, 0};
@@ -113,7 +113,7 @@ static void test_stop_listening(void **state)
     hold(w, fd, "/v1/completions", "");
     gateway_stop_listening(w->gateway);
     assert_int_equal(access(w->socket_path, F_OK), -1);
-    exchange_finish(w->held, "stop", &usage);
+    answer_end(w->held, &usage);
     assert_true(hear(w, fd, &got, "\"total_tokens\":2}}"));
     buf_free(&got);
     close(fd);
@@ -160,7 +160,7 @@ static void test_slow_reader(void **state)
     hold(w, fd, "/v1/completions", ",\"stream\":true");
     /* Far more than sockets and limit hold together; the client never reads. */
     for (int i = 0; i < 32768 && w->gone_count == 0; i++) {
-        exchange_tokens(w->held, text, sizeof text, NULL, 0);
+        answer_text(w->held, text, sizeof text);
         turn(w);
     }
     assert_int_equal(w->gone_count, 1);
@@ -182,7 +182,7 @@ static void test_write_timeout(void **state)
     hold(w, fd, "/v1/completions", ",\"stream\":true");
     /* More than the sockets take; the client never reads. */
     for (int i = 0; i < 4096 && w->gone_count == 0; i++) {
-        exchange_tokens(w->held, text, sizeof text, NULL, 0);
+        answer_text(w->held, text, sizeof text);
         turn(w);
     }
     wait_for(w, &w->gone_count, 1);
@@ -201,7 +201,7 @@ static void test_answer_too_big(void **state)
     int fd = dial(w);
     hold(w, fd, "/v1/completions", "");
     for (int i = 0; i < 100; i++)
-        exchange_tokens(w->held, text, sizeof text, NULL, 0);
+        answer_text(w->held, text, sizeof text);
     assert_int_equal(w->gone_count, 0); /* never from inside a call */
     wait_for(w, &w->gone_count, 1);
     assert_true(hear(w, fd, &got, "}}"));

@@ -1,4 +1,4 @@
-/* OpenAI's envelope: every parameter's checks, hostile JSON, and answers byte for byte. */
+/* OpenAI's envelope: hostile JSON, and answers byte for byte. */
 #include <errno.h>
 #include <math.h>
 #include <setjmp.h>
@@ -22,256 +22,9 @@ static int parse(struct openai_request *r, enum infer_kind kind, const char *bod
     return openai_request_parse(r, kind, body, strlen(body), DEPTH_MAX, refusal);
 }
 
-/* --- parameters --- */
-
-struct parameter {
-    const char *json;  /* after the fields that are always there */
-    const char *param; /* NULL: accepted; "": refused without a parameter */
-};
-
-static const struct parameter for_both[] = {
-    {"", NULL},
-    {",\"max_tokens\":5", NULL},
-    {",\"max_tokens\":null", NULL},
-    {",\"max_tokens\":0", "max_tokens"},
-    {",\"max_tokens\":-1", "max_tokens"},
-    {",\"max_tokens\":1.5", "max_tokens"},
-    {",\"max_tokens\":\"5\"", "max_tokens"},
-    {",\"max_tokens\":true", "max_tokens"},
-    {",\"max_tokens\":2147483648", "max_tokens"},
-    {",\"max_tokens\":99999999999999999999", ""},
-    {",\"temperature\":0", NULL},
-    {",\"temperature\":2", NULL},
-    {",\"temperature\":null", NULL},
-    {",\"temperature\":2.01", "temperature"},
-    {",\"temperature\":-0.1", "temperature"},
-    {",\"temperature\":\"hot\"", "temperature"},
-    {",\"temperature\":1e999", ""},
-    {",\"temperature\":NaN", ""},
-    {",\"top_p\":1", NULL},
-    {",\"top_p\":1e-300", NULL},
-    {",\"top_p\":0", "top_p"},
-    {",\"top_p\":1.1", "top_p"},
-    {",\"min_p\":0", NULL},
-    {",\"min_p\":0.9999999999999", NULL},
-    {",\"min_p\":1", "min_p"},
-    {",\"top_k\":-1", NULL},
-    {",\"top_k\":0", NULL},
-    {",\"top_k\":40", NULL},
-    {",\"top_k\":-2", "top_k"},
-    {",\"top_k\":1.0", "top_k"},
-    {",\"seed\":-9223372036854775808", NULL},
-    {",\"seed\":9223372036854775807", NULL},
-    {",\"seed\":\"1\"", "seed"},
-    {",\"stop\":null", NULL},
-    {",\"stop\":\"x\"", NULL},
-    {",\"stop\":[]", NULL},
-    {",\"stop\":[\"a\",\"b\",\"c\",\"d\"]", NULL},
-    {",\"stop\":[\"a\",\"b\",\"c\",\"d\",\"e\"]", "stop"},
-    {",\"stop\":\"\"", "stop"},
-    {",\"stop\":[\"\"]", "stop"},
-    {",\"stop\":[1]", "stop"},
-    {",\"stop\":1", "stop"},
-    {",\"stream\":true", NULL},
-    {",\"stream\":1", "stream"},
-    {",\"stream\":true,\"stream_options\":{\"include_usage\":true}", NULL},
-    {",\"stream\":true,\"stream_options\":{}", NULL},
-    {",\"stream\":true,\"stream_options\":null", NULL},
-    {",\"stream_options\":{\"include_usage\":true}", "stream_options"},
-    {",\"stream\":true,\"stream_options\":1", "stream_options"},
-    {",\"stream\":true,\"stream_options\":{\"include_usage\":1}", "stream_options.include_usage"},
-    {",\"n\":1", NULL},
-    {",\"n\":2", "n"},
-    {",\"best_of\":1", NULL},
-    {",\"best_of\":2", "best_of"},
-    {",\"presence_penalty\":0.0", NULL},
-    {",\"presence_penalty\":0.5", "presence_penalty"},
-    {",\"frequency_penalty\":-1", "frequency_penalty"},
-    {",\"logit_bias\":{}", NULL},
-    {",\"logit_bias\":{\"1\":5}", "logit_bias"},
-    {",\"response_format\":{\"type\":\"text\"}", NULL},
-    {",\"response_format\":{\"type\":\"json_object\"}", "response_format"},
-    {",\"response_format\":\"text\"", "response_format"},
-    {",\"tools\":[]", NULL},
-    {",\"tools\":{}", "tools"},
-    {",\"tools\":[1]", "tools"},
-    {",\"tool_choice\":\"auto\"", NULL},
-    {",\"tool_choice\":\"none\"", NULL},
-    {",\"tool_choice\":\"required\"", "tool_choice"},
-    {",\"tool_choice\":{\"type\":\"function\"}", "tool_choice"},
-    {",\"suffix\":null", NULL},
-    {",\"suffix\":\"x\"", "suffix"},
-    {",\"user\":\"me\"", NULL},
-    {",\"user\":1", "user"},
-    {",\"guided_json\":{}", "guided_json"},
-    {",\"parallel_tool_calls\":true,\"metadata\":{\"a\":1},\"never_heard_of\":[1]", NULL},
-    {",\"model\":\"again\"", ""},
-    {",\"x\":{\"a\":1,\"a\":2}", ""},
-};
-
-static const struct parameter for_completions[] = {
-    {",\"echo\":true,\"max_tokens\":0", NULL},
-    {",\"echo\":\"yes\"", "echo"},
-    {",\"logprobs\":0", NULL},
-    {",\"logprobs\":20", NULL},
-    {",\"logprobs\":null", NULL},
-    {",\"logprobs\":21", "logprobs"},
-    {",\"logprobs\":-1", "logprobs"},
-    {",\"logprobs\":true", "logprobs"},
-    {",\"tools\":[{\"type\":\"function\"}]", "tools"},
-};
-
-static const struct parameter for_chats[] = {
-    {",\"logprobs\":true", NULL},
-    {",\"logprobs\":true,\"top_logprobs\":20", NULL},
-    {",\"logprobs\":true,\"top_logprobs\":21", "top_logprobs"},
-    {",\"logprobs\":1", "logprobs"},
-    {",\"top_logprobs\":2", "top_logprobs"},
-    {",\"top_logprobs\":0", NULL},
-    {",\"max_completion_tokens\":7", NULL},
-    {",\"max_completion_tokens\":0", "max_completion_tokens"},
-    {",\"max_completion_tokens\":7,\"max_tokens\":7", "max_completion_tokens"},
-    {",\"echo\":true", "echo"},
-    {",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]", NULL},
-};
-
-static void check_parameters(enum infer_kind kind, const struct parameter *table, size_t count)
-{
-    for (size_t i = 0; i < count; i++) {
-        struct openai_request r;
-        struct openai_refusal refusal;
-        char body[1024];
-        snprintf(body, sizeof body, "{\"model\":\"m\",%s%s}",
-                 kind == INFER_CHAT ? "\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]"
-                                    : "\"prompt\":\"x\"",
-                 table[i].json);
-        int e = parse(&r, kind, body, &refusal);
-        if (e == 0)
-            openai_request_done(&r);
-        const char *got = e == 0 ? NULL : refusal.param;
-        const char *want = table[i].param;
-        if ((got == NULL) != (want == NULL) || (got != NULL && strcmp(got, want) != 0))
-            fail_msg("%s: refused for %s (%s), expected %s", body, got != NULL ? got : "nothing",
-                     e == 0 ? "" : refusal.why.text, want != NULL ? want : "nothing");
-        if (e < 0) {
-            assert_int_equal(refusal.status, 400);
-            assert_true(refusal.why.text[0] != '\0');
-        }
-    }
-}
-
 #define COUNT(table) (sizeof(table) / sizeof((table)[0]))
 
-static void test_parameters(void **state)
-{
-    (void)state;
-    check_parameters(INFER_COMPLETION, for_both, COUNT(for_both));
-    check_parameters(INFER_CHAT, for_both, COUNT(for_both));
-    check_parameters(INFER_COMPLETION, for_completions, COUNT(for_completions));
-    check_parameters(INFER_CHAT, for_chats, COUNT(for_chats));
-}
-
-static void test_subjects(void **state)
-{
-    (void)state;
-    static const struct {
-        enum infer_kind kind;
-        const char *body;
-        const char *param;
-    } table[] = {
-        {INFER_COMPLETION, "{\"model\":\"m\",\"prompt\":\"\"}", NULL},
-        {INFER_COMPLETION, "{\"model\":\"m\",\"prompt\":\"a\\u0000b\"}", NULL},
-        {INFER_COMPLETION, "{\"model\":\"m\",\"prompt\":[\"a\"]}", NULL},
-        {INFER_COMPLETION, "{\"model\":\"m\",\"prompt\":[1,2,3]}", NULL},
-        {INFER_COMPLETION, "{\"model\":\"m\",\"prompt\":[[1,2,3]]}", NULL},
-        {INFER_COMPLETION, "{\"model\":\"m\",\"prompt\":[\"a\",\"b\"]}", "prompt"},
-        {INFER_COMPLETION, "{\"model\":\"m\",\"prompt\":[[1],[2]]}", "prompt"},
-        {INFER_COMPLETION, "{\"model\":\"m\",\"prompt\":[]}", "prompt"},
-        {INFER_COMPLETION, "{\"model\":\"m\",\"prompt\":[[]]}", "prompt"},
-        {INFER_COMPLETION, "{\"model\":\"m\",\"prompt\":[1,-1]}", "prompt"},
-        {INFER_COMPLETION, "{\"model\":\"m\",\"prompt\":[1,2147483648]}", "prompt"},
-        {INFER_COMPLETION, "{\"model\":\"m\",\"prompt\":[1,\"a\"]}", "prompt"},
-        {INFER_COMPLETION, "{\"model\":\"m\",\"prompt\":[1.5]}", "prompt"},
-        {INFER_COMPLETION, "{\"model\":\"m\",\"prompt\":{}}", "prompt"},
-        {INFER_COMPLETION, "{\"model\":\"m\",\"prompt\":null}", "prompt"},
-        {INFER_COMPLETION, "{\"model\":\"m\"}", "prompt"},
-        {INFER_COMPLETION, "{\"prompt\":\"a\"}", "model"},
-        {INFER_COMPLETION, "{\"model\":1,\"prompt\":\"a\"}", "model"},
-        {INFER_COMPLETION, "{\"model\":\"\",\"prompt\":\"a\"}", "model"},
-        {INFER_COMPLETION, "{\"model\":\"a\\u0000b\",\"prompt\":\"a\"}", "model"},
-        {INFER_CHAT, "{\"model\":\"m\"}", "messages"},
-        {INFER_CHAT, "{\"model\":\"m\",\"messages\":[]}", "messages"},
-        {INFER_CHAT, "{\"model\":\"m\",\"messages\":\"hi\"}", "messages"},
-        {INFER_CHAT, "{\"model\":\"m\",\"messages\":[1]}", "messages[0]"},
-        {INFER_CHAT, "{\"model\":\"m\",\"messages\":[{}]}", "messages[0].role"},
-        {INFER_CHAT, "{\"model\":\"m\",\"messages\":[{\"role\":\"user\"}]}", NULL},
-        {INFER_CHAT, "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":null}]}", NULL},
-        {INFER_CHAT, "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":1}]}",
-         "messages[0].content"},
-        {INFER_CHAT,
-         "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\","
-         "\"text\":\"x\"}]}]}",
-         NULL},
-        {INFER_CHAT,
-         "{\"model\":\"m\",\"messages\":[{\"role\":\"user\"},{\"role\":\"user\",\"content\":[{"
-         "\"type\":\"image_url\"}]}]}",
-         "messages[1].content"},
-        {INFER_CHAT, "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":[1]}]}",
-         "messages[0].content"},
-    };
-    for (size_t i = 0; i < COUNT(table); i++) {
-        struct openai_request r;
-        struct openai_refusal refusal;
-        int e = parse(&r, table[i].kind, table[i].body, &refusal);
-        if (e == 0)
-            openai_request_done(&r);
-        if ((e == 0) != (table[i].param == NULL) ||
-            (e < 0 && strcmp(refusal.param, table[i].param) != 0))
-            fail_msg("%s: %d %s (%s)", table[i].body, e, e < 0 ? refusal.param : "",
-                     e < 0 ? refusal.why.text : "");
-    }
-}
-
-static void test_values(void **state)
-{
-    (void)state;
-    struct openai_request r;
-    struct openai_refusal refusal;
-    assert_int_equal(parse(&r, INFER_COMPLETION, "{\"model\":\"m\",\"prompt\":\"x\"}", &refusal),
-                     0);
-    assert_string_equal(r.infer.model, "m");
-    assert_int_equal(r.infer.max_tokens, 16);
-    assert_true(r.infer.temperature == 1 && r.infer.top_p == 1 && r.infer.min_p == 0);
-    assert_int_equal(r.infer.top_k, 0);
-    assert_false(r.infer.has_seed || r.infer.stream || r.infer.echo || r.infer.logprobs);
-    openai_request_done(&r);
-
-    assert_int_equal(parse(&r, INFER_CHAT,
-                           "{\"model\":\"m\",\"messages\":[{\"role\":\"user\"}],\"stream\":true,"
-                           "\"stream_options\":{\"include_usage\":true},\"seed\":-1,\"top_k\":-1,"
-                           "\"min_p\":0.9999999999999,\"top_p\":1e-300,\"temperature\":0.5,"
-                           "\"logprobs\":true,\"top_logprobs\":3}",
-                           &refusal),
-                     0);
-    assert_int_equal(r.infer.max_tokens, INFER_TOKENS_UNSET);
-    assert_true(r.infer.has_seed && r.infer.seed == UINT64_MAX);
-    assert_int_equal(r.infer.top_k, 0);
-    assert_true(r.infer.min_p < 1 && r.infer.min_p > 0.99f);
-    assert_true(r.infer.top_p > 0);
-    assert_true(r.infer.temperature == 0.5f);
-    assert_true(r.infer.stream && r.include_usage && r.infer.logprobs);
-    assert_int_equal(r.infer.top_logprobs, 3);
-    openai_request_done(&r);
-
-    assert_int_equal(parse(&r, INFER_COMPLETION,
-                           "{\"model\":\"m\",\"prompt\":\"x\",\"logprobs\":0,\"echo\":true,"
-                           "\"max_tokens\":0}",
-                           &refusal),
-                     0);
-    assert_true(r.infer.logprobs && r.infer.echo && r.infer.top_logprobs == 0);
-    assert_int_equal(r.infer.max_tokens, 0);
-    openai_request_done(&r);
-}
+/* --- bodies --- */
 
 static void test_hostile_json(void **state)
 {
@@ -436,10 +189,41 @@ static void begin(struct openai_reply *a, enum infer_kind kind, bool stream, boo
                   bool logprobs)
 {
     struct openai_request r = {
-        .infer = {.kind = kind, .model = "m\"1", .stream = stream, .logprobs = logprobs},
+        .infer = {.kind = kind, .choices = 1, .stream = stream, .logprobs = logprobs},
+        .name = "m\"1",
         .include_usage = usage};
     openai_reply_init(a, 4096);
     assert_int_equal(openai_reply_begin(a, &r, "ID", 1700000000), 0);
+}
+
+static int event(struct openai_reply *a, struct buf *out, const char *text, size_t bytes,
+                 const struct infer_token *tokens, uint32_t count)
+{
+    const struct infer_piece p = {
+        .text = text, .text_bytes = bytes, .tokens = tokens, .token_count = count};
+    return openai_reply_event(a, out, &p);
+}
+
+static int last_event(struct openai_reply *a, struct buf *out, const char *finish,
+                      const struct infer_usage *usage)
+{
+    const struct infer_piece p = {.text = "", .finish = finish};
+    return openai_reply_event(a, out, &p) | openai_reply_last_event(a, out, usage);
+}
+
+static int add(struct openai_reply *a, const char *text, size_t bytes,
+               const struct infer_token *tokens, uint32_t count)
+{
+    const struct infer_piece p = {
+        .text = text, .text_bytes = bytes, .tokens = tokens, .token_count = count};
+    return openai_reply_add(a, &p);
+}
+
+static int whole(struct openai_reply *a, struct buf *out, const char *finish,
+                 const struct infer_usage *usage)
+{
+    const struct infer_piece p = {.text = "", .finish = finish};
+    return openai_reply_add(a, &p) | openai_reply_whole(a, out, usage);
 }
 
 static void check(struct buf *out, const char *want)
@@ -461,9 +245,9 @@ static void test_chat_stream(void **state)
     struct buf out;
     buf_init(&out, 8192);
     begin(&a, INFER_CHAT, true, true, false);
-    assert_int_equal(openai_reply_event(&a, &out, "", 0, NULL, 0), 0);
-    assert_int_equal(openai_reply_event(&a, &out, "a\"\n\xe2\x82\xac", 6, NULL, 0), 0);
-    assert_int_equal(openai_reply_last_event(&a, &out, "stop", &usage_3_2), 0);
+    assert_int_equal(event(&a, &out, "", 0, NULL, 0), 0);
+    assert_int_equal(event(&a, &out, "a\"\n\xe2\x82\xac", 6, NULL, 0), 0);
+    assert_int_equal(last_event(&a, &out, "stop", &usage_3_2), 0);
 #define CHUNK                                                                                      \
     "data: {\"id\":\"chatcmpl-ID\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,"   \
     "\"model\":\"m\\\"1\",\"choices\":["
@@ -486,8 +270,8 @@ static void test_chat_stream_logprobs(void **state)
     struct buf out;
     buf_init(&out, 8192);
     begin(&a, INFER_CHAT, true, false, true);
-    assert_int_equal(openai_reply_event(&a, &out, "Hi", 2, &token_a, 1), 0);
-    assert_int_equal(openai_reply_event(&a, &out, "", 0, &token_b, 1), 0);
+    assert_int_equal(event(&a, &out, "Hi", 2, &token_a, 1), 0);
+    assert_int_equal(event(&a, &out, "", 0, &token_b, 1), 0);
     check(
         &out, CHUNK
         "{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,"
@@ -509,9 +293,9 @@ static void test_completion_stream(void **state)
     struct buf out;
     buf_init(&out, 8192);
     begin(&a, INFER_COMPLETION, true, false, false);
-    assert_int_equal(openai_reply_event(&a, &out, "", 0, NULL, 0), 0);
-    assert_int_equal(openai_reply_event(&a, &out, "Hi", 2, NULL, 0), 0);
-    assert_int_equal(openai_reply_last_event(&a, &out, "length", &usage_3_2), 0);
+    assert_int_equal(event(&a, &out, "", 0, NULL, 0), 0);
+    assert_int_equal(event(&a, &out, "Hi", 2, NULL, 0), 0);
+    assert_int_equal(last_event(&a, &out, "length", &usage_3_2), 0);
 #define TEXT_CHUNK                                                                                 \
     "data: {\"id\":\"cmpl-ID\",\"object\":\"text_completion\",\"created\":1700000000,"             \
     "\"model\":\"m\\\"1\",\"choices\":[{\"index\":0,\"text\":"
@@ -528,9 +312,9 @@ static void test_whole_answers(void **state)
     struct buf out;
     buf_init(&out, 8192);
     begin(&a, INFER_CHAT, false, false, false);
-    assert_int_equal(openai_reply_add(&a, "He", 2, NULL, 0), 0);
-    assert_int_equal(openai_reply_add(&a, "y\xff", 2, NULL, 0), 0);
-    assert_int_equal(openai_reply_whole(&a, &out, "stop", &usage_3_2), 0);
+    assert_int_equal(add(&a, "He", 2, NULL, 0), 0);
+    assert_int_equal(add(&a, "y\xff", 2, NULL, 0), 0);
+    assert_int_equal(whole(&a, &out, "stop", &usage_3_2), 0);
     check(&out, "{\"id\":\"chatcmpl-ID\",\"object\":\"chat.completion\",\"created\":1700000000,"
                 "\"model\":\"m\\\"1\",\"choices\":[{\"index\":0,\"message\":{\"role\":"
                 "\"assistant\",\"content\":\"Hey\xef\xbf\xbd\",\"refusal\":null},\"logprobs\":null,"
@@ -539,10 +323,10 @@ static void test_whole_answers(void **state)
     openai_reply_free(&a);
 
     begin(&a, INFER_COMPLETION, false, false, true);
-    assert_int_equal(openai_reply_add(&a, "<s>", 3, &token_none, 1), 0);
-    assert_int_equal(openai_reply_add(&a, "Hi", 2, &token_a, 1), 0);
-    assert_int_equal(openai_reply_add(&a, "", 0, &token_b, 1), 0);
-    assert_int_equal(openai_reply_whole(&a, &out, "length", &usage_3_2), 0);
+    assert_int_equal(add(&a, "<s>", 3, &token_none, 1), 0);
+    assert_int_equal(add(&a, "Hi", 2, &token_a, 1), 0);
+    assert_int_equal(add(&a, "", 0, &token_b, 1), 0);
+    assert_int_equal(whole(&a, &out, "length", &usage_3_2), 0);
     check(&out,
           "{\"id\":\"cmpl-ID\",\"object\":\"text_completion\",\"created\":1700000000,\"model\":"
           "\"m\\\"1\",\"choices\":[{\"index\":0,\"text\":\"<s>Hi\",\"logprobs\":{\"tokens\":["
@@ -550,6 +334,68 @@ static void test_whole_answers(void **state)
           "\"top_logprobs\":[null,{\"Hi\":-0.5,\"bytes:\\\\xc3\":-9999},{\"bytes:\\\\xc3\":-1.25}],"
           "\"text_offset\":[0,3,5]},\"finish_reason\":\"length\"}],\"usage\":{"
           "\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5}}");
+    openai_reply_free(&a);
+}
+
+/* Choices come in any order; each has its own role, text, offsets and end. */
+static void test_choices(void **state)
+{
+    (void)state;
+    struct openai_request r = {.infer = {.kind = INFER_CHAT, .choices = 2, .stream = true},
+                               .name = "m\"1",
+                               .include_usage = true,
+                               .continuous_usage = true};
+    struct infer_piece p = {.choice = 1, .text = "b", .text_bytes = 1, .usage = {3, 1}};
+    struct openai_reply a;
+    struct buf out;
+    buf_init(&out, 8192);
+    openai_reply_init(&a, 4096);
+    assert_int_equal(openai_reply_begin(&a, &r, "ID", 1700000000), 0);
+    assert_int_equal(openai_reply_event(&a, &out, &p), 0);
+    p = (struct infer_piece){.choice = 0, .text = "", .finish = "length", .usage = {3, 2}};
+    assert_int_equal(openai_reply_event(&a, &out, &p), 0);
+#define USAGE(completion, total)                                                                   \
+    "],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":" completion                           \
+    ",\"total_tokens\":" total "}}\n\n"
+    check(&out, CHUNK
+          "{\"index\":1,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,"
+          "\"finish_reason\":null}" USAGE("1", "4") CHUNK
+          "{\"index\":1,\"delta\":{\"content\":\"b\"},\"logprobs\":null,\"finish_reason\":"
+          "null}" USAGE("1", "4") CHUNK
+          "{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,"
+          "\"finish_reason\":null}" USAGE("2", "5") CHUNK
+          "{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"length\"}" USAGE("2",
+                                                                                            "5"));
+
+    r = (struct openai_request){.infer = {.kind = INFER_COMPLETION, .choices = 3, .logprobs = true},
+                                .name = "m"};
+    assert_int_equal(openai_reply_begin(&a, &r, "ID", 1), 0);
+    for (uint32_t i = 3; i-- > 0;) {
+        p = (struct infer_piece){
+            .choice = i, .text = "Hi", .text_bytes = 2, .tokens = &token_a, .token_count = 1};
+        for (uint32_t n = 0; n <= i; n++)
+            assert_int_equal(openai_reply_add(&a, &p), 0);
+        p = (struct infer_piece){.choice = i, .text = "", .finish = i == 1 ? "stop" : "length"};
+        assert_int_equal(openai_reply_add(&a, &p), 0);
+    }
+    assert_int_equal(openai_reply_whole(&a, &out, &usage_3_2), 0);
+#define LOGPROBS(tokens, logprobs, tops, offsets)                                                  \
+    "\",\"logprobs\":{\"tokens\":[" tokens "],\"token_logprobs\":[" logprobs                       \
+    "],\"top_logprobs\":[" tops "],\"text_offset\":[" offsets "]},\"finish_reason\":\""
+#define TOP "{\"Hi\":-0.5,\"bytes:\\\\xc3\":-9999}"
+    static const char *const want[] = {
+        "{\"id\":\"cmpl-ID\",\"object\":\"text_completion\",\"created\":1,\"model\":\"m\",",
+        "\"choices\":[{\"index\":0,\"text\":\"Hi",
+        LOGPROBS("\"Hi\"", "-0.5", TOP, "0"),
+        "length\"},{\"index\":1,\"text\":\"HiHi",
+        LOGPROBS("\"Hi\",\"Hi\"", "-0.5,-0.5", TOP "," TOP, "0,2"),
+        "stop\"},{\"index\":2,\"text\":\"HiHiHi",
+        LOGPROBS("\"Hi\",\"Hi\",\"Hi\"", "-0.5,-0.5,-0.5", TOP "," TOP "," TOP, "0,2,4"),
+        "length\"}],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5}}"};
+    char joined[2048] = "";
+    for (size_t i = 0; i < COUNT(want); i++)
+        strncat(joined, want[i], sizeof joined - strlen(joined) - 1);
+    check(&out, joined);
     openai_reply_free(&a);
 }
 
@@ -563,14 +409,15 @@ static void test_whole_answers_are_json(void **state)
     openai_reply_init(&a, 65536);
     for (int i = 0; i < 4; i++) {
         struct openai_request r = {.infer = {.kind = i & 1 ? INFER_CHAT : INFER_COMPLETION,
-                                             .model = "m",
-                                             .logprobs = i & 2}};
+                                             .choices = 1,
+                                             .logprobs = i & 2},
+                                   .name = "m"};
         const struct infer_token both[] = {token_a, token_b};
         assert_int_equal(openai_reply_begin(&a, &r, "ID", 1), 0);
         for (int c = 0; c < 256; c++)
-            assert_int_equal(openai_reply_add(&a, (char[]){(char)c}, 1, both, 2), 0);
+            assert_int_equal(add(&a, (char[]){(char)c}, 1, both, 2), 0);
         buf_clear(&out);
-        assert_int_equal(openai_reply_whole(&a, &out, "stop", &usage_3_2), 0);
+        assert_int_equal(whole(&a, &out, "stop", &usage_3_2), 0);
         json_error_t why;
         json_t *root = json_loadb(out.data, out.len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &why);
         if (root == NULL)
@@ -589,14 +436,23 @@ static void test_held_limit(void **state)
     memset(text, 'x', sizeof text);
     begin(&a, INFER_CHAT, false, false, false);
     for (int i = 0; i < 4; i++)
-        assert_int_equal(openai_reply_add(&a, text, sizeof text, NULL, 0), 0);
-    assert_true(openai_reply_add(&a, text, sizeof text, NULL, 0) < 0);
+        assert_int_equal(add(&a, text, sizeof text, NULL, 0), 0);
+    assert_true(add(&a, text, sizeof text, NULL, 0) < 0);
+    openai_reply_free(&a);
+    /* All choices together. */
+    struct openai_request two = {.infer = {.kind = INFER_CHAT, .choices = 2}, .name = "m"};
+    openai_reply_init(&a, 4096);
+    assert_int_equal(openai_reply_begin(&a, &two, "ID", 1), 0);
+    for (uint32_t i = 0; i < 5; i++) {
+        const struct infer_piece p = {.choice = i % 2, .text = text, .text_bytes = sizeof text};
+        assert_int_equal(openai_reply_add(&a, &p) == 0, i < 4);
+    }
     openai_reply_free(&a);
     /* Log-probabilities count too. */
     begin(&a, INFER_COMPLETION, false, false, true);
     int e = 0;
     for (int i = 0; i < 100 && e == 0; i++)
-        e = openai_reply_add(&a, "Hi", 2, &token_a, 1);
+        e = add(&a, "Hi", 2, &token_a, 1);
     assert_true(e < 0);
     openai_reply_free(&a);
 }
@@ -659,9 +515,6 @@ static void test_utf8(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_parameters),
-        cmocka_unit_test(test_subjects),
-        cmocka_unit_test(test_values),
         cmocka_unit_test(test_hostile_json),
         cmocka_unit_test(test_large_bodies),
         cmocka_unit_test(test_skim),
@@ -669,6 +522,7 @@ int main(void)
         cmocka_unit_test(test_chat_stream_logprobs),
         cmocka_unit_test(test_completion_stream),
         cmocka_unit_test(test_whole_answers),
+        cmocka_unit_test(test_choices),
         cmocka_unit_test(test_whole_answers_are_json),
         cmocka_unit_test(test_held_limit),
         cmocka_unit_test(test_errors),
