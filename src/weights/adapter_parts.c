@@ -264,83 +264,115 @@ static bool has_dims(const struct source_tensor *t, uint32_t count, uint64_t fir
            (count == 1 || t->tensor->dims[1] == second);
 }
 
-/* PEFT saves an embedding that has LoRA along with it, and on loading lets it take the place of the
- * backbone's. It is the backbone's own, or the adapter belongs to another one. */
-static int check_base(const struct adapter_module *m, const struct backbone *b, struct error *err)
+static bool is_vocabulary(const struct adapter_module *m)
+{
+    return m->name->kind == NAMES_EMBEDDING || m->name->parts[0] == TENSOR_HEAD;
+}
+
+/* PEFT saves an embedding or head that has LoRA along with it, and on loading lets it take the
+ * place of the backbone's. Mostly it is the backbone's own. */
+static int check_base(struct adapter_module *m, const struct backbone *b, struct error *err)
 {
     const struct weight *w = m->name->parts[0] == TENSOR_HEAD ? &b->head : &b->embed;
     const struct safetensors_tensor *t = m->base->tensor;
     size_t size = convert_source_bytes(t->dtype);
     size_t row_bytes = w->cols * image_dtype_bytes(w->dtype);
-    bool same = has_dims(m->base, 2, w->rows, w->cols) && size > 0 &&
-                (m->name->parts[0] == TENSOR_HEAD || m->name->kind == NAMES_EMBEDDING);
+    if (!is_vocabulary(m) || !has_dims(m->base, 2, w->rows, w->cols) || size == 0)
+        return error_set(err, -ENOTSUP,
+                         "%s is not of the backbone's size: the adapter was made for another "
+                         "vocabulary",
+                         t->name);
     char *block = malloc(w->cols * (size + 4) + 1);
     int r = block != NULL ? 0 : error_set(err, -ENOMEM, "out of memory");
-    for (uint64_t row = 0; same && r == 0 && row < w->rows; row++) {
+    for (uint64_t row = 0; !m->base_differs && r == 0 && row < w->rows; row++) {
         char *to = block + w->cols * size;
         r = source_read(m->base->file, t->offset + row * w->cols * size, block, w->cols * size,
                         err);
         if (r == 0)
             (void)convert_block(to, w->dtype, block, t->dtype, w->cols);
-        same = r < 0 || memcmp(to, (const char *)w->data + row * row_bytes, row_bytes) == 0;
+        m->base_differs =
+            r == 0 && memcmp(to, (const char *)w->data + row * row_bytes, row_bytes) != 0;
     }
     free(block);
-    if (r == 0 && !same)
-        r = error_set(err, -ENOTSUP,
-                      "%s is not the backbone's: the adapter belongs to another backbone, or was "
-                      "trained with a changed vocabulary; save it with "
-                      "save_embedding_layers=False, or name the module in \"modules_to_save\"",
-                      t->name);
     return r;
 }
 
-/* The rows of the backbone's weight that one part of a module has. */
-static struct weight part_weight(const struct backbone *b, const struct adapter_module *m,
-                                 uint32_t part)
+/* What DoRA's norms are computed from; all owned. */
+struct dora_inputs {
+    float *a;    /* [rank, inputs] */
+    float *b;    /* [outputs, rank] */
+    float *base; /* the adapter's own weight, or NULL: the backbone's */
+    float *norms;
+};
+
+static int load_dora(struct adapter_module *m, uint32_t outputs, struct dora_inputs *ret,
+                     struct error *err)
 {
-    struct backbone view = *b; /* the accessor is for writers too */
-    return *backbone_matrix(&view, m->name->parts[part], m->layer);
+    ret->a = load(m->a, err);
+    ret->b = ret->a != NULL ? load(m->b, err) : NULL;
+    m->dora = ret->b != NULL ? load(m->magnitude, err) : NULL;
+    if (m->dora == NULL)
+        return -EINVAL;
+    if (m->base_differs && (ret->base = load(m->base, err)) == NULL)
+        return -EINVAL;
+    ret->norms = malloc(outputs * sizeof *ret->norms);
+    return ret->norms != NULL ? 0 : error_set(err, -ENOMEM, "out of memory");
 }
 
+/* The norms of all parts of a module, one after the other. */
+static int compute_norms(const struct adapter_module *m, const struct backbone *b,
+                         const struct pack_options *options, const struct dora_inputs *in,
+                         struct error *err)
+{
+    bool is_embedding = m->name->kind == NAMES_EMBEDDING;
+    struct backbone view = *b; /* the accessor is for writers too */
+    uint32_t first = 0;
+    for (uint32_t i = 0; i < m->name->part_count; i++) {
+        struct weight w = *backbone_matrix(&view, m->name->parts[i], m->layer);
+        if (in->base != NULL)
+            w = (struct weight){in->base, IMAGE_F32, w.rows, w.cols};
+        int r =
+            options->adapted_norms(&w, is_embedding, in->a, in->b + (size_t)first * m->peft.rank,
+                                   m->peft.rank, m->peft.scale, in->norms + first, err);
+        if (r < 0)
+            return r;
+        first += is_embedding ? w.cols : w.rows;
+    }
+    return 0;
+}
+
+/* Leaves magnitude / norm in m->dora. */
 static int compute_dora(struct adapter_module *m, const struct backbone *b,
                         const struct pack_options *options, struct error *err)
 {
-    const struct model_config *c = b->config;
-    bool is_embedding = m->name->kind == NAMES_EMBEDDING;
-    uint32_t outputs = is_embedding                       ? c->hidden
-                       : m->name->parts[0] == TENSOR_HEAD ? c->vocab_count
-                                                          : names_rows(c, m->name);
-    struct weight w = part_weight(b, m, 0);
-    uint32_t inputs = is_embedding ? w.rows : w.cols;
+    uint32_t outputs = 0;
+    uint32_t inputs = 0;
+    bool present = adapter_lora_shape(b->config, m->name->parts[0], &outputs, &inputs);
+    assert(present);
+    if (m->name->part_count > 1)
+        outputs = names_rows(b->config, m->name);
     if (!has_dims(m->a, 2, m->peft.rank, inputs) || !has_dims(m->b, 2, outputs, m->peft.rank) ||
         !has_dims(m->magnitude, 1, outputs, 0))
         return error_set(err, -EINVAL,
                          "tensors of %s do not have the shapes [%u, %u], [%u, %u] and [%u]",
                          m->name->name, m->peft.rank, inputs, outputs, m->peft.rank, outputs);
-    float *a = load(m->a, err);
-    float *low = a != NULL ? load(m->b, err) : NULL;
-    m->dora = low != NULL ? load(m->magnitude, err) : NULL;
-    float *norms = m->dora != NULL ? malloc(outputs * sizeof *norms) : NULL;
-    int r = norms != NULL     ? 0
-            : m->dora != NULL ? error_set(err, -ENOMEM, "out of memory")
-                              : -EINVAL;
-    for (uint32_t i = 0, first = 0; r == 0 && i < m->name->part_count; i++) {
-        w = part_weight(b, m, i);
-        r = options->adapted_norms(&w, is_embedding, a, low + (size_t)first * m->peft.rank,
-                                   m->peft.rank, m->peft.scale, norms + first, err);
-        first += is_embedding ? w.cols : w.rows;
-    }
+    struct dora_inputs in = {0};
+    int r = load_dora(m, outputs, &in, err);
+    if (r == 0)
+        r = compute_norms(m, b, options, &in, err);
     for (uint32_t i = 0; r == 0 && i < outputs; i++) {
-        m->dora[i] /= norms[i];
+        m->dora[i] /= in.norms[i];
         if (!isfinite(m->dora[i]))
-            r = error_set(err, -EINVAL,
-                          "%s: row %u of the adapted matrix is all zero, DoRA divides by "
-                          "its norm",
-                          m->name->name, i);
+            r = error_set(
+                err, -EINVAL,
+                "%s: output %u of the adapted matrix is all zero, and DoRA divides by its "
+                "norm",
+                m->name->name, i);
     }
-    free(a);
-    free(low);
-    free(norms);
+    free(in.a);
+    free(in.b);
+    free(in.base);
+    free(in.norms);
     return r;
 }
 

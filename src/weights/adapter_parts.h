@@ -20,7 +20,8 @@ struct adapter_module {
     struct source_tensor *b;
     struct source_tensor *magnitude; /* DoRA */
     struct source_tensor *whole;     /* takes the place of the weight */
-    struct source_tensor *base;      /* the backbone's own weight, saved along */
+    struct source_tensor *base;      /* the weight that LoRA is added to, saved along */
+    bool base_differs;               /* it is not the backbone's, so it takes its place */
     struct source_tensor *bias;      /* takes the place of the bias */
     bool bias_in_base_layer;         /* its name says that the module has LoRA */
     struct peft_module peft;         /* where there is LoRA */

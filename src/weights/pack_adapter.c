@@ -90,6 +90,31 @@ static int add_whole(struct pack_job *j, const struct packing *p, const struct a
     return 0;
 }
 
+/* The module of the adapter that holds a role outside the layers, or NULL. */
+static const struct adapter_module *find_role(const struct packing *p, enum tensor_role role)
+{
+    for (uint32_t i = 0; i < p->parts.module_count; i++)
+        if (p->parts.modules[i].name->parts[0] == role)
+            return &p->parts.modules[i];
+    return NULL;
+}
+
+/* A weight of its own under LoRA; of a tied pair the other one gets it too, for in the checkpoint
+ * they are one. */
+static int add_base(struct pack_job *j, const struct packing *p, const struct adapter_module *m,
+                    struct error *err)
+{
+    const struct model_config *c = p->backbone->config;
+    struct pack_item item = part_item(p, m, 0, m->base, TENSOR_WHOLE, c->vocab_count, c->hidden);
+    int r = pack_job_add(j, &item, err);
+    item.role = item.role == TENSOR_EMBED ? TENSOR_HEAD : TENSOR_EMBED;
+    const struct adapter_module *other = find_role(p, item.role);
+    if (r < 0 || !c->tied_embeddings ||
+        (other != NULL && (other->whole != NULL || other->base != NULL)))
+        return r;
+    return pack_job_add(j, &item, err);
+}
+
 static int add_bias(struct pack_job *j, const struct packing *p, const struct adapter_module *m,
                     struct error *err)
 {
@@ -104,6 +129,8 @@ static int add_module(struct pack_job *j, const struct packing *p, const struct 
                       struct error *err)
 {
     int r = m->whole != NULL ? add_whole(j, p, m, err) : 0;
+    if (r == 0 && m->base_differs)
+        r = add_base(j, p, m, err);
     if (r == 0 && m->bias != NULL)
         r = add_bias(j, p, m, err);
     if (r == 0 && m->a != NULL)
@@ -130,8 +157,8 @@ static bool is_alike(const struct adapter_module *a, const struct adapter_module
 {
     return a->name == b->name && (a->a != NULL) == (b->a != NULL) &&
            (a->dora != NULL) == (b->dora != NULL) && (a->whole != NULL) == (b->whole != NULL) &&
-           (a->bias != NULL) == (b->bias != NULL) && a->peft.rank == b->peft.rank &&
-           a->peft.scale == b->peft.scale;
+           a->base_differs == b->base_differs && (a->bias != NULL) == (b->bias != NULL) &&
+           a->peft.rank == b->peft.rank && a->peft.scale == b->peft.scale;
 }
 
 /* One entry for modules that are treated alike, and in how many layers it is so. */
@@ -157,8 +184,8 @@ static int describe_modules(struct packing *p)
                            (double)m->peft.scale, m->dora != NULL ? "true" : "false");
         if (r == 0)
             r = buf_printf(&p->meta, ",\"saved\":%s,\"bias\":%s,\"layers\":%u}",
-                           m->whole != NULL ? "true" : "false", m->bias != NULL ? "true" : "false",
-                           names_in_layer(m->name) ? same : 0);
+                           m->whole != NULL || m->base_differs ? "true" : "false",
+                           m->bias != NULL ? "true" : "false", names_in_layer(m->name) ? same : 0);
         if (r < 0)
             return r;
     }
