@@ -9,6 +9,8 @@
 #include <sys/random.h>
 
 #define ID_CHARS 24u
+/* Any client's body becomes a tree, many times its size. */
+#define LORA_BODY_BYTES_MAX (16u << 10)
 
 /* Identifiers of answers: 120 random bits from a pool that is filled in one call. */
 static int make_id(struct gateway *g, char ret[ID_CHARS + 1])
@@ -187,6 +189,11 @@ static void lora(struct conn *c, enum lora_verb verb)
 {
     struct gateway *g = c->gateway;
     json_t *body = NULL;
+    if (c->http.body.len > LORA_BODY_BYTES_MAX) {
+        conn_answer_error(c, 413, NULL, NULL, NULL, "a request for an adapter holds three names",
+                          false);
+        return;
+    }
     if (!parse_body(c, &body))
         return;
     exchange_open(c, EXCHANGE_ADMIN, false);

@@ -47,6 +47,19 @@ static void test_routes(void **state)
             strstr(got.data, table[i].part) == NULL)
             fail_msg("%s answered with %s", table[i].request, got.len > 0 ? got.data : "nothing");
     }
+    /* A request for an adapter is short: a long one is refused before it becomes a tree. */
+    for (size_t len = 16 << 10; len <= (16 << 10) + 1; len++) {
+        char *long_one = malloc(len + 128);
+        int n = snprintf(long_one, 128,
+                         "POST /v1/load_lora_adapter HTTP/1.1\r\nHost: a\r\nContent-Length: %zu"
+                         "\r\n\r\n{}",
+                         len);
+        memset(long_one + n, ' ', len - 2);
+        long_one[(size_t)n + len - 2] = '\0';
+        ask(w, long_one, &got);
+        assert_memory_equal(got.data + 9, len == 16 << 10 ? "200" : "413", 3);
+        free(long_one);
+    }
     ask(w, "HEAD /healthz HTTP/1.1\r\nHost: a\r\n\r\n", &got);
     assert_string_equal(got.data + got.len - 4, "\r\n\r\n"); /* no body */
     w->text[0] = '\0';
