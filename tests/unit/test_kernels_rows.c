@@ -122,16 +122,17 @@ static void rms_norm_is_right(const struct kernels *k)
     }
 }
 
-static void rope_is_right(const struct kernels *k)
+/* Heads of `dim` rotated values and `rest` that stay as they are. */
+static void rope_is_right_beside(const struct kernels *k, uint32_t rest)
 {
     static const uint32_t head_dims[] = {2, 6, 16, 30, 32, 64, 66, 80, 128, 200};
     enum { HEADS = 3 };
     struct rng rng;
     rng_seed(&rng, 7);
     for (size_t i = 0; i < COUNT(head_dims); i++) {
-        uint32_t dim = head_dims[i], half = dim / 2;
-        struct guarded x = random_of(&rng, KERNEL_F32, HEADS * dim), c = guarded_floats(half);
-        struct guarded s = guarded_floats(half), old = guarded_floats(HEADS * dim);
+        uint32_t dim = head_dims[i], half = dim / 2, stride = dim + rest;
+        struct guarded x = random_of(&rng, KERNEL_F32, HEADS * stride), c = guarded_floats(half);
+        struct guarded s = guarded_floats(half), old = guarded_floats(HEADS * stride);
         float *xd = x.data, *cd = c.data, *sd = s.data, *before = old.data;
         for (uint32_t d = 0; d < half; d++) {
             double angle = 1000 * rng_unit(&rng);
@@ -139,10 +140,14 @@ static void rope_is_right(const struct kernels *k)
             sd[d] = (float)sin(angle);
         }
         memcpy(before, xd, x.bytes);
-        k->rope(xd, cd, sd, HEADS, dim, dim);
-        for (uint32_t j = 0; j < HEADS * dim; j++) {
-            uint32_t d = j % dim % half;
-            int low = j % dim < half;
+        k->rope(xd, cd, sd, HEADS, stride, dim);
+        for (uint32_t j = 0; j < HEADS * stride; j++) {
+            uint32_t d = j % stride % half;
+            int low = j % stride < half;
+            if (j % stride >= dim) {
+                assert_memory_equal(&xd[j], &before[j], sizeof(*xd));
+                continue;
+            }
             double a = before[j], b = low ? -before[j + half] : before[j - half];
             double size = fabs(a * cd[d]) + fabs(b * sd[d]);
             check_near(xd[j], a * cd[d] + b * sd[d], 3 * UNIT * size, "%s rope dim %u at %u",
@@ -153,6 +158,22 @@ static void rope_is_right(const struct kernels *k)
         guarded_free(&s);
         guarded_free(&old);
     }
+}
+
+static void rope_is_right(const struct kernels *k)
+{
+    rope_is_right_beside(k, 0);
+    rope_is_right_beside(k, 7);
+}
+
+static double exact_silu(double x)
+{
+    return x / (1 + exp(-x));
+}
+
+static double exact_gelu(double x)
+{
+    return 0.5 * x * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
 }
 
 static void silu_mul_is_right(const struct kernels *k)
@@ -171,7 +192,7 @@ static void silu_mul_is_right(const struct kernels *k)
         memcpy(before, g, gate.bytes);
         k->silu_mul(g, u, n);
         for (uint32_t j = 0; j < n; j++) {
-            double want = before[j] / (1 + exp(-(double)before[j])) * (double)u[j];
+            double want = exact_silu(before[j]) * (double)u[j];
             /* exp 3, sum, quotient and product one each; below 2^-126 a rounding is absolute, and
              * from exp(89) on the sum is infinite. */
             double tolerance = 6 * UNIT * fabs(want) + 0x1p-149;
@@ -195,6 +216,36 @@ static void silu_mul_is_right(const struct kernels *k)
         for (int j = 0; j < 21; j++)
             assert_int_equal(isnan(gate[j]) != 0, j == at);
     }
+}
+
+/* Below -3 the true value is a small difference of large ones, and so is its error: it is held to
+ * the size of x. */
+static void gelu_mul_is_right(const struct kernels *k)
+{
+    struct rng rng;
+    rng_seed(&rng, 9);
+    for (size_t i = 0; i < COUNT(dims) + 1; i++) {
+        uint32_t n = i < COUNT(dims) ? dims[i] : 250001;
+        struct guarded gate = random_of(&rng, KERNEL_F32, n);
+        struct guarded up = random_of(&rng, KERNEL_F32, n);
+        struct guarded old = guarded_floats(n);
+        float *g = gate.data, *u = up.data, *before = old.data;
+        for (uint32_t j = 0; i == COUNT(dims) && j < n; j++)
+            g[j] = (float)j * (60.0f / 250000) - 30;
+        memcpy(before, g, gate.bytes);
+        k->gelu_mul(g, u, n);
+        for (uint32_t j = 0; j < n; j++)
+            check_near(g[j], exact_gelu(before[j]) * (double)u[j],
+                       6 * UNIT * fabs((double)before[j] * u[j]) + 0x1p-149,
+                       "%s gelu_mul n %u of %.9g * %.9g", kernels_isa_name(k->isa), n,
+                       (double)before[j], (double)u[j]);
+        guarded_free(&gate);
+        guarded_free(&up);
+        guarded_free(&old);
+    }
+    float huge[] = {1e30f, -1e30f, NAN}, one[] = {1, 1, 1};
+    k->gelu_mul(huge, one, 3);
+    assert_true(huge[0] == 1e30f && huge[1] == 0 && isnan(huge[2]));
 }
 
 static void add_is_exact(const struct kernels *k)
@@ -326,6 +377,7 @@ int main(void)
         CHECK(rms_norm_is_right),
         CHECK(rope_is_right),
         CHECK(silu_mul_is_right),
+        CHECK(gelu_mul_is_right),
         CHECK(add_is_exact),
         CHECK(argmax_is_the_first_of_equals),
         CHECK(log_sum_exp_is_right),
