@@ -23,10 +23,12 @@
 #define MODELS_MAX 48
 #define FEATURES_MAX 48
 #define NAME_BYTES 32
+#define TEXT_BYTES 128
 
 struct parity_case {
     char feature[NAME_BYTES];
-    char folder[NAME_BYTES]; /* below adapters/; "" for the bare backbone */
+    char folder[NAME_BYTES];  /* below adapters/; "" for the bare backbone */
+    char refused[TEXT_BYTES]; /* words of the sentence that refuses it; "": it is computed */
     uint32_t prompt[TOKENS_MAX];
     uint32_t prompt_count;
     uint32_t greedy[TOKENS_MAX];
@@ -80,11 +82,16 @@ static json_t *read_json(const char *folder, const char *name)
     return root;
 }
 
-static void read_name(const json_t *value, char *ret)
+static void read_text(const json_t *value, char *ret, size_t bytes)
 {
     const char *text = json_string_value(value);
-    assert_true(text == NULL || strlen(text) < NAME_BYTES);
-    snprintf(ret, NAME_BYTES, "%s", text != NULL ? text : "");
+    assert_true(text == NULL || strlen(text) < bytes);
+    snprintf(ret, bytes, "%s", text != NULL ? text : "");
+}
+
+static void read_name(const json_t *value, char *ret)
+{
+    read_text(value, ret, NAME_BYTES);
 }
 
 static uint32_t read_number(const json_t *object, const char *key)
@@ -130,6 +137,9 @@ static void read_case(const json_t *from, struct parity_case *c)
 {
     read_name(json_object_get(from, "feature"), c->feature);
     read_name(json_object_get(from, "adapter"), c->folder);
+    read_text(json_object_get(from, "refused"), c->refused, sizeof c->refused);
+    if (c->refused[0] != '\0')
+        return;
     c->prompt_count = read_ids(json_object_get(from, "prompt"), c->prompt);
     c->greedy_count = read_ids(json_object_get(from, "greedy"), c->greedy);
     const json_t *logprobs = json_object_get(from, "logprobs");
@@ -152,6 +162,8 @@ static void read_expected(struct model *m)
         assert_true(m->case_count < CASES_MAX);
         struct parity_case *c = &m->cases[m->case_count++];
         read_case(json_array_get(cases, i), c);
+        if (c->refused[0] != '\0')
+            continue;
         logits_bytes = c->logits_offset +
                        sizeof(float) * m->vocab * (size_t)(c->prompt_count - c->logits_first);
     }
@@ -192,22 +204,27 @@ static void open_case(struct model *m, uint32_t index)
     struct error err = {0};
     char path[512];
     c->slot = -1;
-    c->opened = true;
-    if (c->folder[0] == '\0')
+    c->opened = c->folder[0] == '\0';
+    if (c->opened)
         return;
     snprintf(path, sizeof path, "%s/%s/adapters/%s", all.root, m->name, c->folder);
     int r = packing_pack(&c->packed, path, IMAGE_F32, &m->backbone, &m->packed.result.digest, &err);
-    if (r == 0) {
-        must(adapter_open(&c->adapter, c->packed.base, c->packed.result.bytes, &m->backbone,
-                          &m->packed.result.digest, &err),
-             &err, path);
-        must(engine_adapter_set(m->engine, index, &c->adapter, &c->packed.result.digest, &err),
-             &err, path);
-        c->slot = (int32_t)index;
-    } else {
-        complain(m, c, "refused: %s", err.text);
-        c->opened = false;
+    if (c->refused[0] != '\0') {
+        if (r == 0 || strstr(err.text, c->refused) == NULL)
+            complain(m, c, "%s, expected \"%s\"", r == 0 ? "taken" : err.text, c->refused);
+        return;
     }
+    if (r < 0) {
+        complain(m, c, "refused: %s", err.text);
+        return;
+    }
+    must(adapter_open(&c->adapter, c->packed.base, c->packed.result.bytes, &m->backbone,
+                      &m->packed.result.digest, &err),
+         &err, path);
+    must(engine_adapter_set(m->engine, index, &c->adapter, &c->packed.result.digest, &err), &err,
+         path);
+    c->slot = (int32_t)index;
+    c->opened = true;
 }
 
 static void open_model(struct model *m)

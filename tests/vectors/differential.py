@@ -18,16 +18,20 @@ import time
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from transformers import (Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM,
                           MistralConfig, MistralForCausalLM, Phi3Config, Phi3ForCausalLM,
                           Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
 
 import reference
-from make_parity_vectors import ATTENTION, MLP, Cases, bf16, f16, f32, fused
+from make_parity_vectors import ATTENTION, MLP, Cases, NoPrompt, bf16, f16, f32, fused
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ADAPTER_ATTEMPTS = 50
 GREEDY = 6
+# Sentences that refuse what peft takes.
+OTHER_RANK = "this backbone and the adapter's rank ask for"
+OTHER_BACKBONE = "base_layer.weight is not the backbone's"
 CONTEXT = 128
 
 
@@ -86,8 +90,11 @@ def random_mistral(rng):
 def random_qwen2(rng):
     sizes = random_sizes(rng, False)
     window = rng.choice([None, rng.randint(1, 20)])
+    kinds = ["full_attention", "sliding_attention" if window is not None else "full_attention"]
+    listed = dict(layer_types=[rng.choice(kinds) for _ in range(sizes["num_hidden_layers"])])
     return dict(sizes, rope_parameters=random_rope(rng), use_sliding_window=window is not None,
-                sliding_window=window, max_window_layers=0)
+                sliding_window=window, max_window_layers=rng.randint(0, 3),
+                **rng.choice([listed, {}]))
 
 
 def random_qwen3(rng):
@@ -102,7 +109,8 @@ def random_gemma3(rng):
     if chance(rng, 0.4):
         full.update(rope_type="linear", factor=rng.choice([2.0, 8.0]))
     local = dict(rope_type="default", rope_theta=round(10 ** rng.uniform(2, 5), 1))
-    return dict(sizes, query_pre_attn_scalar=rng.randint(4, 40), sliding_window=rng.randint(1, 20),
+    return dict(sizes, query_pre_attn_scalar=rng.randint(4, 40),
+                attention_bias=chance(rng, 0.3), sliding_window=rng.randint(1, 20),
                 layer_types=[rng.choice(kinds) for _ in range(sizes["num_hidden_layers"])],
                 rope_parameters=dict(sliding_attention=local, full_attention=full))
 
@@ -160,7 +168,8 @@ def random_targets(rng, attention, mlp):
     if kind < 0.15:
         return "all-linear"
     if kind < 0.3:
-        return r"model\.layers\.\d+\.(self_attn|mlp)\.(" + "|".join(some(rng, attention + mlp)) + ")"
+        names = "|".join(some(rng, attention + mlp))
+        return r"model\.layers\.\d+\.(self_attn|mlp)\." + f"({names})"
     return some(rng, attention + mlp)
 
 
@@ -176,7 +185,8 @@ def random_adapter(rng, attention, mlp, tied):
     names = attention + mlp
     rank = rng.choice([1, 2, 3, 4, 5, 8, 16, 75])
     settings = dict(r=rank, lora_alpha=rng.randint(1, 2 * rank), use_rslora=chance(rng, 0.35),
-                    use_dora=chance(rng, 0.35), bias=rng.choice(["none", "none", "all", "lora_only"]),
+                    use_dora=chance(rng, 0.35),
+                    bias=rng.choice(["none", "none", "all", "lora_only"]),
                     target_modules=random_targets(rng, attention, mlp))
     if settings["use_rslora"]:
         settings["lora_alpha"] = rng.randint(1, int(2 * rank ** 0.5))
@@ -215,11 +225,25 @@ def make_adapter(rng, folder, name, attention, mlp, tied):
         try:
             reference.save_adapter(folder, folder / "adapters" / name, settings,
                                    rng.getrandbits(32), **arguments)
-            reference.load(folder, folder / "adapters" / name)
-            return settings
+            return settings, reference.load(folder, folder / "adapters" / name)
         except (TypeError, ValueError):
             shutil.rmtree(folder / "adapters" / name, ignore_errors=True)
     raise SystemExit(f"{folder}: no adapter that peft takes")
+
+
+def refusal(bare, folder, model):
+    """Why we do not take what peft takes, or None."""
+    own = {f"base_model.model.{name}": tensor for name, tensor in bare.state_dict().items()}
+    copies = {name.replace(".base_layer.", "."): tensor
+              for name, tensor in load_file(folder / "adapter_model.safetensors").items()
+              if name.endswith(".base_layer.weight")}
+    if any(not torch.equal(tensor.float(), own[name]) for name, tensor in copies.items()):
+        return OTHER_BACKBONE  # rounded to another type, for example
+    for layer in model.modules():
+        for name, a in getattr(layer, "lora_A", {}).items():
+            if a.weight.shape[0] != layer.r[name]:
+                return OTHER_RANK  # a tied head's own rank_pattern: peft takes it for the scale only
+    return None
 
 
 def make_case(rng, folder):
@@ -243,9 +267,13 @@ def make_case(rng, folder):
         attention, mlp = fused(attention), fused(mlp)
     made = [f"{family}, {dtype}: {json.dumps(settings)}"]
     for i in range(rng.randint(1, 4)):
-        adapter = make_adapter(rng, model, f"a{i}", attention, mlp,
-                               settings["tie_word_embeddings"])
-        cases.add("random", f"a{i}", rng.getrandbits(32))
+        adapter, loaded = make_adapter(rng, model, f"a{i}", attention, mlp,
+                                       settings["tie_word_embeddings"])
+        words = refusal(cases.bare, model / "adapters" / f"a{i}", loaded)
+        if words is not None:
+            cases.refuse("random", f"a{i}", words)
+        else:
+            cases.add("random", f"a{i}", rng.getrandbits(32))
         made.append(f"a{i}: {json.dumps(adapter, default=str)}")
     cases.write()
     manifest = {"features": ["bare", "random"], "families": {family: ["model"]}}
@@ -258,7 +286,13 @@ def run_case(seed, number, build):
     folder = ROOT / build / "differential" / f"{seed}-{number}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    made, count = make_case(random.Random(f"{seed}/{number}"), folder)
+    rng = random.Random(f"{seed}/{number}")
+    while True:
+        try:
+            made, count = make_case(rng, folder)
+            break
+        except NoPrompt:
+            shutil.rmtree(folder / "model")
     program = ROOT / build / "tests" / "test_parity"
     done = subprocess.run([program, "--root", folder], cwd=ROOT, text=True, errors="replace",
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)

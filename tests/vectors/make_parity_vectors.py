@@ -9,7 +9,7 @@ manifest.json lists the families with their models, and the adapter features: ea
 has a case. Each folder holds a Hugging Face checkpoint, adapters/NAME as PEFT saves them, and
 
   expected.json  cases: feature, adapter (null: the bare model), prompt, greedy ids and their
-                 log-probabilities, logits_offset, logits_first
+                 log-probabilities, logits_offset, logits_first; or refused, the words of why
   logits.bin     float32, little endian, [len(prompt) - logits_first, vocab] for each case, from
                  logits_offset on: the positions from logits_first on
 
@@ -32,6 +32,7 @@ import reference
 OUT = Path(__file__).parent / "parity"
 GAP = 2e-3
 NOISE = 7e-5
+PROMPTS_MAX = 40
 f32, bf16, f16 = torch.float32, torch.bfloat16, torch.float16
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 MLP = ["gate_proj", "up_proj", "down_proj"]
@@ -289,6 +290,10 @@ def noise(model, ids):
     return float((single - double).abs().max())
 
 
+class NoPrompt(Exception):
+    """None of those drawn is one where a comparison means something."""
+
+
 class Cases:
     """The cases of one model, with the bytes of logits.bin."""
 
@@ -302,7 +307,7 @@ class Cases:
     def add(self, feature, adapter, seed):
         model = reference.load(self.folder, adapter and self.folder / "adapters" / adapter)
         low, high = self.lengths[len(self.cases) % len(self.lengths)]
-        for attempt in range(200):
+        for attempt in range(PROMPTS_MAX):
             g = torch.Generator().manual_seed(seed * 1000 + attempt)
             length = int(torch.randint(low, high, (1,), generator=g))
             prompt = torch.randint(0, self.vocab, (length,), generator=g).tolist()
@@ -310,7 +315,7 @@ class Cases:
             if continuation is not None and noise(model, prompt) < NOISE:
                 break
         else:
-            raise SystemExit(f"no prompt without near-ties or noise for {adapter}")
+            raise NoPrompt(f"without near-ties or noise for {adapter} of {self.folder}")
         logits = reference.logits(model, prompt)
         first = max(0, length - self.logits_count)
         case = {"feature": feature, "adapter": adapter, "prompt": prompt,
@@ -323,6 +328,9 @@ class Cases:
                     f"{logits.std():.2f}, {len(set(continuation[0]))} different tokens, "
                     f"{change:.2f} from the bare model")
         return change
+
+    def refuse(self, feature, adapter, words):
+        self.cases.append({"feature": feature, "adapter": adapter, "refused": words})
 
     def write(self):
         (self.folder / "logits.bin").write_bytes(bytes(self.blob))
