@@ -126,7 +126,7 @@ char *metrics_text(void *context)
     buf_init(&b, METRICS_BYTES_MAX);
     put_process_metrics(&b, d, &c);
     buf_printf(&b,
-               "# HELP vllm:request_success_total Requests answered.\n"
+               "# HELP vllm:request_success_total Choices of requests that ended.\n"
                "# TYPE vllm:request_success_total counter\n"
                "vllm:request_success_total{finished_reason=\"stop\"} %llu\n"
                "vllm:request_success_total{finished_reason=\"length\"} %llu\n",

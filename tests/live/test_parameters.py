@@ -7,7 +7,7 @@ import httpx
 import openai
 import pytest
 
-from conftest import ADAPTERS, DEMO, wait_for
+from conftest import ADAPTERS, DEMO, PARITY, wait_for
 
 EOS, USER = 4091, 4092  # special tokens of the demo backbone
 
@@ -115,6 +115,17 @@ def test_scale_between_is_between(demo):
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         got = list(pool.map(lambda s: logprobs(lora=[{"id": name, "scale": s}]), [0.5, 0.9] * 4))
     assert got == [half, most] * 4
+
+
+def test_scale_of_what_is_more_than_lora_is_refused(daemon):
+    case = PARITY / "tinyllama"
+    for adapter in ("dora", "save-norms"):
+        daemon.deploy(adapter, case, case / "adapters" / adapter, quant="f32")
+        common = dict(prompt=[1, 2, 3])
+        whole = post(daemon, lora=[{"id": adapter, "scale": 1}], **common)
+        assert whole.status_code == 200, whole.text
+        assert whole.json()["choices"] == post(daemon, model=adapter, **common).json()["choices"]
+        refused(post(daemon, lora=[{"id": adapter, "scale": 0.5}], **common), "lora[0].scale")
 
 
 # --- sampling ---
@@ -395,6 +406,11 @@ def test_what_is_not_supported_is_refused_by_name(demo):
     with pytest.raises(openai.BadRequestError) as e:
         chat(demo, "bare", response_format={"type": "json_object"})
     assert e.value.param == "response_format" and e.value.code is None
+
+
+def test_prompt_ids_are_of_the_vocabulary(demo):
+    assert post(demo, model="bare", prompt=[0, 4095]).status_code == 200
+    refused(post(demo, model="bare", prompt=[0, 4096]), "prompt")
 
 
 def test_unknown_fields_are_named_once(daemon):
