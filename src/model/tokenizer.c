@@ -24,6 +24,8 @@ static const struct {
     [SECTION_SPLIT] = {sizeof(struct blob_step), BLOB_STEPS_MAX},
     [SECTION_PREFIX] = {sizeof(uint32_t), BLOB_AFFIX_MAX},
     [SECTION_SUFFIX] = {sizeof(uint32_t), BLOB_AFFIX_MAX},
+    [SECTION_PIECES] = {sizeof(struct blob_added), BLOB_VOCAB_MAX},
+    [SECTION_SCORES] = {sizeof(struct blob_score), BLOB_VOCAB_MAX + 1},
 };
 
 /* What \w is to the matcher of added tokens. */
@@ -85,6 +87,8 @@ static void place_sections(struct tokenizer *t, const void *blob)
     t->split = at[SECTION_SPLIT];
     t->prefix = at[SECTION_PREFIX];
     t->suffix = at[SECTION_SUFFIX];
+    t->pieces = at[SECTION_PIECES];
+    t->scores = at[SECTION_SCORES];
 }
 
 /* Added tokens must be whole characters: text is cut at their borders and then matched unchecked.
@@ -109,6 +113,25 @@ static int check_added(struct tokenizer *t, size_t which, bool *single_word, str
     while (at <= 256)
         t->added_first[which][at++] = count;
     return 0;
+}
+
+/* Finds where the pieces of each first byte begin without a walk through all of them. Pieces out
+ * of order are then not found, and nothing worse. */
+static void index_pieces(struct tokenizer *t)
+{
+    uint32_t count = blob_count(t, SECTION_PIECES), low = 0;
+    for (unsigned first = 0; first <= 256; first++) {
+        uint32_t high = count;
+        while (low < high) {
+            uint32_t mid = low + (high - low) / 2;
+            struct text text = blob_text(t, t->pieces[mid].offset, t->pieces[mid].len);
+            if (text.len == 0 || (uint8_t)text.p[0] < first)
+                low = mid + 1;
+            else
+                high = mid;
+        }
+        t->piece_first[first] = low;
+    }
 }
 
 static bool is_one_char(struct text s)
@@ -181,6 +204,7 @@ static int prepare(struct tokenizer *t, const void *blob, struct error *err)
 {
     bool single_word = false;
     place_sections(t, blob);
+    index_pieces(t);
     int r = check_added(t, 0, &single_word, err);
     if (r == 0)
         r = check_added(t, 1, &single_word, err);
@@ -249,6 +273,42 @@ uint32_t blob_hash(const char *p, size_t len)
     h = (h ^ tail) * 0xc4ceb9fe1a85ec53u;
     h = (h ^ h >> 32) * 0xff51afd7ed558ccdu; /* the last bytes reach every bit of the result */
     return (uint32_t)(h >> 32);
+}
+
+struct prefixes prefixes_of(const struct tokenizer *t, const struct blob_added *items,
+                            const uint32_t first[257], const char *p, size_t len)
+{
+    uint8_t byte = (uint8_t)p[0];
+    return (struct prefixes){t, items, first[byte], first[byte + 1], 1, p, len};
+}
+
+const struct blob_added *prefixes_next(struct prefixes *s)
+{
+    while (s->low < s->high) {
+        const struct blob_added *a = &s->items[s->low];
+        bool whole = a->len == s->depth; /* the shortest of its range comes first */
+        uint32_t bounds[2] = {s->high, s->high};
+        /* Narrows to the texts whose next byte is at least this, and not more than this. */
+        for (int side = 0; s->depth < s->len && side < 2; side++) {
+            uint32_t from = side == 0 ? s->low : bounds[0], to = s->high;
+            while (from < to) {
+                uint32_t mid = from + (to - from) / 2;
+                struct text text = blob_text(s->t, s->items[mid].offset, s->items[mid].len);
+                int next = text.len > s->depth ? (uint8_t)text.p[s->depth] : -1;
+                if (next < (int)(uint8_t)s->p[s->depth] + side)
+                    from = mid + 1;
+                else
+                    to = mid;
+            }
+            bounds[side] = from;
+        }
+        s->low = bounds[0];
+        s->high = bounds[1];
+        s->depth++;
+        if (whole)
+            return a;
+    }
+    return NULL;
 }
 
 static bool text_equals(struct text a, const char *p, size_t len)

@@ -11,11 +11,12 @@
 #include "base/buf.h"
 #include "model/tokenizer.h"
 
+#include <string.h>
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
 #define BLOB_MAGIC 0x4b544c53u /* "SLTK" */
-#define BLOB_VERSION 1u
+#define BLOB_VERSION 2u
 #define BLOB_VOCAB_MAX 1048576u
 #define BLOB_MERGES_MAX 4194304u
 #define BLOB_STEPS_MAX 16u
@@ -37,6 +38,8 @@ enum blob_section {
     SECTION_SPLIT,      /* struct blob_step */
     SECTION_PREFIX,     /* uint32_t id */
     SECTION_SUFFIX,     /* uint32_t id */
+    SECTION_PIECES,     /* struct blob_added, sorted by text; what a word of Unigram is made of */
+    SECTION_SCORES,     /* struct blob_score by id, then that of an unknown character */
     SECTION_COUNT,
 };
 
@@ -45,8 +48,9 @@ enum blob_flag {
     BLOB_IGNORE_MERGES = 2, /* a word that is a token needs no merges */
     BLOB_BYTE_FALLBACK = 4, /* an unknown character becomes its bytes' tokens */
     BLOB_FUSE_UNK = 8,
-    BLOB_DECODE_RUNS = 16,     /* runs of byte tokens are text when they are valid together */
-    BLOB_DECODE_METASPACE = 32 /* the first token loses every `metaspace` */
+    BLOB_DECODE_RUNS = 16,      /* runs of byte tokens are text when they are valid together */
+    BLOB_DECODE_METASPACE = 32, /* the first token loses every `metaspace` */
+    BLOB_UNIGRAM = 64           /* words are cut by scores; otherwise byte pairs merge */
 };
 
 struct blob_section_range {
@@ -99,6 +103,16 @@ struct blob_added {
     uint32_t flags; /* enum blob_added_flag */
 };
 
+/* A double, in two halves because the blob is aligned to 4 bytes. */
+struct blob_score {
+    uint32_t half[2];
+};
+
+static inline void blob_put_score(struct blob_score *s, double value)
+{
+    memcpy(s->half, &value, sizeof value);
+}
+
 enum blob_step_kind {
     STEP_FORM = 1,     /* flags: enum unicode_form */
     STEP_LOWERCASE,    /*  */
@@ -135,6 +149,7 @@ struct blob_step {
 _Static_assert(sizeof(struct blob_header) == 4 * (8 + 256 + 2 * SECTION_COUNT), "stored");
 _Static_assert(sizeof(struct blob_token) == 20 && sizeof(struct blob_merge) == 16, "stored");
 _Static_assert(sizeof(struct blob_added) == 16 && sizeof(struct blob_step) == 24, "stored");
+_Static_assert(sizeof(struct blob_score) == sizeof(double), "stored");
 
 /* --- an open tokenizer, as its own files see it --- */
 
@@ -151,7 +166,10 @@ struct tokenizer {
     const uint32_t *names;
     const struct blob_merge *merges;
     const struct blob_added *added[2]; /* raw, normalized */
-    uint32_t added_first[2][257];      /* where the texts that begin with a byte begin */
+    const struct blob_added *pieces;
+    const struct blob_score *scores;
+    uint32_t added_first[2][257]; /* where the texts that begin with a byte begin */
+    uint32_t piece_first[257];
     const struct blob_step *normalize;
     const struct blob_step *split;
     const uint32_t *prefix;
@@ -175,6 +193,15 @@ static inline struct text blob_text(const struct tokenizer *t, uint32_t offset, 
     return (struct text){t->pool + offset, len};
 }
 
+/* Of a piece, or with id = blob_count(SECTION_SCORES) - 1 of an unknown character. */
+static inline double blob_score(const struct tokenizer *t, uint32_t id)
+{
+    double value = 0;
+    if (id < blob_count(t, SECTION_SCORES))
+        memcpy(&value, t->scores[id].half, sizeof value);
+    return value;
+}
+
 /* What a token is looked up by: its bytes at byte level, else its text. */
 static inline struct text blob_token_key(const struct tokenizer *t, const struct blob_token *token)
 {
@@ -192,6 +219,22 @@ static inline uint32_t blob_hash_pair(uint32_t left, uint32_t right)
 
 /* The model's token that a whole word is, or TOKENIZER_NONE. */
 uint32_t tokenizer_find_word(const struct tokenizer *t, const char *p, size_t len);
+
+/* Walks the records, of texts sorted and indexed by their first byte, that `p` begins with: the
+ * shortest first. */
+struct prefixes {
+    const struct tokenizer *t;
+    const struct blob_added *items;
+    uint32_t low; /* the records that agree so far */
+    uint32_t high;
+    size_t depth; /* with so many bytes */
+    const char *p;
+    size_t len;
+};
+
+struct prefixes prefixes_of(const struct tokenizer *t, const struct blob_added *items,
+                            const uint32_t first[257], const char *p, size_t len);
+const struct blob_added *prefixes_next(struct prefixes *s); /* NULL: no more */
 
 /* The byte-level alphabet: writes the bytes that `text` spells (at most len) and their count;
  * false when some character spells none. */
@@ -235,6 +278,23 @@ int segments_next(struct segments *s, struct matcher *m, struct text *ret, bool 
 /* Runs the normalizer's steps: *ret is `in` itself or lives in one of the two buffers. */
 int normalize_run(const struct tokenizer *t, struct matcher *m, struct text in,
                   struct buf buffers[2], struct text *ret, struct error *err);
+
+/* The best way to cut a word into pieces; the array grows with the longest word and is reused. */
+struct unigram_end {
+    double score;   /* of the best pieces up to here */
+    uint32_t other; /* where the last of them begins; once the way is known, where the next ends */
+    uint32_t id;    /* the last of them */
+};
+
+struct unigram {
+    struct unigram_end *ends; /* owned; by byte of the word */
+    size_t cap;
+};
+
+void unigram_free(struct unigram *u);
+/* As bpe_encode. */
+int unigram_encode(const struct tokenizer *t, struct unigram *u, const char *word, size_t len,
+                   struct token_list *out);
 
 /* Byte pair encoding of one word; the arrays grow with the longest word and are reused. */
 struct bpe_symbol {

@@ -1,17 +1,17 @@
 /*
- * tokenizer.json to blob: vocabulary, merges and added tokens into tables that need no building
- * at run time. Runs in the packer on untrusted bytes; what the reference would read differently
+ * tokenizer.json to blob: vocabulary, merges and scores into tables that need no building at run
+ * time. Runs in the packer on untrusted bytes; what the reference would read differently
  * is refused here, so that a blob that exists is right.
  */
 #include "model/tokenizer_compile.h"
 #include "model/tokenizer_unicode.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define POOL_BYTES_MAX (256u << 20)
-#define TOKEN_BYTES_MAX 65536u /* of one token's text */
 
 struct text compile_text(const json_t *string)
 {
@@ -119,13 +119,12 @@ static bool is_byte_token(struct text s, uint8_t *ret)
     return true;
 }
 
-/* Sets what the token decodes to, from the text that the reference decodes: mostly its own. */
-static int set_bytes(struct compile *c, uint32_t id, struct text text)
+int compile_set_bytes(struct compile *c, uint32_t id, struct text text)
 {
     struct blob_token *token = &c->tokens[id];
     struct buf a, b;
-    buf_init(&a, TOKEN_BYTES_MAX * 16);
-    buf_init(&b, TOKEN_BYTES_MAX * 16);
+    buf_init(&a, COMPILE_TOKEN_BYTES_MAX * 16);
+    buf_init(&b, COMPILE_TOKEN_BYTES_MAX * 16);
     struct text out = text;
     uint8_t byte;
     int r = 0;
@@ -152,7 +151,7 @@ static int set_bytes(struct compile *c, uint32_t id, struct text text)
     return r;
 }
 
-static int add_token(struct compile *c, uint32_t id, struct text text, uint32_t flags)
+int compile_token(struct compile *c, uint32_t id, struct text text, uint32_t flags)
 {
     int r = grow_tokens(c, id + 1);
     if (r < 0)
@@ -160,18 +159,18 @@ static int add_token(struct compile *c, uint32_t id, struct text text, uint32_t 
     struct blob_token *token = &c->tokens[id];
     if (token->flags & TOKEN_PRESENT)
         return error_set(c->err, -EINVAL, "tokenizer.json: two tokens have the id %u", id);
-    if (text.len > TOKEN_BYTES_MAX)
+    if (text.len > COMPILE_TOKEN_BYTES_MAX)
         return error_set(c->err, -E2BIG, "tokenizer.json: token %u is longer than %u bytes", id,
-                         TOKEN_BYTES_MAX);
+                         COMPILE_TOKEN_BYTES_MAX);
     token->flags = TOKEN_PRESENT | flags;
     r = compile_store(c, text.p, text.len, &token->text_offset, &token->text_len);
-    return r == 0 ? set_bytes(c, id, text) : r;
+    return r == 0 ? compile_set_bytes(c, id, text) : r;
 }
 
-static int add_vocab(struct compile *c, const json_t *vocab)
+static int add_vocab(struct compile *c)
 {
-    json_t *items = json_incref((json_t *)(uintptr_t)vocab); /* the iterator wants it mutable */
-    int r = json_object_size(vocab) == 0
+    json_t *items = c->vocab;
+    int r = json_object_size(items) == 0
                 ? error_set(c->err, -EINVAL, "tokenizer.json: the vocabulary is empty")
                 : 0;
     uint32_t largest = 0;
@@ -186,20 +185,20 @@ static int add_vocab(struct compile *c, const json_t *vocab)
             else if (pass == 0)
                 largest = id > largest ? (uint32_t)id : largest;
             else
-                r = add_token(c, (uint32_t)id,
-                              (struct text){json_object_iter_key(i), json_object_iter_key_len(i)},
-                              TOKEN_MODEL);
+                r = compile_token(
+                    c, (uint32_t)id,
+                    (struct text){json_object_iter_key(i), json_object_iter_key_len(i)},
+                    TOKEN_MODEL);
         }
         if (r == 0)
             r = grow_tokens(c, largest + 1);
     }
-    json_decref(items);
     return r;
 }
 
-static uint32_t vocab_id(const json_t *vocab, const char *p, size_t len)
+uint32_t compile_vocab_id(const struct compile *c, const char *p, size_t len)
 {
-    const json_t *id = json_object_getn(vocab, p, len);
+    const json_t *id = json_object_getn(c->vocab, p, len);
     return id != NULL ? (uint32_t)json_integer_value(id) : TOKENIZER_NONE;
 }
 
@@ -239,8 +238,7 @@ static int read_merge(struct compile *c, const json_t *item, struct text *a, str
     return error_set(c->err, -EINVAL, "tokenizer.json: a merge is not a pair");
 }
 
-static int add_merge(struct compile *c, const json_t *vocab, const json_t *item, uint32_t rank,
-                     struct buf *joined)
+static int add_merge(struct compile *c, const json_t *item, uint32_t rank, struct buf *joined)
 {
     struct text a = {0}, b = {0};
     int r = read_merge(c, item, &a, &b);
@@ -252,8 +250,8 @@ static int add_merge(struct compile *c, const json_t *vocab, const json_t *item,
         r = buf_append(joined, b.p, b.len);
     if (r < 0)
         return error_set(c->err, r, "tokenizer.json: merge %u is too long", rank);
-    struct blob_merge merge = {vocab_id(vocab, a.p, a.len), vocab_id(vocab, b.p, b.len), rank,
-                               vocab_id(vocab, joined->data, joined->len)};
+    struct blob_merge merge = {compile_vocab_id(c, a.p, a.len), compile_vocab_id(c, b.p, b.len),
+                               rank, compile_vocab_id(c, joined->data, joined->len)};
     if (merge.left == TOKENIZER_NONE || merge.right == TOKENIZER_NONE || merge.id == TOKENIZER_NONE)
         return error_set(c->err, -EINVAL,
                          "tokenizer.json: merge %u names a token that is not in the vocabulary",
@@ -261,7 +259,8 @@ static int add_merge(struct compile *c, const json_t *vocab, const json_t *item,
     return insert_merge(c, merge);
 }
 
-static int add_merges(struct compile *c, const json_t *vocab, const json_t *merges)
+/* `merges` is NULL where the model has none. */
+static int add_merges(struct compile *c, const json_t *merges)
 {
     size_t count = json_array_size(merges);
     if (count > BLOB_MERGES_MAX)
@@ -272,7 +271,7 @@ static int add_merges(struct compile *c, const json_t *vocab, const json_t *merg
         return error_set(c->err, -ENOMEM, "tokenizer: out of memory");
     memset(c->merges, 0xff, c->merge_cap * sizeof c->merges[0]);
     struct buf joined;
-    buf_init(&joined, 2 * (size_t)TOKEN_BYTES_MAX);
+    buf_init(&joined, 2 * (size_t)COMPILE_TOKEN_BYTES_MAX);
     uint32_t rank = 0;
     int r = 0;
     for (size_t i = 0; r == 0 && i < count; i++) {
@@ -280,7 +279,7 @@ static int add_merges(struct compile *c, const json_t *vocab, const json_t *merg
         const char *line = json_string_value(item);
         if (line != NULL && strncmp(line, "#version", 8) == 0)
             continue;
-        r = add_merge(c, vocab, item, rank++, &joined);
+        r = add_merge(c, item, rank++, &joined);
     }
     buf_free(&joined);
     return r;
@@ -288,14 +287,14 @@ static int add_merges(struct compile *c, const json_t *vocab, const json_t *merg
 
 /* --- model --- */
 
-static int set_byte_ids(struct compile *c, const json_t *vocab)
+static int set_byte_ids(struct compile *c)
 {
     bool level = (c->header.flags & BLOB_BYTE_LEVEL) != 0, complete = true;
     for (unsigned byte = 0; byte < 256; byte++) {
         char text[8];
         int n = level ? byte_alphabet_put((uint8_t)byte, text)
                       : snprintf(text, sizeof text, "<0x%02X>", byte);
-        c->header.byte_ids[byte] = vocab_id(vocab, text, (size_t)n);
+        c->header.byte_ids[byte] = compile_vocab_id(c, text, (size_t)n);
         complete &= c->header.byte_ids[byte] != TOKENIZER_NONE;
     }
     if (level && !complete && (c->header.flags & BLOB_BYTE_FALLBACK))
@@ -331,32 +330,123 @@ static int set_model_flags(struct compile *c, const json_t *model)
     return 0;
 }
 
+static int compile_bpe(struct compile *c, const json_t *model)
+{
+    const json_t *vocab = compile_member(c, model, "vocab", JSON_OBJECT);
+    const json_t *merges = vocab != NULL ? compile_member(c, model, "merges", JSON_ARRAY) : NULL;
+    int r = merges == NULL ? -EINVAL : set_model_flags(c, model);
+    if (r < 0)
+        return r;
+    c->vocab = json_incref((json_t *)(uintptr_t)vocab);
+    r = add_vocab(c);
+    if (r == 0)
+        r = add_merges(c, merges);
+    if (r == 0)
+        r = set_byte_ids(c);
+    struct text unk = compile_text(json_object_get(model, "unk_token"));
+    if (r == 0 && unk.p != NULL) {
+        c->header.unk_id = compile_vocab_id(c, unk.p, unk.len);
+        if (c->header.unk_id == TOKENIZER_NONE)
+            r = error_set(c->err, -EINVAL, "tokenizer.json: unk_token is not in the vocabulary");
+    }
+    return r;
+}
+
+/* --- Unigram --- */
+
+/* What the reference takes off the smallest score for a character that no piece covers. */
+#define UNKNOWN_PENALTY 10.0
+
+/* The vocabulary of Unigram is a list of [piece, score]; c->vocab becomes piece -> id, as in BPE.
+ */
+static int read_pieces(struct compile *c, const json_t *list)
+{
+    size_t count = json_array_size(list);
+    if (count > BLOB_VOCAB_MAX)
+        return error_set(c->err, -E2BIG, "tokenizer.json: more than %u tokens", BLOB_VOCAB_MAX);
+    c->vocab = json_object();
+    c->scores = calloc(count + 1, sizeof c->scores[0]);
+    if (c->vocab == NULL || c->scores == NULL)
+        return error_set(c->err, -ENOMEM, "tokenizer: out of memory");
+    double smallest = INFINITY;
+    for (size_t i = 0; i < count; i++) {
+        const json_t *item = json_array_get(list, i), *value = json_array_get(item, 1);
+        struct text piece = compile_text(json_array_get(item, 0));
+        double score = json_number_value(value);
+        if (piece.p == NULL || !json_is_number(value) || json_array_size(item) != 2)
+            return error_set(c->err, -EINVAL,
+                             "tokenizer.json: item %zu of the vocabulary is not [piece, score]", i);
+        if (piece.len > BLOB_ADDED_BYTES_MAX)
+            return error_set(c->err, -E2BIG, "tokenizer.json: token %zu is longer than %u bytes", i,
+                             BLOB_ADDED_BYTES_MAX);
+        if (json_object_getn(c->vocab, piece.p, piece.len) != NULL)
+            return error_set(c->err, -EINVAL, "tokenizer.json: token %zu is there twice", i);
+        if (json_object_setn_new(c->vocab, piece.p, piece.len, json_integer((json_int_t)i)) < 0)
+            return error_set(c->err, -ENOMEM, "tokenizer: out of memory");
+        smallest = score < smallest ? score : smallest;
+        blob_put_score(&c->scores[i], score);
+    }
+    blob_put_score(&c->scores[count], smallest - UNKNOWN_PENALTY);
+    c->score_count = (uint32_t)count + 1;
+    return 0;
+}
+
+static int sort_pieces(struct compile *c)
+{
+    struct blob_added *pieces = calloc(c->token_count, sizeof pieces[0]);
+    if (pieces == NULL)
+        return error_set(c->err, -ENOMEM, "tokenizer: out of memory");
+    c->pieces = pieces;
+    for (uint32_t id = 0; id < c->token_count; id++) {
+        const struct blob_token *token = &c->tokens[id];
+        if (token->text_len > 0) /* the reference's search never finds the empty piece */
+            pieces[c->piece_count++] =
+                (struct blob_added){token->text_offset, token->text_len, id, 0};
+    }
+    compile_sort(c, pieces, c->piece_count);
+    return 0;
+}
+
+static int compile_unigram(struct compile *c, const json_t *model)
+{
+    const json_t *list = compile_member(c, model, "vocab", JSON_ARRAY);
+    const json_t *unk = list != NULL ? compile_member(c, model, "unk_id", JSON_INTEGER) : NULL;
+    bool fallback;
+    if (unk == NULL || compile_bool(c, model, "byte_fallback", false, &fallback) < 0)
+        return -EINVAL;
+    if (c->header.flags & BLOB_BYTE_LEVEL)
+        return error_set(c->err, -EINVAL,
+                         "tokenizer.json: model Unigram with ByteLevel is not supported");
+    json_int_t unk_id = json_integer_value(unk);
+    if (unk_id < 0 || (size_t)unk_id >= json_array_size(list))
+        return error_set(c->err, -EINVAL, "tokenizer.json: unk_id is not in the vocabulary");
+    c->header.unk_id = (uint32_t)unk_id;
+    c->header.flags |= BLOB_UNIGRAM | (fallback ? (uint32_t)BLOB_BYTE_FALLBACK : 0);
+    int r = read_pieces(c, list);
+    if (r == 0)
+        r = add_vocab(c);
+    if (r == 0)
+        r = add_merges(c, NULL);
+    if (r == 0)
+        r = set_byte_ids(c);
+    return r == 0 ? sort_pieces(c) : r;
+}
+
 static int compile_model(struct compile *c)
 {
     const json_t *model = compile_member(c, c->root, "model", JSON_OBJECT);
     if (model == NULL)
         return -EINVAL;
     const char *type = json_string_value(json_object_get(model, "type"));
-    if (type != NULL && strcmp(type, "BPE") != 0)
-        return error_set(c->err, -EINVAL, "tokenizer.json: model %.80s is not supported, only BPE",
-                         type);
-    const json_t *vocab = compile_member(c, model, "vocab", JSON_OBJECT);
-    const json_t *merges = vocab != NULL ? compile_member(c, model, "merges", JSON_ARRAY) : NULL;
-    int r = merges == NULL ? -EINVAL : set_model_flags(c, model);
-    if (r == 0)
-        r = add_vocab(c, vocab);
-    if (r == 0)
-        r = add_merges(c, vocab, merges);
-    if (r == 0)
-        r = set_byte_ids(c, vocab);
-    struct text unk = compile_text(json_object_get(model, "unk_token"));
+    if (type == NULL) /* older files do not say it */
+        type = json_is_array(json_object_get(model, "vocab")) ? "Unigram" : "BPE";
     c->header.unk_id = TOKENIZER_NONE;
-    if (r == 0 && unk.p != NULL) {
-        c->header.unk_id = vocab_id(vocab, unk.p, unk.len);
-        if (c->header.unk_id == TOKENIZER_NONE)
-            r = error_set(c->err, -EINVAL, "tokenizer.json: unk_token is not in the vocabulary");
-    }
-    return r;
+    if (strcmp(type, "BPE") == 0)
+        return compile_bpe(c, model);
+    if (strcmp(type, "Unigram") == 0)
+        return compile_unigram(c, model);
+    return error_set(c->err, -EINVAL,
+                     "tokenizer.json: model %.80s is not supported, only BPE and Unigram", type);
 }
 
 /* --- the blob --- */
@@ -373,7 +463,7 @@ static int put_section(struct compile *c, struct buf *out, enum blob_section whi
     return r;
 }
 
-static int write_blob(struct compile *c, struct buf *out)
+int compile_write(struct compile *c, struct buf *out)
 {
     const struct {
         const void *records;
@@ -390,6 +480,8 @@ static int write_blob(struct compile *c, struct buf *out)
         [SECTION_SPLIT] = {c->split.items, c->split.count, sizeof(struct blob_step)},
         [SECTION_PREFIX] = {c->prefix.ids, c->prefix.count, sizeof(uint32_t)},
         [SECTION_SUFFIX] = {c->suffix.ids, c->suffix.count, sizeof(uint32_t)},
+        [SECTION_PIECES] = {c->pieces, c->piece_count, sizeof c->pieces[0]},
+        [SECTION_SCORES] = {c->scores, c->score_count, sizeof c->scores[0]},
     };
     int r = buf_append(out, &c->header, sizeof c->header);
     for (int i = 0; r == 0 && i < SECTION_COUNT; i++)
@@ -402,189 +494,6 @@ static int write_blob(struct compile *c, struct buf *out)
     c->header.bytes = (uint32_t)out->len;
     memcpy(out->data, &c->header, sizeof c->header);
     return 0;
-}
-
-/* --- added tokens --- */
-
-/* A tokenizer of the normalizer alone, with one empty token. */
-static int open_normalizer(const struct compile *c, struct buf *blob, struct tokenizer **ret)
-{
-    struct compile only = {.err = c->err, .pool = c->pool, .normalize = c->normalize};
-    struct blob_token token = {0};
-    struct blob_merge merge = {TOKENIZER_NONE, TOKENIZER_NONE, 0, 0};
-    uint32_t name = TOKENIZER_NONE;
-    only.header.unk_id = TOKENIZER_NONE;
-    only.tokens = &token;
-    only.names = &name;
-    only.merges = &merge;
-    only.token_count = only.name_cap = only.merge_cap = 1;
-    int r = write_blob(&only, blob);
-    return r == 0 ? tokenizer_open(ret, blob->data, blob->len, c->err) : r;
-}
-
-/* The id that the reference gives: the model's, or the next free one behind the vocabulary. */
-static int assign_id(struct compile *c, const json_t *vocab, struct text content, uint32_t *next,
-                     uint32_t *ret)
-{
-    uint32_t id = vocab_id(vocab, content.p, content.len);
-    if (id == TOKENIZER_NONE) {
-        id = (*next)++;
-        if (id >= BLOB_VOCAB_MAX)
-            return error_set(c->err, -E2BIG, "tokenizer.json: more than %u tokens", BLOB_VOCAB_MAX);
-        int r = add_token(c, id, content, 0);
-        if (r < 0)
-            return r;
-    }
-    *ret = id;
-    return 0;
-}
-
-struct added_flags {
-    bool special;
-    bool normalized;
-    uint32_t flags; /* enum blob_added_flag */
-};
-
-static int read_added_flags(struct compile *c, const json_t *item, struct added_flags *ret)
-{
-    bool lstrip, rstrip, single;
-    int r = compile_bool(c, item, "special", false, &ret->special);
-    if (r == 0)
-        r = compile_bool(c, item, "normalized", !ret->special, &ret->normalized);
-    if (r == 0)
-        r = compile_bool(c, item, "lstrip", false, &lstrip);
-    if (r == 0)
-        r = compile_bool(c, item, "rstrip", false, &rstrip);
-    if (r == 0)
-        r = compile_bool(c, item, "single_word", false, &single);
-    if (r == 0)
-        ret->flags = (lstrip ? (uint32_t)ADDED_LSTRIP : 0) | (rstrip ? (uint32_t)ADDED_RSTRIP : 0) |
-                     (single ? (uint32_t)ADDED_SINGLE_WORD : 0);
-    return r;
-}
-
-/* One added token. The reference matches and decodes a normalized one by its normalized text, and
- * then no longer knows it as special. */
-static int add_added(struct compile *c, const json_t *item, struct text content, uint32_t id,
-                     const struct tokenizer *normalizer, struct matcher *matcher)
-{
-    struct added_flags f;
-    struct buf buffers[2];
-    struct text text = content;
-    int r = read_added_flags(c, item, &f);
-    if (r < 0)
-        return r;
-    buf_init(&buffers[0], TOKEN_BYTES_MAX);
-    buf_init(&buffers[1], TOKEN_BYTES_MAX);
-    if (f.normalized)
-        r = normalize_run(normalizer, matcher, content, buffers, &text, c->err);
-    bool changed = text.len != content.len || memcmp(text.p, content.p, text.len) != 0;
-    struct blob_token *token = &c->tokens[id];
-    struct blob_added *added = &c->added[f.normalized][c->added_count[f.normalized]];
-    *added = (struct blob_added){token->text_offset, token->text_len, id, f.flags};
-    if (r == 0 && (text.len == 0 || text.len > BLOB_ADDED_BYTES_MAX))
-        r = error_set(c->err, -E2BIG, "tokenizer.json: added token %u is empty or longer than %u",
-                      id, BLOB_ADDED_BYTES_MAX);
-    if (r == 0 && changed && (c->header.flags & BLOB_BYTE_LEVEL))
-        r = error_set(c->err, -EINVAL,
-                      "tokenizer.json: added token %u, which the normalizer changes, is not "
-                      "supported",
-                      id);
-    if (r == 0 && changed) {
-        r = compile_store(c, text.p, text.len, &added->offset, &added->len);
-        if (r == 0)
-            r = set_bytes(c, id, text);
-    }
-    if (f.special && !changed)
-        token->flags |= TOKEN_SPECIAL;
-    c->added_count[f.normalized]++;
-    buf_free(&buffers[0]);
-    buf_free(&buffers[1]);
-    return r;
-}
-
-static int compare_added(const void *a, const void *b, void *pool)
-{
-    const struct blob_added *x = a, *y = b;
-    const char *text = pool;
-    uint32_t len = x->len < y->len ? x->len : y->len;
-    int order = memcmp(text + x->offset, text + y->offset, len);
-    if (order != 0)
-        return order;
-    return x->len < y->len ? -1 : x->len > y->len;
-}
-
-static int sort_added(struct compile *c)
-{
-    for (int kind = 0; kind < 2; kind++) {
-        struct blob_added *added = c->added[kind];
-        uint32_t count = c->added_count[kind];
-        if (count == 0)
-            continue;
-        qsort_r(added, count, sizeof added[0], compare_added, c->pool.data);
-        for (uint32_t i = 1; i < count; i++)
-            if (compare_added(&added[i - 1], &added[i], c->pool.data) == 0)
-                return error_set(c->err, -EINVAL,
-                                 "tokenizer.json: added tokens %u and %u match the same text",
-                                 added[i - 1].id, added[i].id);
-    }
-    return 0;
-}
-
-static int add_all_added(struct compile *c, const json_t *vocab, const json_t *items,
-                         const struct tokenizer *normalizer, struct matcher *matcher)
-{
-    uint32_t next = (uint32_t)json_object_size(vocab);
-    json_t *seen = json_object();
-    int r = seen == NULL ? error_set(c->err, -ENOMEM, "tokenizer: out of memory") : 0;
-    for (size_t i = 0; r == 0 && i < json_array_size(items); i++) {
-        const json_t *item = json_array_get(items, i);
-        struct text content = compile_text(json_object_get(item, "content"));
-        uint32_t id = TOKENIZER_NONE;
-        if (content.p == NULL)
-            r = error_set(c->err, -EINVAL, "tokenizer.json: added token %zu has no content", i);
-        else if (content.len == 0)
-            continue;
-        else if (json_object_getn(seen, content.p, content.len) != NULL)
-            r = error_set(c->err, -EINVAL, "tokenizer.json: added token %zu is there twice", i);
-        if (r == 0)
-            r = assign_id(c, vocab, content, &next, &id);
-        if (r == 0 && json_object_setn_new(seen, content.p, content.len, json_true()) < 0)
-            r = error_set(c->err, -ENOMEM, "tokenizer: out of memory");
-        if (r == 0)
-            r = add_added(c, item, content, id, normalizer, matcher);
-    }
-    json_decref(seen);
-    return r == 0 ? sort_added(c) : r;
-}
-
-static int compile_added(struct compile *c)
-{
-    const json_t *items = json_object_get(c->root, "added_tokens");
-    const json_t *vocab = json_object_get(json_object_get(c->root, "model"), "vocab");
-    struct tokenizer *normalizer = NULL;
-    struct matcher matcher = {0};
-    struct buf blob;
-    size_t count = json_array_size(items);
-    if (count == 0)
-        return 0;
-    if (count > BLOB_ADDED_MAX)
-        return error_set(c->err, -E2BIG, "tokenizer.json: more than %u added tokens",
-                         BLOB_ADDED_MAX);
-    buf_init(&blob, TOKENIZER_BLOB_BYTES_MAX);
-    c->added[0] = calloc(count, sizeof c->added[0][0]);
-    c->added[1] = calloc(count, sizeof c->added[1][0]);
-    int r = 0;
-    if (c->added[0] == NULL || c->added[1] == NULL || matcher_init(&matcher) < 0)
-        r = error_set(c->err, -ENOMEM, "tokenizer: out of memory");
-    if (r == 0)
-        r = open_normalizer(c, &blob, &normalizer);
-    if (r == 0)
-        r = add_all_added(c, vocab, items, normalizer, &matcher);
-    tokenizer_close(normalizer);
-    matcher_free(&matcher);
-    buf_free(&blob);
-    return r;
 }
 
 /* --- everything --- */
@@ -656,18 +565,21 @@ int tokenizer_compile(const char *json, size_t len, struct buf *ret_blob, struct
     if (r == 0)
         r = build_names(&c);
     if (r == 0)
-        r = write_blob(&c, ret_blob);
+        r = compile_write(&c, ret_blob);
     if (r == 0)
         r = check_opens(ret_blob, &local);
     if (r < 0) {
         buf_clear(ret_blob);
         error_set(err, r, "%s", local.text);
     }
+    json_decref(c.vocab);
     json_decref(root);
     buf_free(&c.pool);
     free(c.tokens);
     free(c.names);
     free(c.merges);
+    free(c.pieces);
+    free(c.scores);
     free(c.added[0]);
     free(c.added[1]);
     return r;

@@ -1,7 +1,7 @@
 /*
  * Text to ids, one road for every kind of tokenizer: repair, cut at added tokens, normalize each
- * stretch, cut at normalized added tokens, split by the pre-tokenizer's steps, merge each word.
- * The steps run piece by piece, depth first, so that no list of pieces is ever made.
+ * stretch, cut at normalized added tokens, split by the pre-tokenizer's steps, turn each word into
+ * ids. The steps run piece by piece, depth first, so that no list of pieces is ever made.
  */
 #include "model/tokenizer_blob.h"
 #include "model/tokenizer_unicode.h"
@@ -16,6 +16,7 @@ struct encoder {
     struct error *err;
     struct matcher matcher;
     struct bpe bpe;
+    struct unigram unigram;
     struct buf normalized[2];
     struct buf pieces[BLOB_STEPS_MAX]; /* what a step made of its piece, where it changes it */
     bool at_start;                     /* the stretch in work begins where the text begins */
@@ -141,7 +142,9 @@ static int step_metaspace(struct encoder *e, uint32_t index, struct text piece)
 static int run_step(struct encoder *e, uint32_t index, struct text piece)
 {
     if (index == blob_count(e->t, SECTION_SPLIT)) {
-        int r = bpe_encode(e->t, &e->bpe, piece.p, piece.len, e->out);
+        int r = e->t->header->flags & BLOB_UNIGRAM
+                    ? unigram_encode(e->t, &e->unigram, piece.p, piece.len, e->out)
+                    : bpe_encode(e->t, &e->bpe, piece.p, piece.len, e->out);
         return r < 0 ? fail(e, r) : 0;
     }
     switch (e->t->split[index].kind) {
@@ -156,37 +159,14 @@ static int run_step(struct encoder *e, uint32_t index, struct text piece)
 
 /* --- added tokens --- */
 
-/* The longest added token that begins here, or NULL: narrows the sorted texts byte by byte. */
+/* The longest added token that begins here, or NULL. */
 static const struct blob_added *longest_added(const struct tokenizer *t, size_t which,
                                               const char *p, size_t len)
 {
-    uint32_t low = t->added_first[which][(uint8_t)p[0]];
-    uint32_t high = t->added_first[which][(uint8_t)p[0] + 1];
+    struct prefixes all = prefixes_of(t, t->added[which], t->added_first[which], p, len);
     const struct blob_added *best = NULL;
-    for (size_t depth = 1; low < high; depth++) {
-        const struct blob_added *a = &t->added[which][low];
-        struct text text = blob_text(t, a->offset, a->len);
-        if (text.len == depth)
-            best = a; /* the shortest of its range comes first */
-        if (depth == len)
-            break;
-        uint32_t bounds[2]; /* the texts whose next byte is at least this, more than this */
-        for (int side = 0; side < 2; side++) {
-            uint32_t from = side == 0 ? low : bounds[0], to = high;
-            while (from < to) {
-                uint32_t mid = from + (to - from) / 2;
-                text = blob_text(t, t->added[which][mid].offset, t->added[which][mid].len);
-                int next = text.len > depth ? (uint8_t)text.p[depth] : -1;
-                if (next < (int)(uint8_t)p[depth] + side)
-                    from = mid + 1;
-                else
-                    to = mid;
-            }
-            bounds[side] = from;
-        }
-        low = bounds[0];
-        high = bounds[1];
-    }
+    for (const struct blob_added *a; (a = prefixes_next(&all)) != NULL;)
+        best = a;
     return best;
 }
 
@@ -317,6 +297,7 @@ int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, un
     buf_free(&e.normalized[0]);
     buf_free(&e.normalized[1]);
     bpe_free(&e.bpe);
+    unigram_free(&e.unigram);
     matcher_free(&e.matcher);
     return r;
 }
