@@ -368,6 +368,14 @@ uint32_t tokenizer_vocab_count(const struct tokenizer *t)
     return blob_count(t, SECTION_TOKENS);
 }
 
+uint32_t tokenizer_model_count(const struct tokenizer *t)
+{
+    uint32_t count = blob_count(t, SECTION_TOKENS);
+    while (count > 0 && !(t->tokens[count - 1].flags & TOKEN_MODEL))
+        count--;
+    return count;
+}
+
 static const struct blob_token *token_at(const struct tokenizer *t, uint32_t id)
 {
     if (id >= blob_count(t, SECTION_TOKENS) || !(t->tokens[id].flags & TOKEN_PRESENT))

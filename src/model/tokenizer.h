@@ -34,6 +34,8 @@ void tokenizer_close(struct tokenizer *t); /* NULL is fine */
 
 /* One more than the largest id; some ids below may have no token. */
 uint32_t tokenizer_vocab_count(const struct tokenizer *t);
+/* The same of the model's own vocabulary, without added tokens. */
+uint32_t tokenizer_model_count(const struct tokenizer *t);
 /* The id of the token with exactly this content ("</s>", "Ġthe"), or TOKENIZER_NONE. */
 uint32_t tokenizer_find(const struct tokenizer *t, const char *content, size_t len);
 bool tokenizer_is_special(const struct tokenizer *t, uint32_t id);

@@ -37,9 +37,10 @@ struct pack_result {
 };
 
 /*
- * Needs config.json, tokenizer.json, and model.safetensors or model.safetensors.index.json with
- * its shards; uses generation_config.json, tokenizer_config.json, chat_template.jinja or
- * chat_template.json where present; ignores every other file. `out_fd` is an empty regular file;
+ * Needs config.json, tokenizer.json or tokenizer.model, and model.safetensors or
+ * model.safetensors.index.json with its shards; uses generation_config.json, tokenizer_config.json,
+ * special_tokens_map.json, chat_template.jinja or chat_template.json where present; ignores every
+ * other file. `out_fd` is an empty regular file;
  * after a failure its contents are of no use (its header is written last).
  * Every file or field that is at fault is named: -EINVAL malformed or contradictory, -ENOTSUP what
  * forward() would compute differently, -ENOENT a missing file, -E2BIG over a limit, or what reading

@@ -3,8 +3,9 @@
 
 #include "weights/pack.h"
 
-/* Compiles tokenizer.json into `ret` (max_bytes TOKENIZER_BLOB_BYTES_MAX). Refuses a missing file
- * and a vocabulary larger than `vocab_count`, the rows of the embedding. */
+/* Compiles tokenizer.json, or where there is none tokenizer.model with tokenizer_config.json, into
+ * `ret` (max_bytes TOKENIZER_BLOB_BYTES_MAX). Refuses missing files and a vocabulary larger than
+ * `vocab_count`, the rows of the embedding; added tokens may lie behind it. */
 int pack_tokenizer(const struct pack_file *files, uint32_t file_count, uint32_t vocab_count,
                    struct buf *ret, struct error *err);
 

@@ -2,8 +2,10 @@
  * a sentence that names what is wrong. The good files are those of the parity vectors. */
 #include "cli/synth.h"
 #include "cli/synth_shape.h"
+#include "model/tokenizer.h"
 #include "unit/packing_checks.h"
 #include "weights/convert.h"
+#include "weights/pack_text.h"
 #include "weights/peft.h"
 
 #include <errno.h>
@@ -290,11 +292,80 @@ static void test_tokenizers(void **state)
     assert_int_equal(synth_tokenizer_json(&shape, &text), 0);
     open_dir(&d, MODEL);
     packing_put(&d, "tokenizer.json", text.data, text.len);
-    refuse(&d, IMAGE_BF16, NULL, "tokenizer.json has 264 tokens, but the embedding has only 263");
+    refuse(&d, IMAGE_BF16, NULL, "the tokenizer has 264 tokens, but the embedding has only 263");
     buf_free(&text);
     open_dir(&d, MODEL);
     packing_put(&d, "tokenizer.json", "{}", 2);
     refuse(&d, IMAGE_BF16, NULL, "tokenizer.json: ");
+}
+
+static void put_file(struct packing_dir *d, const char *name, const char *path)
+{
+    struct stat st;
+    int fd = open(path, O_RDONLY);
+    assert_true(fd >= 0 && fstat(fd, &st) == 0);
+    char *data = malloc((size_t)st.st_size);
+    assert_int_equal(read(fd, data, (size_t)st.st_size), st.st_size);
+    packing_put(d, name, data, (size_t)st.st_size);
+    free(data);
+    close(fd);
+}
+
+/* A checkpoint's text files alone: packs its tokenizer for an embedding of `rows`. */
+static void tokenize(struct packing_dir *d, uint32_t rows, uint32_t want_count, const char *refusal)
+{
+    struct buf blob;
+    struct tokenizer *t;
+    struct error err = {0};
+    buf_init(&blob, TOKENIZER_BLOB_BYTES_MAX);
+    int r = pack_tokenizer(d->files, d->count, rows, &blob, &err);
+    if ((r < 0) != (refusal != NULL) || (refusal != NULL && strstr(err.text, refusal) == NULL))
+        fail_msg("%d \"%s\", expected \"%s\"", r, err.text, refusal);
+    if (r == 0) {
+        assert_int_equal(tokenizer_open(&t, blob.data, blob.len, &err), 0);
+        assert_int_equal(tokenizer_vocab_count(t), want_count);
+        tokenizer_close(t);
+    }
+    buf_free(&blob);
+}
+
+#define VECTORS "tests/vectors/tokenizer/"
+#define PUT(name, text) packing_put(&d, name, text, strlen(text))
+
+static void test_tokenizer_model(void **state)
+{
+    (void)state;
+    struct packing_dir d = {0};
+    struct buf chat;
+    struct error err = {0};
+    put_file(&d, "tokenizer.model", VECTORS "llama.model");
+    tokenize(&d, 900, 0, "\"add_bos_token\" is missing");
+    PUT("tokenizer_config.json",
+        "{\"add_bos_token\":true,\"pad_token\":\"<pad>\",\"eos_token\":null}");
+    tokenize(&d, 900, 901, NULL);
+    tokenize(&d, 899, 0, "the tokenizer has 900 tokens, but the embedding has only 899 rows");
+    buf_init(&chat, 1u << 20);
+    assert_int_equal(pack_chat(d.files, d.count, &chat, &err), 0);
+    assert_int_equal(chat.len, 1 + 4 + 1); /* no template, <s> by default, no end */
+    assert_memory_equal(chat.data, "\0<s>\0", chat.len);
+    buf_free(&chat);
+    PUT("special_tokens_map.json", "{\"cls_token\":\"<cls>\"}");
+    tokenize(&d, 900, 902, NULL);
+    PUT("special_tokens_map.json", "[");
+    tokenize(&d, 900, 0, "special_tokens_map.json");
+    packing_remove(&d, "special_tokens_map.json");
+    PUT("added_tokens.json", "{\"<x>\":900}");
+    tokenize(&d, 900, 0, "added_tokens.json");
+    PUT("tokenizer_config.json", "{\"add_bos_token\":true,\"added_tokens_decoder\":{\"900\":"
+                                 "{\"content\":\"<x>\"}}}");
+    tokenize(&d, 900, 901, NULL);
+    PUT("tokenizer.model", "IQ== 0\n");
+    tokenize(&d, 900, 0, "tokenizer.model: a tiktoken vocabulary is not supported");
+    /* The other file decides where both are; one added token stands behind its vocabulary. */
+    put_file(&d, "tokenizer.json", VECTORS "gemma3.json");
+    tokenize(&d, 1782, 0, "the tokenizer has 1783 tokens");
+    tokenize(&d, 1783, 1784, NULL);
+    packing_close_dir(&d);
 }
 
 static void test_full_disk(void **state)
@@ -483,13 +554,13 @@ static void test_synth(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_images),         cmocka_unit_test(test_templates),
-        cmocka_unit_test(test_conversions),    cmocka_unit_test(test_missing),
-        cmocka_unit_test(test_damaged),        cmocka_unit_test(test_tied_twice),
-        cmocka_unit_test(test_numbers),        cmocka_unit_test(test_tokenizers),
-        cmocka_unit_test(test_full_disk),      cmocka_unit_test(test_adapter_files),
-        cmocka_unit_test(test_other_backbone), cmocka_unit_test(test_half_pair),
-        cmocka_unit_test(test_synth),
+        cmocka_unit_test(test_images),          cmocka_unit_test(test_templates),
+        cmocka_unit_test(test_conversions),     cmocka_unit_test(test_missing),
+        cmocka_unit_test(test_damaged),         cmocka_unit_test(test_tied_twice),
+        cmocka_unit_test(test_numbers),         cmocka_unit_test(test_tokenizers),
+        cmocka_unit_test(test_tokenizer_model), cmocka_unit_test(test_full_disk),
+        cmocka_unit_test(test_adapter_files),   cmocka_unit_test(test_other_backbone),
+        cmocka_unit_test(test_half_pair),       cmocka_unit_test(test_synth),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,6 +6,8 @@
 #include "model/tokenizer.h"
 
 #include "base/digest.h"
+#include "model/sentencepiece.h"
+#include "model/tokenizer_unicode.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -53,6 +55,23 @@ static void open_json(struct opened *o, const char *json, size_t len, const char
         fail_msg("%s: %s", name, err.text);
 }
 
+/* A tokenizer.model with what stands beside it, by the road that the packer takes. */
+static void open_model(struct opened *o, const char *name, const json_t *config, const json_t *map)
+{
+    char path[256];
+    size_t len;
+    struct buf json;
+    struct error err = {0};
+    snprintf(path, sizeof path, DIR "%s.model", name);
+    char *model = read_file(path, &len);
+    buf_init(&json, TOKENIZER_JSON_BYTES_MAX);
+    if (sentencepiece_to_json(model, len, config, map, &json, &err) < 0)
+        fail_msg("%s: %s", name, err.text);
+    open_json(o, json.data, json.len, name);
+    buf_free(&json);
+    free(model);
+}
+
 static void open_kind(struct opened *o, const char *kind)
 {
     char path[256];
@@ -69,15 +88,19 @@ static void close_opened(struct opened *o)
     buf_free(&o->blob);
 }
 
-/* All ids at once, in whatever pieces the detokenizer lets go. */
+/* Id by id; what is let go at each is whole characters. */
 static void decode(const struct tokenizer *t, const struct token_list *ids, bool skip,
                    struct buf *out)
 {
     struct detokenizer d;
     buf_clear(out);
     detokenizer_init(&d, t, skip);
-    for (size_t i = 0; i < ids->count; i++)
+    for (size_t i = 0; i < ids->count; i++) {
+        size_t before = out->len;
         assert_int_equal(detokenizer_push(&d, ids->ids[i], out), 0);
+        if (out->len > before)
+            assert_true(utf8_is_valid(out->data + before, out->len - before));
+    }
     assert_int_equal(detokenizer_flush(&d, out), 0);
     detokenizer_free(&d);
 }
@@ -134,9 +157,8 @@ static void check_chunk(const struct opened *o, const char *kind, size_t chunk, 
     buf_free(&out);
 }
 
-static void check_kind(const char *kind)
+static void check_chunks(const struct opened *o, const char *kind)
 {
-    struct opened o;
     size_t len, chunk = 0;
     char path[256], *line = NULL;
     size_t cap = 0;
@@ -145,15 +167,21 @@ static void check_kind(const char *kind)
     FILE *f = fopen(path, "r");
     assert_non_null(f);
     assert_true(len >= 1 << 20);
-    open_kind(&o, kind);
     for (; getline(&line, &cap, f) > 0; chunk++)
-        check_chunk(&o, kind, chunk, text + chunk * CHUNK_BYTES, CHUNK_BYTES, line);
+        check_chunk(o, kind, chunk, text + chunk * CHUNK_BYTES, CHUNK_BYTES, line);
     assert_int_equal(chunk, len / CHUNK_BYTES);
     print_message("%s: %zu chunks\n", kind, chunk);
-    close_opened(&o);
     free(text);
     free(line);
     fclose(f);
+}
+
+static void check_kind(const char *kind)
+{
+    struct opened o;
+    open_kind(&o, kind);
+    check_chunks(&o, kind);
+    close_opened(&o);
 }
 
 static void test_gpt2(void **state)
@@ -268,6 +296,69 @@ static void test_variants(void **state)
     assert_int_equal(wrong, 0);
     json_decref(root);
     free(text);
+}
+
+/* --- the families as they are published, and models of SentencePiece --- */
+
+static json_t *load_families(void)
+{
+    size_t len;
+    char *text = read_file(DIR "families.json", &len);
+    json_t *root = json_loadb(text, len, JSON_ALLOW_NUL, NULL);
+    assert_non_null(root);
+    free(text);
+    return root;
+}
+
+static int check_cases(const struct opened *o, const char *name, const json_t *cases)
+{
+    int wrong = 0;
+    assert_true(json_array_size(cases) > 0);
+    for (size_t i = 0; i < json_array_size(cases); i++)
+        wrong += check_case(o->t, name, json_array_get(cases, i));
+    return wrong;
+}
+
+static void test_families(void **state)
+{
+    (void)state;
+    static const char *const kinds[] = {"gemma3",  "phi3",          "phi4_mini", "smollm2",
+                                        "unigram", "unigram_bytes", "mistral_v3"};
+    json_t *root = load_families();
+    const json_t *all = json_object_get(root, "kinds");
+    int wrong = 0;
+    assert_int_equal(json_object_size(all), sizeof kinds / sizeof kinds[0]);
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        struct opened o;
+        open_kind(&o, kinds[i]);
+        wrong += check_cases(&o, kinds[i], json_object_get(all, kinds[i]));
+        close_opened(&o);
+        check_kind(kinds[i]);
+    }
+    assert_int_equal(wrong, 0);
+    json_decref(root);
+}
+
+static void test_models(void **state)
+{
+    (void)state;
+    json_t *root = load_families();
+    const json_t *rows = json_object_get(root, "models");
+    int wrong = 0;
+    for (size_t i = 0; i < json_array_size(rows); i++) {
+        const json_t *row = json_array_get(rows, i);
+        const char *name = json_string_value(json_object_get(row, "name"));
+        struct opened o;
+        open_model(&o, json_string_value(json_object_get(row, "model")),
+                   json_object_get(row, "config"), json_object_get(row, "map"));
+        wrong += check_cases(&o, name, json_object_get(row, "cases"));
+        if (strcmp(name, "llama2") == 0)
+            check_chunks(&o, "llama");
+        close_opened(&o);
+    }
+    print_message("%zu checkpoints\n", json_array_size(rows));
+    assert_int_equal(wrong, 0);
+    json_decref(root);
 }
 
 /* --- limits, properties, refusals --- */
@@ -473,6 +564,15 @@ static void test_refusals(void **state)
     refused("model", "{\"vocab\":{\"a\":4294967296},\"merges\":[]}", "not in 0..");
     refused("model", "{\"vocab\":{\"a\":0,\"a\":1},\"merges\":[]}", "duplicate");
     refused("model", "{\"vocab\":{},\"merges\":[]}", "empty");
+#define UNIGRAM(vocab, more) "{\"type\":\"Unigram\",\"vocab\":[" vocab "]" more "}"
+    refused("model", UNIGRAM("[\"a\",-1.5],[\"b\",-2]", ",\"unk_id\":0"), NULL);
+    refused("model", UNIGRAM("[\"a\",0]", ""), "unk_id");
+    refused("model", UNIGRAM("[\"a\",0]", ",\"unk_id\":1"), "unk_id");
+    refused("model", UNIGRAM("[\"a\",0]", ",\"unk_id\":-1"), "unk_id");
+    refused("model", UNIGRAM("[\"a\"]", ",\"unk_id\":0"), "[piece, score]");
+    refused("model", UNIGRAM("[\"a\",\"0\"]", ",\"unk_id\":0"), "[piece, score]");
+    refused("model", UNIGRAM("[\"a\",0],[\"a\",0]", ",\"unk_id\":0"), "token 1 is there twice");
+    refused("model", UNIGRAM("", ",\"unk_id\":0"), "unk_id");
     refused("normalizer", "{\"type\":\"BertNormalizer\"}", "BertNormalizer");
     refused("normalizer", "{\"type\":\"Precompiled\"}", "Precompiled");
     refused("pre_tokenizer", "{\"type\":\"UnicodeScripts\"}", "UnicodeScripts");
@@ -534,6 +634,8 @@ int main(void)
         cmocka_unit_test(test_qwen2),
         cmocka_unit_test(test_llama2),
         cmocka_unit_test(test_mistral),
+        cmocka_unit_test(test_families),
+        cmocka_unit_test(test_models),
         cmocka_unit_test(test_byte_level_round_trip),
         cmocka_unit_test(test_lookups),
         cmocka_unit_test(test_streaming),

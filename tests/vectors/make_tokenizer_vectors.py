@@ -2,19 +2,29 @@
 """Makes tests/vectors/tokenizer/: small tokenizers of each kind, trained here on generated text,
 and what Hugging Face tokenizers makes of a megabyte of mixed bytes with each of them.
 
-    python3 tests/vectors/make_tokenizer_vectors.py      (needs tokenizers 0.22 or later)
+    python3 tests/vectors/make_tokenizer_vectors.py
+
+needs tokenizers 0.22 or later; for tokenizer.model, whose reference is LlamaTokenizer of transformers
+5.23 (4.x differs: it takes "legacy" and "add_bos_token" for true where they are missing), also
+transformers, protobuf and sentencepiece, which trains these models and the pieces of Unigram.
 
 text.bin        the text; chunk k is the bytes [4096 k, 4096 (k + 1)), so borders break characters
 KIND.json       the tokenizer
+NAME.model      a SentencePiece model; with a tokenizer_config.json of families.json, a tokenizer
+families.json   kinds: lines full of each kind's added tokens, in full;
+                models: the same of each model, with the files beside it
 KIND.chunks     a line a chunk: ADD_SPECIAL COUNT SHA256(ids as u32 LE) SHA256(decoded)
                 SHA256(decoded without special tokens) [IDS, comma separated, of some chunks]
 variants.json   other components, one short tokenizer each, with cases in full
 """
 import hashlib
+import io
 import json
 import os
 import random
+import re
 import struct
+import tempfile
 import unicodedata
 
 from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normalizers,
@@ -186,6 +196,184 @@ def sentencepiece(vocab, legacy):
     return t
 
 
+# gpt-4o's pattern, as Phi-4-mini has it.
+O200K = "|".join([
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"\p{N}{1,3}", r" ?[^\s\p{L}\p{N}]+[\r\n/]*", r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+"])
+
+
+def whole(model, added_rows, normalizer=None, pre=None, post=None, decoder=None):
+    """A tokenizer.json, part by part, as a family publishes it."""
+    full = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added_rows, "normalizer": normalizer,
+            "pre_tokenizer": pre, "post_processor": post, "decoder": decoder, "model": model}
+    return Tokenizer.from_str(json.dumps(full))
+
+
+def bpe_model(names, merges, **more):
+    return {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+            "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+            "vocab": {n: i for i, n in enumerate(names)}, "merges": merges, **more}
+
+
+def rows(vocab, behind, *specs):
+    """Rows of added_tokens from (content, flags); what is not in the vocabulary comes behind it."""
+    out = []
+    for content, f in specs:
+        if content not in vocab:
+            behind, number = behind + 1, behind
+        else:
+            number = vocab[content]
+        out.append({"id": number, "content": content, "single_word": "w" in f, "lstrip": "l" in f, "rstrip": "r" in f,
+                    "normalized": "n" in f, "special": "s" in f})
+    return sorted(out, key=lambda x: x["id"])
+
+
+def char_vocab(vocab, first):
+    """Names and merges of the SentencePiece kind: `first`, the bytes, the trained pieces."""
+    t = Tokenizer(models.BPE())
+    t.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=True)
+    t.train_from_iterator(training_text(4, 3000), trainers.BpeTrainer(
+        vocab_size=vocab, show_progress=False, limit_alphabet=150))
+    model = json.loads(t.to_str())["model"]
+    trained = [n for n, _ in sorted(model["vocab"].items(), key=lambda x: x[1]) if n not in first]
+    return list(first) + [f"<0x{b:02X}>" for b in range(256)] + trained, model["merges"]
+
+
+def template(*names):
+    """TemplateProcessing with these (token, id) before the text."""
+    piece = [{"SpecialToken": {"id": n, "type_id": 0}} for n, _ in names] + [{"Sequence": {"id": "A", "type_id": 0}}]
+    return {"type": "TemplateProcessing", "single": piece, "pair": piece + [{"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {n: {"id": n, "ids": [i], "tokens": [n]} for n, i in names}}
+
+
+def char_decoder(strip):
+    d = [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]
+    return {"type": "Sequence", "decoders": d + [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] * strip}
+
+
+def gemma3():
+    breaks, spaces = ["\n" * n for n in range(1, 8)], ["▁" * n for n in range(2, 9)]
+    first = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "[multimodal]", "<unused0>", "<unused1>"]
+    turns = ["<start_of_turn>", "<end_of_turn>", "<start_of_image>"]
+    tags = ["<table>", "</table>", "<b>", "</b>", "<unused2>"]
+    names, merges = char_vocab(1500, first + breaks + spaces + tags + turns)
+    known = {n: i for i, n in enumerate(names)}
+    merges = [["▁" * n, "▁"] for n in range(1, 8)] + [["\n" * n, "\n"] for n in range(1, 7)] + merges
+    added_rows = rows(known, len(names), *[(n, "s") for n in first + turns], *[(n, "") for n in breaks + spaces + tags],
+                      ("<image_soft_token>", "s"))  # behind the vocabulary, as in the 1B checkpoint
+    return whole(bpe_model(names, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True), added_rows,
+                 normalizer={"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+                 pre={"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False},
+                 post=template(("<bos>", 2)), decoder=char_decoder(False))
+
+
+def phi3():
+    names, merges = char_vocab(1200, ["<unk>", "<s>", "</s>"])
+    chat = ["<|endoftext|>", "<|assistant|>", "<|placeholder1|>", "<|system|>", "<|end|>", "<|user|>"]
+    added_rows = rows({n: i for i, n in enumerate(names)}, len(names), ("<unk>", "s"), ("<s>", "s"), ("</s>", "r"),
+                      *[(n, "s" if n == "<|endoftext|>" else "sr") for n in chat])
+    return whole(bpe_model(names, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True), added_rows,
+                 normalizer={"type": "Sequence", "normalizers": [
+                     {"type": "Prepend", "prepend": "▁"},
+                     {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+                 post=template(), decoder=char_decoder(True))
+
+
+def mistral_v3():
+    control = ["[INST]", "[/INST]", "[TOOL_CALLS]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[control_8]"]
+    first = ["<unk>", "<s>", "</s>"] + control
+    names, merges = char_vocab(1200, first)
+    return whole(bpe_model(names, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True),
+                 rows({n: i for i, n in enumerate(names)}, len(names), *[(n, "s") for n in first]),
+                 pre={"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False},
+                 post=template(("<s>", 1)), decoder=char_decoder(True))
+
+
+def byte_vocab(vocab, pre, first=()):
+    t = byte_level(vocab, pre)
+    model = json.loads(t.to_str())["model"]
+    return list(first) + [n for n, _ in sorted(model["vocab"].items(), key=lambda x: x[1])], model["merges"]
+
+
+def phi4_mini():
+    pre = {"type": "Sequence", "pretokenizers": [
+        {"type": "Split", "pattern": {"Regex": O200K}, "behavior": "Removed", "invert": True},
+        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}]}
+    names, merges = byte_vocab(1500, pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(O200K), "removed", True), pre_tokenizers.ByteLevel(False, use_regex=False)]))
+    chat = [("<|endoftext|>", "s"), ("<|assistant|>", "sr"), ("<|system|>", "sr"), ("<|end|>", "sr"), ("<|user|>", "sr"),
+            ("<|tool_call|>", "r"), ("<|/tool_call|>", "r"), ("<|endofprompt|>", "s")]
+    return whole(bpe_model(names, [" ".join(m) for m in merges], continuing_subword_prefix="", end_of_word_suffix=""),
+                 rows({n: i for i, n in enumerate(names)}, len(names), *chat), pre=pre,
+                 post={"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True},
+                 decoder={"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True})
+
+
+def smollm2():
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    first = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<repo_name>", "<file_sep>", "<empty_output>"]
+    names, merges = byte_vocab(1500, pre_tokenizers.Sequence([
+        pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(False)]), first)
+    return whole(bpe_model(names, merges), rows({n: i for i, n in enumerate(names)}, len(names),
+                                                *[(n, "s") for n in first]),
+                 pre={"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, level]},
+                 decoder={**level, "add_prefix_space": True})
+
+
+def unigram_vocab(vocab):
+    """Trained by sentencepiece: the trainer of tokenizers gives other scores in each run."""
+    import sentencepiece
+    model = sentencepiece.SentencePieceProcessor(model_proto=spm_model(
+        model_type="unigram", vocab_size=vocab, byte_fallback=False))
+    return [[model.id_to_piece(i), round(model.get_score(i), 6)] for i in range(model.get_piece_size())]
+
+
+def unigram(pieces, fallback):
+    """T5's kind without bytes, and one that is shaped like Llama with them."""
+    if fallback:
+        pieces = pieces[:3] + [[f"<0x{b:02X}>", 0.0] for b in range(256)] + pieces[3:]
+    added_rows = rows({p: i for i, (p, _) in enumerate(pieces)}, len(pieces), ("<unk>", "s"), ("<s>", "s"), ("</s>", "s"),
+                      ("<tool>", "lr"), ("<norm>", "n"))
+    model = {"type": "Unigram", "unk_id": 0, "vocab": pieces, "byte_fallback": fallback}
+    if fallback:
+        return whole(model, added_rows, normalizer={"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+            post=template(("<s>", 1)), decoder=char_decoder(True))
+    meta = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+    return whole(model, added_rows, pre=meta, decoder=meta, post=template(("<s>", 1)),
+                 normalizer={"type": "Sequence", "normalizers": [
+                     {"type": "NFKC"}, {"type": "Strip", "strip_left": False, "strip_right": True},
+                     {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}]})
+
+
+def families():
+    return {"gemma3": gemma3, "phi3": phi3, "mistral_v3": mistral_v3, "phi4_mini": phi4_mini, "smollm2": smollm2}
+
+
+def added_lines(t, count=60):
+    """Lines full of added tokens, whole, broken, in a row and with every kind of space around."""
+    names = [json.loads(json.dumps(x.content)) for x in t.get_added_tokens_decoder().values()]
+    names = [n for n in names if n.strip()] + ["<|im_start|>", "<unk>"]
+    r = random.Random(len(names))
+    for _ in range(count):
+        out = []
+        for _ in range(r.randint(1, 9)):
+            k, n = r.random(), r.choice(names)
+            out.append(n if k < 0.5 else n[:-1] if k < 0.55 else n.upper() if k < 0.6 else word(r) if k < 0.75 else
+                       r.choice(SPACES[:19]) if k < 0.95 else piece(r) or "x")
+            out.append(r.choice(["", "", " ", "\n"]))
+        yield "".join(out)
+
+
+def cases(encode, decode, lines):
+    out = []
+    for s in lines:
+        ids = encode(s)
+        out.append({"text": s, "ids": ids, "decoded": decode(ids, False), "skipped": decode(ids, True)})
+    return out
+
+
 def kinds():
     split = lambda p: pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(p), "isolated"),
@@ -210,22 +398,105 @@ def sha(data):
     return hashlib.sha256(data).hexdigest()
 
 
-def write_kind(name, t, text):
-    with open(f"{OUT}/{name}.json", "w") as f:
-        json.dump(json.loads(t.to_str()), f, ensure_ascii=False, separators=(",", ":"))
-        f.write("\n")
-    t = Tokenizer.from_file(f"{OUT}/{name}.json")
+def write_chunks(name, encode, decode, text, spelled):
+    """`spelled`: of how many chunks one has its ids in full."""
     with open(f"{OUT}/{name}.chunks", "w") as f:
         for k in range(0, len(text), CHUNK):
             special = (k // CHUNK) % 2
             s = text[k:k + CHUNK].decode("utf-8", "replace")
-            ids = t.encode(s, add_special_tokens=bool(special)).ids
+            ids = encode(s, bool(special))
             row = [str(special), str(len(ids)), sha(struct.pack(f"<{len(ids)}I", *ids)),
-                   sha(t.decode(ids, skip_special_tokens=False).encode()),
-                   sha(t.decode(ids, skip_special_tokens=True).encode())]
-            if (k // CHUNK) % 40 == 0:
+                   sha(decode(ids, False).encode()), sha(decode(ids, True).encode())]
+            if (k // CHUNK) % spelled == 0:
                 row.append(",".join(map(str, ids)))
             f.write(" ".join(row) + "\n")
+
+
+def write_kind(name, t, text, spelled=40):
+    with open(f"{OUT}/{name}.json", "w") as f:
+        json.dump(json.loads(t.to_str()), f, ensure_ascii=False, separators=(",", ":"))
+        f.write("\n")
+    t = Tokenizer.from_file(f"{OUT}/{name}.json")
+    write_chunks(name, lambda s, special: t.encode(s, add_special_tokens=special).ids,
+                 lambda ids, skip: t.decode(ids, skip_special_tokens=skip), text, spelled)
+    return t
+
+
+# --- tokenizer.model ---
+
+
+def spm_model(**more):
+    import sentencepiece
+    out = io.BytesIO()
+    lines = [re.sub(r"[\0\n]", " ", s)[:1000] for s in training_text(6, 3000)]
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(lines), model_writer=out, **{
+        "vocab_size": 900, "character_coverage": 0.98, "model_type": "bpe", "byte_fallback": True, "num_threads": 1,
+        "split_digits": True, "normalization_rule_name": "identity", "remove_extra_whitespaces": False,
+        "allow_whitespace_only_pieces": True, "minloglevel": 2, **more})
+    return out.getvalue()
+
+
+def llama(model, files):
+    from transformers import LlamaTokenizer
+    with tempfile.TemporaryDirectory() as d:
+        with open(f"{d}/tokenizer.model", "wb") as f:
+            f.write(model)
+        for name, content in files.items():
+            with open(f"{d}/{name}", "w") as f:
+                json.dump(content, f)
+        return LlamaTokenizer.from_pretrained(d)
+
+
+def declared(content, flags):
+    return {"content": content, "lstrip": "l" in flags, "normalized": "n" in flags, "rstrip": "r" in flags,
+            "single_word": "w" in flags, "special": "s" in flags}
+
+
+def token(content, flags):
+    return {"__type": "AddedToken", **declared(content, flags)}
+
+
+def write_models(text):
+    """Returns the rows of families.json."""
+    control = {"control_symbols": ["[INST]", "[/INST]"], "user_defined_symbols": ["<tool>"]}
+    trained = {"llama": spm_model(), "control": spm_model(**control), "plain": spm_model(add_dummy_prefix=False)}
+    yes = {"add_bos_token": True, "add_eos_token": False, "tokenizer_class": "LlamaTokenizer"}
+    meta = {"0": declared("<unk>", "s"), "1": declared("<s>", "s"), "2": declared("</s>", "s")}
+    first = {"bos_token": token("<s>", "ns"), "eos_token": token("</s>", "ns"), "unk_token": token("<unk>", "ns")}
+    rows_ = [("bare", "llama", {**yes}, None),
+             ("llama2", "llama", {**yes, "legacy": False, "added_tokens_decoder": meta, "pad_token": None}, None),
+             ("llama1", "llama", {**yes, "legacy": True, **first}, None),
+             ("map", "llama", {**yes}, {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": token("<unk>", "n")}),
+             ("both ends", "llama", {**yes, "add_eos_token": True, "legacy": False}, None),
+             ("no ends", "llama", {"add_bos_token": False}, None),
+             ("other ends", "llama", {**yes, "add_eos_token": True, "bos_token": "<begin>", "eos_token": "<unk>"}, None),
+             ("null ends", "llama", {**yes, "add_eos_token": True, "bos_token": None, "eos_token": None}, None),
+             ("named", "llama", {**yes, "mask_token": "<mask>", "pad_token": "<pad>", "cls_token": "<cls>",
+                                 "sep_token": "<sep>"}, None),
+             ("flags", "llama", {**yes, "legacy": False, "added_tokens_decoder": {
+                 **meta, "2": declared("</s>", "r"), "900": declared("<|x|>", "sr"), "901": declared("<|y|>", "nl"),
+                 "902": declared("zqz", "w")}}, None),
+             ("list", "llama", {**yes, "additional_special_tokens": ["<q>", token("<r>", "rs")], "pad_token": "<pad>"}, None),
+             ("control", "control", {**yes, "legacy": True}, None),
+             ("control first", "control", {**yes, "legacy": False}, None),
+             ("control flags", "control", {**yes, "added_tokens_decoder": {
+                 "3": declared("[INST]", "sr"), "5": declared("<tool>", "s")}}, None),
+             ("no prefix", "plain", {**yes, "add_prefix_space": False}, None),
+             ("no prefix legacy", "plain", {**yes, "add_prefix_space": False, "legacy": True}, None)]
+    for name in sorted({m for _, m, _, _ in rows_}):
+        with open(f"{OUT}/{name}.model", "wb") as f:
+            f.write(trained[name])
+    out = []
+    for name, model, config, named in rows_:
+        files = {"tokenizer_config.json": config, **({"special_tokens_map.json": named} if named else {})}
+        t = llama(trained[model], files)
+        out.append({"name": name, "model": model, "config": config, "map": named, "cases": cases(
+            t.encode, lambda ids, skip: t.decode(ids, skip_special_tokens=skip),
+            VARIANT_TEXTS + list(added_lines(t.backend_tokenizer, 12)))})
+        if name == "llama2":
+            write_chunks("llama", lambda s, special: t.encode(s, add_special_tokens=special),
+                         lambda ids, skip: t.decode(ids, skip_special_tokens=skip), text, 90)
+    return out
 
 
 VARIANT_TEXTS = [
@@ -359,6 +630,15 @@ def main():
         f.write(text)
     for name, t in kinds().items():
         write_kind(name, t, text)
+    written = {name: write_kind(name, make(), text, 90) for name, make in families().items()}
+    pieces = unigram_vocab(1500)
+    for name, fallback in ("unigram", False), ("unigram_bytes", True):
+        written[name] = write_kind(name, unigram(pieces, fallback), text, 90)
+    lines = {name: cases(lambda s: t.encode(s).ids, lambda ids, skip: t.decode(ids, skip_special_tokens=skip),
+                         VARIANT_TEXTS + list(added_lines(t))) for name, t in written.items()}
+    with open(f"{OUT}/families.json", "w") as f:
+        json.dump({"kinds": lines, "models": write_models(text)}, f, ensure_ascii=False, separators=(",", ":"))
+        f.write("\n")
     write_variants()
     print(f"unicode of this Python {unicodedata.unidata_version}, {len(text)} bytes of text")
 
