@@ -62,8 +62,10 @@ static int add_piece(struct sentencepiece *s, struct protobuf message, struct er
     if (r < 0)
         return malformed(err);
     if (piece.text.len == 0 || piece.text.len > SENTENCEPIECE_PIECE_BYTES_MAX ||
+        memchr(piece.text.p, '\0', piece.text.len) != NULL ||
         !utf8_is_valid(piece.text.p, piece.text.len))
-        return error_set(err, -EINVAL, "piece %u is empty, longer than %u bytes or not UTF-8", id,
+        return error_set(err, -EINVAL,
+                         "piece %u is empty, longer than %u bytes, not UTF-8 or holds a NUL", id,
                          SENTENCEPIECE_PIECE_BYTES_MAX);
     if (id == BLOB_VOCAB_MAX)
         return error_set(err, -E2BIG, "more than %u pieces", BLOB_VOCAB_MAX);

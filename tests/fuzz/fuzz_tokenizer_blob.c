@@ -1,5 +1,6 @@
-/* A damaged blob: the input is a list of edits (kind and place, value) of a good one. Whatever
- * opens must encode and decode without leaving the blob, whose copy is allocated exactly. */
+/* Damaged blobs: the input is a list of edits (kind and place, value) of a good one of each model.
+ * Whatever opens must encode and decode without leaving the blob, whose copy is allocated exactly.
+ */
 #include "model/tokenizer.h"
 
 #include <assert.h>
@@ -11,7 +12,9 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static const char json[] =
+#define MODELS 2
+
+static const char *const json[MODELS] = {
     "{\"added_tokens\":[{\"id\":8,\"content\":\"<s>\",\"special\":true,\"lstrip\":true,"
     "\"single_word\":true},{\"id\":9,\"content\":\"N\",\"normalized\":true,\"rstrip\":true}],"
     "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFC\"},"
@@ -27,7 +30,13 @@ static const char json[] =
     "{\"<s>\":{\"id\":\"<s>\",\"ids\":[8],\"tokens\":[\"<s>\"]}}},"
     "\"model\":{\"type\":\"BPE\",\"unk_token\":\"u\",\"byte_fallback\":true,\"vocab\":{\"u\":0,"
     "\"a\":1,\"b\":2,\"_\":3,\"ab\":4,\"_ab\":5,\"<0xC3>\":6,\"<0xA9>\":7},"
-    "\"merges\":[\"a b\",\"_ ab\"]}}";
+    "\"merges\":[\"a b\",\"_ ab\"]}}",
+    "{\"added_tokens\":[{\"id\":9,\"content\":\"<s>\",\"special\":true}],"
+    "\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"_\"},"
+    "\"decoder\":{\"type\":\"Metaspace\",\"replacement\":\"_\"},"
+    "\"model\":{\"type\":\"Unigram\",\"unk_id\":0,\"byte_fallback\":true,\"vocab\":[[\"u\",0],"
+    "[\"a\",-1],[\"b\",-2.5],[\"_\",-3],[\"ab\",-1.5],[\"_ab\",-2],[\"<0xC3>\",-9],[\"<0xA9>\",-9],"
+    "[\"abab\",-2]]}}"};
 
 static void apply(char *blob, size_t len, const uint8_t *data, size_t size)
 {
@@ -68,26 +77,34 @@ static void use(const struct tokenizer *t)
     token_list_free(&ids);
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+static void damage(const struct buf *good, const uint8_t *data, size_t size)
 {
-    static struct buf good;
+    char *blob = malloc(good->len);
     struct error err = {0};
-    if (good.data == NULL) {
-        buf_init(&good, 1 << 20);
-        if (tokenizer_compile(json, strlen(json), &good, &err) < 0) {
-            fprintf(stderr, "%s\n", err.text);
-            abort();
-        }
-    }
-    char *blob = malloc(good.len);
     assert(blob != NULL);
-    memcpy(blob, good.data, good.len);
-    apply(blob, good.len, data, size);
+    memcpy(blob, good->data, good->len);
+    apply(blob, good->len, data, size);
     struct tokenizer *t;
-    if (tokenizer_open(&t, blob, good.len, &err) == 0) {
+    if (tokenizer_open(&t, blob, good->len, &err) == 0) {
         use(t);
         tokenizer_close(t);
     }
     free(blob);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static struct buf good[MODELS];
+    for (size_t i = 0; i < MODELS; i++) {
+        struct error err = {0};
+        if (good[i].data == NULL) {
+            buf_init(&good[i], 1 << 20);
+            if (tokenizer_compile(json[i], strlen(json[i]), &good[i], &err) < 0) {
+                fprintf(stderr, "%s\n", err.text);
+                abort();
+            }
+        }
+        damage(&good[i], data, size);
+    }
     return 0;
 }

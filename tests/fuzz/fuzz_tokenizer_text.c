@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define KINDS 5
+#define KINDS 9
 #define IDS_MAX (4u << 20)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -37,7 +37,9 @@ static struct tokenizer *open_kind(const char *kind)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const char *const names[KINDS] = {"gpt2", "llama3", "qwen2", "llama2", "mistral"};
+    static const char *const names[KINDS] = {"gpt2",      "llama3",  "qwen2",
+                                             "llama2",    "mistral", "gemma3",
+                                             "phi4_mini", "unigram", "unigram_bytes"};
     static struct tokenizer *kinds[KINDS];
     struct token_list ids, again;
     struct detokenizer d;

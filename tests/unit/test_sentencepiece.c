@@ -97,6 +97,7 @@ static void test_pieces(void **state)
     APPENDED("\x0a\x05\x0a\x03<s>", "is there twice");
     APPENDED("\x0a\x02\x0a\x00", "is empty");
     APPENDED("\x0a\x03\x0a\x01\xff", "not UTF-8");
+    APPENDED("\x0a\x04\x0a\x02z\0", "holds a NUL");
     APPENDED("\x0a\x02\x08\x00", "not a SentencePiece model"); /* text that is a number */
 }
 

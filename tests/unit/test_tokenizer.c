@@ -55,8 +55,10 @@ static void open_json(struct opened *o, const char *json, size_t len, const char
         fail_msg("%s: %s", name, err.text);
 }
 
-/* A tokenizer.model with what stands beside it, by the road that the packer takes. */
-static void open_model(struct opened *o, const char *name, const json_t *config, const json_t *map)
+/* A tokenizer.model with what stands beside it, by the road that the packer takes. *ret_json is its
+ * tokenizer.json. */
+static void open_model(struct opened *o, const char *name, const json_t *config, const json_t *map,
+                       json_t **ret_json)
 {
     char path[256];
     size_t len;
@@ -68,6 +70,8 @@ static void open_model(struct opened *o, const char *name, const json_t *config,
     if (sentencepiece_to_json(model, len, config, map, &json, &err) < 0)
         fail_msg("%s: %s", name, err.text);
     open_json(o, json.data, json.len, name);
+    *ret_json = json_loadb(json.data, json.len, 0, NULL);
+    assert_non_null(*ret_json);
     buf_free(&json);
     free(model);
 }
@@ -339,6 +343,28 @@ static void test_families(void **state)
     json_decref(root);
 }
 
+/* What no text may show: the flags of each added token, the merges in their order. */
+static void check_file(const json_t *json, const json_t *row)
+{
+    const char *name = json_string_value(json_object_get(row, "name"));
+    const json_t *want = json_object_get(row, "added"),
+                 *got = json_object_get(json, "added_tokens");
+    char hex[DIGEST_HEX_BYTES];
+    size_t found = 0;
+    for (size_t i = 0; i < json_array_size(want); i++)
+        for (size_t k = 0; k < json_array_size(got); k++)
+            found += (size_t)json_equal(json_array_get(want, i), json_array_get(got, k));
+    if (found != json_array_size(want) || found != json_array_size(got))
+        fail_msg("%s: %zu of %zu added tokens are as they should be", name, found,
+                 json_array_size(want));
+    char *merges =
+        json_dumps(json_object_get(json_object_get(json, "model"), "merges"), JSON_COMPACT);
+    hex_of(merges, strlen(merges), hex);
+    if (strcmp(hex, json_string_value(json_object_get(row, "merges"))) != 0)
+        fail_msg("%s: other merges", name);
+    free(merges);
+}
+
 static void test_models(void **state)
 {
     (void)state;
@@ -349,8 +375,11 @@ static void test_models(void **state)
         const json_t *row = json_array_get(rows, i);
         const char *name = json_string_value(json_object_get(row, "name"));
         struct opened o;
+        json_t *json;
         open_model(&o, json_string_value(json_object_get(row, "model")),
-                   json_object_get(row, "config"), json_object_get(row, "map"));
+                   json_object_get(row, "config"), json_object_get(row, "map"), &json);
+        check_file(json, row);
+        json_decref(json);
         wrong += check_cases(&o, name, json_object_get(row, "cases"));
         if (strcmp(name, "llama2") == 0)
             check_chunks(&o, "llama");
@@ -470,7 +499,8 @@ static void test_streaming(void **state)
 static void test_long_words(void **state)
 {
     (void)state;
-    static const char *const kinds[] = {"gpt2", "qwen2", "llama2", "mistral"};
+    static const char *const kinds[] = {"gpt2",    "qwen2",  "llama2",
+                                        "mistral", "gemma3", "unigram_bytes"};
     size_t len = 1 << 20;
     char *text = malloc(len);
     assert_non_null(text);

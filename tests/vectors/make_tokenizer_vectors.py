@@ -12,7 +12,8 @@ text.bin        the text; chunk k is the bytes [4096 k, 4096 (k + 1)), so border
 KIND.json       the tokenizer
 NAME.model      a SentencePiece model; with a tokenizer_config.json of families.json, a tokenizer
 families.json   kinds: lines full of each kind's added tokens, in full;
-                models: the same of each model, with the files beside it
+                models: the same of each model, with the files beside it, its added tokens and a
+                digest of its merges as JSON
 KIND.chunks     a line a chunk: ADD_SPECIAL COUNT SHA256(ids as u32 LE) SHA256(decoded)
                 SHA256(decoded without special tokens) [IDS, comma separated, of some chunks]
 variants.json   other components, one short tokenizer each, with cases in full
@@ -476,6 +477,8 @@ def write_models(text):
              ("flags", "llama", {**yes, "legacy": False, "added_tokens_decoder": {
                  **meta, "2": declared("</s>", "r"), "900": declared("<|x|>", "sr"), "901": declared("<|y|>", "nl"),
                  "902": declared("zqz", "w")}}, None),
+             ("backwards", "llama", {**yes, "added_tokens_decoder": {
+                 "901": declared("<|y|>", "s"), "900": declared("<|x|>", "")}}, {"pad_token": "<pad>"}),
              ("list", "llama", {**yes, "additional_special_tokens": ["<q>", token("<r>", "rs")], "pad_token": "<pad>"}, None),
              ("control", "control", {**yes, "legacy": True}, None),
              ("control first", "control", {**yes, "legacy": False}, None),
@@ -490,7 +493,10 @@ def write_models(text):
     for name, model, config, named in rows_:
         files = {"tokenizer_config.json": config, **({"special_tokens_map.json": named} if named else {})}
         t = llama(trained[model], files)
-        out.append({"name": name, "model": model, "config": config, "map": named, "cases": cases(
+        whole_ = json.loads(t.backend_tokenizer.to_str())
+        merges = json.dumps(whole_["model"]["merges"], ensure_ascii=False, separators=(",", ":"))
+        out.append({"name": name, "model": model, "config": config, "map": named, "added": whole_["added_tokens"],
+                    "merges": sha(merges.encode()), "cases": cases(
             t.encode, lambda ids, skip: t.decode(ids, skip_special_tokens=skip),
             VARIANT_TEXTS + list(added_lines(t.backend_tokenizer, 12)))})
         if name == "llama2":
@@ -617,6 +623,19 @@ def write_variants():
     add("template", "char", post_processor=part(processors.Sequence([
         processors.ByteLevel(),
         processors.TemplateProcessing(single="<s> $A </s> <s>", special_tokens=[("<s>", 1), ("</s>", 2)])])))
+    # Equal ways (w+o, wo), unknown characters in a row, the unknown token spelled out, bytes of some.
+    low = [["<unk>", 0.0], ["w", -1.0], ["o", -1.0], ["wo", -2.0], ["r", -1.5], ["d", -3.0], ["rd", -4.25], ["▁", -2.0],
+           ["▁wo", -4.0], ["ordw", -4.5], ["<0xC3>", -9.0], ["<0xA9>", -9.0], ["é", -7.0], ["<0xC3><", -1.0], ["a", -2.0]]
+    # So much above zero that unknown characters beat pieces, and together are one.
+    high = [["<unk>", 40.0], ["two", 30.0], ["spa", 30.0], ["word", 30.0], ["日本", 30.0], ["本語", 30.0], ["x", 31.0],
+            ["<0x74>", 30.0], ["<0x77>", 30.0], ["<0x6F>", 30.0]]
+    for n, pieces in ("low", low), ("high", high):
+        bases[n] = json.dumps({**plain, "decoder": part(D.Fuse()), "model": {
+            "type": "Unigram", "unk_id": 0, "byte_fallback": False, "vocab": pieces}})
+        for fallback in (False, True):
+            add(f"unigram {n} {fallback}", n, model={"byte_fallback": fallback}, pre_tokenizer=part(P.WhitespaceSplit()))
+            add(f"unigram {n} {fallback} metaspace", n, model={"byte_fallback": fallback}, pre_tokenizer=part(P.Metaspace()),
+                added_tokens=abc("", "s", "n"), decoder=part(D.Metaspace()))
     with open(f"{OUT}/variants.json", "w") as f:
         json.dump({"bases": {k: json.loads(v) for k, v in bases.items()}, "variants": rows}, f,
                   ensure_ascii=False, separators=(",", ":"))
