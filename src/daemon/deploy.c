@@ -88,10 +88,25 @@ int deploy_status(int code)
     }
 }
 
+/* For log lines: the name that was asked for, and by content what is known so far. */
+static const char *known_text(const struct deploy *j, char to[FUNCTION_TEXT_BYTES])
+{
+    const struct deploy_order *o = &j->order;
+    char backbone[DIGEST_HEX_BYTES] = "unknown";
+    const char *adapter = o->adapter_dir[0] == '\0' ? "none" : "unknown";
+    if (j->packing_adapter)
+        digest_hex(&o->f.backbone, backbone);
+    if (j->certificate != NULL)
+        adapter = json_string_value(json_object_get(j->certificate, "adapter"));
+    snprintf(to, FUNCTION_TEXT_BYTES, "function=%s backbone=%.12s adapter=%.12s", o->f.name,
+             backbone, adapter);
+    return to;
+}
+
 static void deploy_fail(struct deploy *j, const struct error *err)
 {
-    log_warn("deploy", "function=%s owner=%s refused: %s", j->order.f.name, j->order.f.owner,
-             err->text);
+    char text[FUNCTION_TEXT_BYTES];
+    log_warn("deploy", "refused %s owner=%s: %s", known_text(j, text), j->order.f.owner, err->text);
     j->events->failed(j->x, err->code, err->text);
     deploy_free(j);
 }
@@ -385,7 +400,8 @@ void deploy_client_gone(struct daemon *d, struct exchange *x)
     for (struct deploy *j = d->deploys; j != NULL; j = j->next) {
         if (j->x != x)
             continue;
-        log_info("deploy", "function=%s owner=%s cancelled: the client left", j->order.f.name,
+        char text[FUNCTION_TEXT_BYTES];
+        log_info("deploy", "cancelled %s owner=%s: the client left", known_text(j, text),
                  j->order.f.owner);
         deploy_free(j);
         return;

@@ -153,6 +153,8 @@ def test_adapter_that_changes_nothing_is_refused(daemon, tmp_path):
     # Its image is in the store now; without the flag it is refused as before.
     done = daemon.cli("deploy", "f", "--backbone", DEMO, "--adapter", adapter)
     assert done.returncode == 1 and "changes nothing" in done.stderr, done
+    refusal = f"refused function=f backbone={line['backbone'][:12]} adapter={line['adapter'][:12]} "
+    assert daemon.log.read_text().count(refusal) == 3
     after = daemon.describe("f")
     assert after["generation"] == before["generation"] and after["adapter"] == before["adapter"]
 
@@ -208,6 +210,23 @@ def test_logs_and_metrics_name_adapters_by_content(daemon):
         generation = int(re.search(r"generation=(\d+)", line).group(1))
         assert f"adapter={lines[generation - 1]['adapter'][:12]} " in line, line
         assert f"backbone={lines[generation - 1]['backbone'][:12]} " in line, line
+
+
+def test_metrics_show_a_generation_until_it_has_finished(daemon):
+    daemon.deploy("f", DEMO)
+    stream = daemon.client().completions.create(model="f", prompt="The", max_tokens=900, seed=1,
+                                                temperature=1.5, stream=True)
+    chunks = iter(stream)
+    next(chunks)
+    daemon.deploy("f", DEMO)
+
+    def generations():
+        return set(re.findall(r'sllora_requests_total{model_name="f",.*?generation="(\d+)"',
+                              httpx.get(daemon.url + "/metrics").text))
+
+    assert generations() == {"1", "2"}
+    assert list(chunks)[-1].choices[0].finish_reason
+    wait_for(lambda: generations() == {"2"}, "the old generation is forgotten")
 
 
 def test_failed_bind_names_the_adapter_by_content(daemon_with):
