@@ -6,7 +6,7 @@
  *   engine_open → adapters → engine_add per request → engine_step until done → engine_remove
  *
  * A sequence's tokens depend only on its own prompt, parameters, seed and adapter: never on what
- * else is in the batch, nor on the number of threads.
+ * else is in the batch, on what the cache holds, nor on the number of threads.
  */
 #pragma once
 
