@@ -127,14 +127,24 @@ static void plan_part(struct engine *e, struct sequence *s, uint32_t row_count)
     e->row_count += row_count;
 }
 
-/* Makes room for one more token of sequence `index`, at the cost of the youngest; false when that
- * is itself, which then waits or, alone in the pool, ends. */
+static bool is_planned(const struct engine *e, const struct sequence *s)
+{
+    for (uint32_t i = 0; i < e->part_count; i++) {
+        if (e->parts[i].sequence == s)
+            return true;
+    }
+    return false;
+}
+
+/* Makes room for all known tokens of sequence `index`, at the cost of the youngest that this step
+ * does not compute; false when that is itself, which then waits or, alone in the pool, ends. */
 static bool make_room(struct engine *e, uint32_t index)
 {
     struct sequence *s = e->sequences[index];
     while (!kv_grow(&e->kv, &s->kv, s->token_count)) {
         uint32_t youngest = e->sequence_count - 1;
-        while (youngest > index && e->sequences[youngest]->kv.count == 0)
+        while (youngest > index &&
+               (e->sequences[youngest]->kv.count == 0 || is_planned(e, e->sequences[youngest])))
             youngest--;
         if (youngest > index) {
             sequence_release(e, e->sequences[youngest]);
@@ -180,7 +190,7 @@ static void plan_prompts(struct engine *e)
         if (s->finished || is_decoding(s)) /* those are planned */
             continue;
         take_prefix(e, s);
-        if (!kv_grow(&e->kv, &s->kv, s->token_count))
+        if (!make_room(e, i))
             break;
         if (is_being_computed(e, s))
             continue;

@@ -313,6 +313,37 @@ static void test_oldest_goes_first(void **state)
     bench_free(b);
 }
 
+/* A sequence that becomes long computes all of it anew, in blocks that it cannot share with those
+ * that are short. Where memory for both is missing, the younger one gives way. */
+static void test_long_ones_find_room(void **state)
+{
+    (void)state;
+    struct bench *b = bench_new(FIXTURE_FAMILIES - 1, IMAGE_F32);
+    for (uint32_t before = 0; before < 6; before++) {
+        struct engine_options o = options(2);
+        o.sequences_max = 2;
+        o.kv_bytes = 3 * fixture_kv_block_bytes(b->model);
+        struct engine *e = fixture_engine(b->model, &o, b->adapters, ADAPTERS);
+        struct engine_request r[] = {request(b, 17, 0), request(b, FIXTURE_LONG_FROM, 0)};
+        struct fixture_stream got[2] = {{.removed = true}, {.removed = true}}, expect;
+        r[1].tokens_new_max = 1; /* it ends before it is long */
+        fixture_add(e, &r[0], &got[0]);
+        while (got[0].count < before)
+            fixture_step(e, got, 2, FIXTURE_OUTPUTS_MAX);
+        fixture_add(e, &r[1], &got[1]);
+        for (uint32_t steps = 0; engine_has_work(e); steps++) {
+            fixture_step(e, got, 2, FIXTURE_OUTPUTS_MAX);
+            assert_true(steps < 200);
+        }
+        for (uint32_t i = 0; i < 2; i++) {
+            fixture_alone(b->model, b->adapters, ADAPTERS, &r[i], &expect);
+            fixture_compare(&got[i], &expect, "long and short");
+        }
+        engine_close(e);
+    }
+    bench_free(b);
+}
+
 static void test_trim_keeps_what_is_known(void **state)
 {
     (void)state;
@@ -618,6 +649,7 @@ int main(void)
         cmocka_unit_test(test_rated_prompts_are_computed),
         cmocka_unit_test(test_one_prompt_at_once),
         cmocka_unit_test(test_oldest_goes_first),
+        cmocka_unit_test(test_long_ones_find_room),
         cmocka_unit_test(test_trim_keeps_what_is_known),
         cmocka_unit_test(test_off_is_off),
         cmocka_unit_test_teardown(test_worlds, after_worlds),
