@@ -63,7 +63,7 @@ static inline int on_infer(void *context, struct exchange *x, const struct infer
                            struct infer_refusal *ret_refusal, struct error *err)
 {
     struct world *w = context;
-    const struct infer_usage usage = {2, 1};
+    const struct infer_usage usage = {2, 1, 0};
     assert_true(r->body_bytes == strlen(r->body));
     if (strcmp(r->model, "hold") == 0) {
         w->held = x;

@@ -406,7 +406,7 @@ static void tell_piece(struct daemon *d, struct call *c, const struct wire_token
                                   .tokens = tokens,
                                   .token_count = t->token_count,
                                   .finish = reasons[t->finish],
-                                  .usage = {c->prompt_tokens, c->completion_tokens}};
+                                  .usage = {c->prompt_tokens, c->completion_tokens, 0}};
     d->totals.finished_stop += t->finish == WIRE_FINISH_STOP;
     d->totals.finished_length += t->finish == WIRE_FINISH_LENGTH;
     exchange_piece(c->x, &p);
@@ -463,7 +463,8 @@ static bool on_done(struct daemon *d, struct call *c, const struct wire_done *do
     f->device_us += done->device_us;
     f->worker_us += done->worker_us;
     if (c->x != NULL) {
-        struct infer_usage usage = {done->prompt_tokens, done->completion_tokens};
+        struct infer_usage usage = {done->prompt_tokens, done->completion_tokens,
+                                    done->cached_tokens};
         histogram_add(&d->totals.e2e, clock_now_us() - c->arrived_us);
         exchange_finish(c->x, &usage);
         c->x = NULL;

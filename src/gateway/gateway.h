@@ -91,6 +91,7 @@ struct infer_token {
 struct infer_usage {
     uint32_t prompt_tokens;
     uint32_t completion_tokens; /* of all choices */
+    uint32_t cached_tokens;     /* of the prompt's, found in the prefix cache; known at the end */
 };
 
 /* What became known of one choice of an answer. */

@@ -299,7 +299,7 @@ static void advance(struct openai_reply *a, const struct infer_piece *p)
         c->offset_chars += count_chars(p->tokens[i].bytes, p->tokens[i].byte_count);
 }
 
-static int append_usage(struct buf *out, const struct infer_usage *usage)
+static int append_usage(struct buf *out, const struct infer_usage *usage, bool is_last)
 {
     int r = append(out, "{\"prompt_tokens\":");
     r |= append_u64(out, usage->prompt_tokens);
@@ -307,6 +307,11 @@ static int append_usage(struct buf *out, const struct infer_usage *usage)
     r |= append_u64(out, usage->completion_tokens);
     r |= append(out, ",\"total_tokens\":");
     r |= append_u64(out, (uint64_t)usage->prompt_tokens + usage->completion_tokens);
+    if (is_last) {
+        r |= append(out, ",\"prompt_tokens_details\":{\"cached_tokens\":");
+        r |= append_u64(out, usage->cached_tokens);
+        r |= buf_append_char(out, '}');
+    }
     return r | buf_append_char(out, '}');
 }
 
@@ -332,7 +337,7 @@ static int append_event_end(struct openai_reply *a, struct buf *out,
     if (!a->include_usage)
         return append(out, "]}\n\n");
     int r = append(out, "],\"usage\":");
-    r |= a->continuous_usage ? append_usage(out, usage) : append(out, "null");
+    r |= a->continuous_usage ? append_usage(out, usage, false) : append(out, "null");
     return r | append(out, "}\n\n");
 }
 
@@ -390,7 +395,7 @@ int openai_reply_last_event(struct openai_reply *a, struct buf *out,
     if (a->include_usage) {
         r |= buf_append(out, a->event.data, a->event.len);
         r |= append(out, "],\"usage\":");
-        r |= append_usage(out, usage);
+        r |= append_usage(out, usage, true);
         r |= append(out, "}\n\n");
     }
     return r | append(out, "data: [DONE]\n\n");
@@ -463,6 +468,6 @@ int openai_reply_whole(struct openai_reply *a, struct buf *out, const struct inf
         r |= append(out, "\"}");
     }
     r |= append(out, "],\"usage\":");
-    r |= append_usage(out, usage);
+    r |= append_usage(out, usage, true);
     return r | buf_append_char(out, '}');
 }

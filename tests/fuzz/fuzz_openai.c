@@ -48,7 +48,7 @@ static void check_answer(const struct openai_request *r, const char *text, size_
 {
     struct openai_reply a;
     struct buf out;
-    const struct infer_usage usage = {1, 1};
+    const struct infer_usage usage = {1, 1, 0};
     const struct infer_alternative top[] = {{text, (uint32_t)(len / 2), -1}, {text, 0, NAN}};
     const struct infer_token token = {text, (uint32_t)len, true, -0.5f, 2, top};
     buf_init(&out, ANSWER_MAX);

@@ -33,11 +33,14 @@ def counters(d, name):
                                text, re.M).group(1)) for what in ("queries", "hits"))
 
 
+def cached(answer):
+    return answer.usage.prompt_tokens_details.cached_tokens
+
+
 def found(d, name, prompt):
     before = counters(d, name)
-    ask(d, name, prompt)
-    queries, hits = (a - b for a, b in zip(counters(d, name), before))
-    assert queries == len(prompt)
+    hits = cached(ask(d, name, prompt))
+    assert counters(d, name) == (before[0] + len(prompt), before[1] + hits)
     return hits
 
 
@@ -67,7 +70,8 @@ def cold(tmp_path_factory):
         d.deploy("f", DEMO, ADAPTERS / adapter if adapter else None)
         for i, prompt in enumerate(PROMPTS):
             answers[adapter, i] = content(ask(d, "f", prompt))
-            assert content(ask(d, "f", prompt)) == answers[adapter, i]
+            again = ask(d, "f", prompt)
+            assert content(again) == answers[adapter, i] and cached(again) == 0
         assert counters(d, "f") == (0, 0)
     assert len({a[0] for a in answers.values()}) > len(PROMPTS)
     yield answers
@@ -85,10 +89,10 @@ def test_redeploys_in_any_order_answer_as_cold(daemon, cold, seed):
             daemon.deploy(name, DEMO, ADAPTERS / current[name] if current[name] else None,
                           owner="acme")
         adapter, i = current[name], rng.randrange(len(PROMPTS))
-        before = counters(daemon, name)[1]
-        assert content(ask(daemon, name, PROMPTS[i])) == cold[adapter, i], (turn, name, adapter, i)
+        answer = ask(daemon, name, PROMPTS[i])
+        assert content(answer) == cold[adapter, i], (turn, name, adapter, i)
         # One process all along: what an adapter left is there when it comes back.
-        assert counters(daemon, name)[1] - before == expected_found(known, adapter, PROMPTS[i])
+        assert cached(answer) == expected_found(known, adapter, PROMPTS[i])
         remember(known, adapter, PROMPTS[i])
     assert len(daemon.worker_pids()) == 1
 
@@ -128,5 +132,24 @@ def test_rated_prompts_are_computed(daemon):
     daemon.deploy("f", DEMO)
     answers = [ask(daemon, "f", SHARED, echo=True) for _ in range(2)]
     assert content(answers[0]) == content(answers[1])
-    assert counters(daemon, "f")[1] == 0
+    assert cached(answers[1]) == 0
     assert found(daemon, "f", SHARED) == full(SHARED)
+
+
+def test_streams_say_what_was_found(daemon):
+    daemon.deploy("f", DEMO)
+    for expect in (0, full(SHARED)):
+        chunks = list(ask(daemon, "f", SHARED, stream=True, stream_options={"include_usage": True}))
+        assert cached(chunks[-1]) == expect
+
+
+def test_choices_of_one_prompt_answer_as_cold(daemon_with):
+    d, plain = daemon_with(), daemon_with("--no-prefix-cache")
+    for x in (d, plain):
+        x.deploy("f", DEMO)
+    answers = [x.client().completions.create(model="f", prompt=SHARED, max_tokens=20, n=4, seed=5,
+                                             temperature=1) for x in (d, plain)]
+    texts = [[c.text for c in a.choices] for a in answers]
+    assert texts[0] == texts[1] and len(set(texts[0])) > 1
+    # The prompt counts once, as the first choice found it.
+    assert [cached(a) for a in answers] == [0, 0]

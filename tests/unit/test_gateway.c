@@ -117,7 +117,7 @@ static void test_thousand_on_one_connection(void **state)
         buf_clear(&got);
         say_post(w, fd, "/v1/chat/completions",
                  "{\"model\":\"say\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}");
-        assert_true(hear(w, fd, &got, "\"total_tokens\":3}}"));
+        assert_true(hear(w, fd, &got, "\"cached_tokens\":0}}}"));
         assert_non_null(strstr(got.data, "\"content\":\"hello\""));
     }
     buf_free(&got);
@@ -161,7 +161,7 @@ static void test_stream(void **state)
 {
     struct world *w = *state;
     struct buf got;
-    const struct infer_usage usage = {3, 2};
+    const struct infer_usage usage = {3, 2, 1};
     buf_init(&got, 1u << 20);
     int fd = dial(w);
     hold(w, fd, "/v1/chat/completions",
@@ -195,7 +195,8 @@ static void test_stream(void **state)
               "\"finish_reason\":null}],\"usage\":null}\n\n" CHUNK
               "{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"stop\"}],"
               "\"usage\":null}\n\n" CHUNK "],\"usage\":{\"prompt_tokens\":3,"
-              "\"completion_tokens\":2,\"total_tokens\":5}}\n\ndata: [DONE]\n\n");
+              "\"completion_tokens\":2,\"total_tokens\":5,\"prompt_tokens_details\":{\"cached_"
+              "tokens\":1}}}\n\ndata: [DONE]\n\n");
     /* The connection goes on. */
     buf_clear(&got);
     say(w, fd, GET("/healthz"), strlen(GET("/healthz")));
@@ -242,7 +243,7 @@ static void test_http10_stream(void **state)
 {
     struct world *w = *state;
     struct buf got;
-    const struct infer_usage usage = {3, 2};
+    const struct infer_usage usage = {3, 2, 1};
     buf_init(&got, 1u << 20);
     int fd = dial(w);
     static const char request[] = "POST /v1/completions HTTP/1.0\r\nConnection: keep-alive\r\n"

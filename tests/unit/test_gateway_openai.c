@@ -236,7 +236,7 @@ static const struct infer_alternative top_a[] = {{"Hi", 2, -0.5f}, {"\xc3", 1, -
 static const struct infer_token token_a = {"Hi", 2, true, -0.5f, 2, top_a};
 static const struct infer_token token_b = {"\xc3", 1, true, -1.25f, 0, NULL};
 static const struct infer_token token_none = {"<s>", 3, false, 0, 0, NULL};
-static const struct infer_usage usage_3_2 = {3, 2};
+static const struct infer_usage usage_3_2 = {3, 2, 1};
 
 static void test_chat_stream(void **state)
 {
@@ -258,7 +258,8 @@ static void test_chat_stream(void **state)
           "\"finish_reason\":null}],\"usage\":null}\n\n" CHUNK
           "{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"stop\"}],"
           "\"usage\":null}\n\n" CHUNK
-          "],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5}}\n\n"
+          "],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5,\"prompt_"
+          "tokens_details\":{\"cached_tokens\":1}}}\n\n"
           "data: [DONE]\n\n");
     openai_reply_free(&a);
 }
@@ -319,7 +320,8 @@ static void test_whole_answers(void **state)
                 "\"model\":\"m\\\"1\",\"choices\":[{\"index\":0,\"message\":{\"role\":"
                 "\"assistant\",\"content\":\"Hey\xef\xbf\xbd\",\"refusal\":null},\"logprobs\":null,"
                 "\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":3,"
-                "\"completion_tokens\":2,\"total_tokens\":5}}");
+                "\"completion_tokens\":2,\"total_tokens\":5,\"prompt_tokens_details\":{\"cached_"
+                "tokens\":1}}}");
     openai_reply_free(&a);
 
     begin(&a, INFER_COMPLETION, false, false, true);
@@ -333,7 +335,8 @@ static void test_whole_answers(void **state)
           "\"<s>\",\"Hi\",\"bytes:\\\\xc3\"],\"token_logprobs\":[null,-0.5,-1.25],"
           "\"top_logprobs\":[null,{\"Hi\":-0.5,\"bytes:\\\\xc3\":-9999},{\"bytes:\\\\xc3\":-1.25}],"
           "\"text_offset\":[0,3,5]},\"finish_reason\":\"length\"}],\"usage\":{"
-          "\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5}}");
+          "\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5,\"prompt_tokens_"
+          "details\":{\"cached_tokens\":1}}}");
     openai_reply_free(&a);
 }
 
@@ -345,14 +348,14 @@ static void test_choices(void **state)
                                .name = "m\"1",
                                .include_usage = true,
                                .continuous_usage = true};
-    struct infer_piece p = {.choice = 1, .text = "b", .text_bytes = 1, .usage = {3, 1}};
+    struct infer_piece p = {.choice = 1, .text = "b", .text_bytes = 1, .usage = {3, 1, 0}};
     struct openai_reply a;
     struct buf out;
     buf_init(&out, 8192);
     openai_reply_init(&a, 4096);
     assert_int_equal(openai_reply_begin(&a, &r, "ID", 1700000000), 0);
     assert_int_equal(openai_reply_event(&a, &out, &p), 0);
-    p = (struct infer_piece){.choice = 0, .text = "", .finish = "length", .usage = {3, 2}};
+    p = (struct infer_piece){.choice = 0, .text = "", .finish = "length", .usage = {3, 2, 0}};
     assert_int_equal(openai_reply_event(&a, &out, &p), 0);
 #define USAGE(completion, total)                                                                   \
     "],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":" completion                           \
@@ -391,7 +394,8 @@ static void test_choices(void **state)
         LOGPROBS("\"Hi\",\"Hi\"", "-0.5,-0.5", TOP "," TOP, "0,2"),
         "stop\"},{\"index\":2,\"text\":\"HiHiHi",
         LOGPROBS("\"Hi\",\"Hi\",\"Hi\"", "-0.5,-0.5,-0.5", TOP "," TOP "," TOP, "0,2,4"),
-        "length\"}],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5}}"};
+        "length\"}],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5,"
+        "\"prompt_tokens_details\":{\"cached_tokens\":1}}}"};
     char joined[2048] = "";
     for (size_t i = 0; i < COUNT(want); i++)
         strncat(joined, want[i], sizeof joined - strlen(joined) - 1);
