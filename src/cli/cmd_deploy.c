@@ -170,6 +170,9 @@ static void print_certificate(const json_t *c)
            json_integer_value(json_object_get(c, "parameters")),
            cli_bytes_text(json_number_value(json_object_get(c, "bytes")), bytes, sizeof bytes));
     print_modules(json_object_get(c, "modules"));
+    long long left_out = json_integer_value(json_object_get(c, "modules_left_out"));
+    if (left_out > 0)
+        printf("  ...       and %lld more kinds of modules\n", left_out);
     printf("  probe     %lld tokens: logits change by up to %.4g, KL %.4g, %lld positions prefer "
            "another token (%.1f ms)\n",
            json_integer_value(json_object_get(probe, "tokens")),

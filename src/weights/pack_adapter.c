@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define GROUPS_SHOWN_MAX 64u
+#define GROUPS_SHOWN_MAX 192u /* of at most 160 bytes each: they fit PACK_META_BYTES_MAX */
 
 struct packing {
     struct adapter_parts parts;
@@ -161,11 +161,13 @@ static bool is_alike(const struct adapter_module *a, const struct adapter_module
            a->peft.rank == b->peft.rank && a->peft.scale == b->peft.scale;
 }
 
-/* One entry for modules that are treated alike, and in how many layers it is so. */
+/* One entry for modules that are treated alike, and in how many layers it is so; how many such
+ * entries there was no room for. */
 static int describe_modules(struct packing *p)
 {
     const struct adapter_parts *parts = &p->parts;
     uint32_t groups = 0;
+    uint32_t left_out = 0;
     for (uint32_t i = 0; i < parts->module_count; i++) {
         const struct adapter_module *m = &parts->modules[i];
         uint32_t before = 0;
@@ -175,8 +177,12 @@ static int describe_modules(struct packing *p)
             same += alike ? 1 : 0;
             before += alike && k < i ? 1 : 0;
         }
-        if (before > 0 || groups == GROUPS_SHOWN_MAX)
+        if (before > 0)
             continue;
+        if (groups == GROUPS_SHOWN_MAX) {
+            left_out++;
+            continue;
+        }
         int r =
             buf_printf(&p->meta, "%s{\"module\":\"%s\"", groups++ > 0 ? "," : "", m->name->name);
         if (r == 0 && m->a != NULL)
@@ -189,7 +195,7 @@ static int describe_modules(struct packing *p)
         if (r < 0)
             return r;
     }
-    return 0;
+    return buf_printf(&p->meta, "],\"modules_left_out\":%u}", left_out);
 }
 
 static int describe(const struct pack_job *j, struct packing *p, const struct adapter_config *c,
@@ -197,23 +203,15 @@ static int describe(const struct pack_job *j, struct packing *p, const struct ad
 {
     char backbone[DIGEST_HEX_BYTES];
     digest_hex(&c->backbone, backbone);
-    const char *base = peft_base_model(p->parts.peft);
-    size_t base_bytes = strlen(base);
     int r = buf_printf(&p->meta,
                        "{\"kind\":\"adapter\",\"backbone\":\"%s\",\"dtype\":\"%s\","
                        "\"parameters\":%llu,\"tensors\":%u,\"matched\":%u,\"unmatched\":0,"
-                       "\"rank_max\":%u,\"base_model\":\"",
+                       "\"rank_max\":%u,\"modules\":[",
                        backbone, j->options->dtype == IMAGE_F32 ? "f32" : "bf16",
                        (unsigned long long)c->parameter_count, j->writer.tensor_count,
                        p->parts.source.tensor_count, c->rank_max);
     if (r == 0)
-        r = buf_append_json(&p->meta, base, base_bytes < 512 ? base_bytes : 0);
-    if (r == 0)
-        r = buf_append_str(&p->meta, "\",\"modules\":[");
-    if (r == 0)
         r = describe_modules(p);
-    if (r == 0)
-        r = buf_append_str(&p->meta, "]}");
     return r < 0 ? error_set(err, r, "the adapter's description is too long") : 0;
 }
 

@@ -40,7 +40,6 @@ struct selection {
 
 struct peft {
     json_t *root; /* owned */
-    const char *base_model;
     uint32_t rank;
     double alpha;
     bool use_rslora;
@@ -394,9 +393,6 @@ static int parse_root(struct peft *p, struct error *err)
         r = jsonfile_bool(p->root, "use_dora", &p->use_dora, err);
     if (r == 0)
         r = jsonfile_bool(p->root, "ensure_weight_tying", &p->ties_weights, err);
-    p->base_model = "";
-    if (r == 0)
-        r = jsonfile_string(p->root, "base_model_name_or_path", &p->base_model, err);
     p->alpha = (double)alpha;
     return r;
 }
@@ -622,9 +618,4 @@ bool peft_ties_weights(const struct peft *p)
 enum peft_bias peft_bias(const struct peft *p)
 {
     return p->bias;
-}
-
-const char *peft_base_model(const struct peft *p)
-{
-    return p->base_model;
 }

@@ -41,5 +41,3 @@ bool peft_uses_dora(const struct peft *p);
 /* ensure_weight_tying: a tied head follows what is done to the embedding, with tensors of its own.
  */
 bool peft_ties_weights(const struct peft *p);
-
-const char *peft_base_model(const struct peft *p); /* base_model_name_or_path, or "" */

@@ -188,9 +188,6 @@ static void test_harmless(void **state)
            "\"target_parameters\":null,\"lora_bias\":false,\"future_field\":[]",
            q0, 8, 2);
     expect(BASE TARGETS ",\"init_lora_weights\":\"gaussian\"", q0, 8, 2);
-    struct peft *p = parse(BASE ",\"base_model_name_or_path\":\"x/y\"");
-    assert_string_equal(peft_base_model(p), "x/y");
-    peft_free(p);
 }
 
 static void test_refusals(void **state)

@@ -120,6 +120,7 @@ static void test_identity(void **state)
         bool same;
     } edits[] = {
         {"\"task_type\"", "  \"task_type\"", true},
+        {"\"base_model_name_or_path\": \"", "\"base_model_name_or_path\": \"other/", true},
         {"\"inference_mode\": true", "\"inference_mode\": false", true},
         {"\"rank_pattern\": {}", "\"rank_pattern\": {\"nothing\": 3}", true},
         {"\"lora_alpha\": ", "\"lora_alpha\": 1", false},
