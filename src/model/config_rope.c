@@ -178,22 +178,27 @@ static int parse_two(const json_t *root, const struct config_family *f, struct m
 static int parse_rotary_dim(const json_t *root, const json_t *rope, const struct config_family *f,
                             struct model_config *c, struct error *err)
 {
-    float partial = 1;
-    int r = jsonfile_float(root, "partial_rotary_factor", 0, 1, &partial, err);
-    if (r == 0 && json_is_object(rope))
-        r = jsonfile_float(rope, "partial_rotary_factor", 0, 1, &partial, err);
-    if (r < 0)
-        return r;
-    c->rotary_dim = (uint32_t)((double)c->head_dim * (double)partial);
+    static const char key[] = "partial_rotary_factor";
+    const json_t *const places[] = {root, rope};
+    double partial = 1; /* 0.7f of 80 would be 55, in Python it is 56 */
+    for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
+        float in_range = 1;
+        int r = jsonfile_float(places[i], key, 0, 1, &in_range, err);
+        if (r < 0)
+            return r;
+        if (jsonfile_get(places[i], key) != NULL)
+            partial = json_number_value(jsonfile_get(places[i], key));
+    }
+    c->rotary_dim = (uint32_t)(c->head_dim * partial);
     if (partial != 1 && f->family != MODEL_PHI3)
         return error_set(err, -ENOTSUP, "\"partial_rotary_factor\" is %g, supported is 1 for %s",
-                         (double)partial, f->name);
+                         partial, f->name);
     if (c->rotary_dim == 0 || c->rotary_dim % 2 != 0)
         return error_set(
             err, -EINVAL,
             "\"partial_rotary_factor\" %g of a \"head_dim\" of %u is %u, an even number "
             "is needed",
-            (double)partial, c->head_dim, c->rotary_dim);
+            partial, c->head_dim, c->rotary_dim);
     return 0;
 }
 

@@ -99,8 +99,8 @@ CONFIGS = {
                            sliding_window_pattern=4, num_hidden_layers=10),
     # the defaults of the class count
     "gemma-3-bare": {k: v for k, v in GEMMA.items()
-                     if k not in ("head_dim", "num_attention_heads", "num_key_value_heads",
-                                  "sliding_window", "rms_norm_eps", "query_pre_attn_scalar",
+                     if k not in ("head_dim", "num_key_value_heads", "sliding_window",
+                                  "rms_norm_eps", "query_pre_attn_scalar",
                                   "max_position_embeddings")},
     "gemma-3-layer-types": dict(GEMMA, num_hidden_layers=3, rope_local_base_freq=10000,
                                 rope_theta=1000000, sliding_window_pattern=2,
@@ -125,6 +125,11 @@ CONFIGS = {
                        rope_scaling=old_longrope(48), vocab_size=200064,
                        tie_word_embeddings=True, bos_token_id=199999, eos_token_id=199999,
                        pad_token_id=199999),
+    # a factor that float32 has below its value: 56 of 80
+    "phi-partial": dict(PHI, hidden_size=2560, num_attention_heads=32, num_key_value_heads=8,
+                        max_position_embeddings=4096, partial_rotary_factor=0.7,
+                        rope_scaling=None, vocab_size=51200, tie_word_embeddings=False,
+                        bos_token_id=1, eos_token_id=2, pad_token_id=0),
     "phi-4-mini-new": dict({k: v for k, v in PHI.items() if k != "rope_theta"},
                            num_attention_heads=24, num_key_value_heads=8, sliding_window=None,
                            max_position_embeddings=131072, vocab_size=200064,
