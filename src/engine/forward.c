@@ -93,6 +93,29 @@ static void gated_chunk(void *argument, uint32_t chunk, uint32_t thread)
         job->forward->gated_mul(gate->y + r * ffn + begin, up->y + r * ffn + begin, end - begin);
 }
 
+struct halve_job {
+    struct forward *forward;
+    const float *x;
+    uint32_t in;
+};
+
+static void halve_chunk(void *argument, uint32_t row, uint32_t thread)
+{
+    const struct halve_job *job = argument;
+    size_t at = (size_t)row * job->in;
+    (void)thread;
+    job->forward->kernels->store[KERNEL_BF16](job->forward->act.half + at, job->x + at, job->in);
+}
+
+/* Rounds the rows that linears read, where products take them as bf16 (product() in lora.c). */
+static void halve(struct forward *f, const struct batch *b, const struct linear *l)
+{
+    struct halve_job job = {f, l->x, l->weights->weight.cols};
+    bool is_bf16 = l->weights->weight.dtype == IMAGE_BF16 || b->group_count > 0;
+    if (is_bf16 && f->kernels->matmul_half)
+        forward_run(f, (uint64_t)b->row_count * job.in, halve_chunk, &job, b->row_count);
+}
+
 static uint64_t linear_work(const struct batch *b, const struct linear *linears, uint32_t count)
 {
     uint64_t work = 0;
@@ -111,6 +134,7 @@ static void apply_linears(struct forward *f, const struct batch *b, const struct
     job.chunk_outputs = chunk_outputs(b->row_count, linears[0].weights->weight.cols);
     for (uint32_t i = 0; i < count; i++)
         chunks += (linears[i].weights->weight.rows + job.chunk_outputs - 1) / job.chunk_outputs;
+    halve(f, b, linears);
     lora_shrink(f, b, linears, count);
     forward_run(f, linear_work(b, linears, count), linear_chunk, &job, chunks);
 }
@@ -121,6 +145,7 @@ static void apply_gated(struct forward *f, const struct batch *b, const struct l
     struct linear_job job = {f, b, linears, 2, 0};
     uint32_t ffn = linears[0].weights->weight.rows;
     job.chunk_outputs = chunk_outputs(b->row_count, linears[0].weights->weight.cols);
+    halve(f, b, linears);
     lora_shrink(f, b, linears, 2);
     forward_run(f, linear_work(b, linears, 2), gated_chunk, &job,
                 (ffn + job.chunk_outputs - 1) / job.chunk_outputs);
@@ -351,6 +376,13 @@ static uint64_t logits_bytes(const struct forward *f, uint64_t rows)
     return rows * f->backbone->config->vocab_count * sizeof(float);
 }
 
+/* Of one row: the widest input of a linear, as bf16. */
+static uint64_t half_bytes(const struct forward *f)
+{
+    uint32_t ffn = f->backbone->config->ffn;
+    return sizeof(uint16_t) * (ffn > f->h_width ? ffn : f->h_width);
+}
+
 /* Lays everything out from `base` and returns the bytes it takes. */
 static uint64_t lay_out(struct forward *f, uint8_t *base, uint32_t threads, uint32_t context_max)
 {
@@ -360,6 +392,7 @@ static uint64_t lay_out(struct forward *f, uint8_t *base, uint32_t threads, uint
     uint64_t blocks_bytes = kv_blocks_for(context_max) * sizeof(void *);
     a->x = carve(base, &at, row * c->hidden);
     a->h = carve(base, &at, row * f->h_width);
+    a->half = carve(base, &at, f->rows_max * half_bytes(f));
     a->q = carve(base, &at, row * f->q_width);
     a->k = carve(base, &at, row * f->kv_width);
     a->v = carve(base, &at, row * f->kv_width);
@@ -440,7 +473,8 @@ uint64_t forward_bytes(const struct forward *f)
     uint64_t logits = logits_bytes(f, f->logit_rows_touched);
     uint64_t row =
         2ull * c->hidden + f->h_width + f->q_width + 2ull * f->kv_width + 2ull * c->rotary_dim;
-    return row * f->rows_touched * sizeof(float) + (layers > logits ? layers : logits);
+    return (row * sizeof(float) + half_bytes(f)) * f->rows_touched +
+           (layers > logits ? layers : logits);
 }
 
 void forward_trim(struct forward *f)

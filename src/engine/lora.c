@@ -101,16 +101,31 @@ static float *shrunk_at(const struct forward *f, const struct lora_group *g, uin
     return f->act.shrunk + ((size_t)index * f->rows_max + g->row) * ADAPTER_RANK_MAX;
 }
 
+/* y[r, o] = x w^T + bias over rows [row, row + count) of a linear's input, with y [count, w rows]
+ * at the first of them. The input is as halve() left it where a product takes bf16. */
+static void product(const struct forward *f, const struct linear *l, const struct weight *w,
+                    const float *bias, uint32_t row, uint32_t count, float *y, uint32_t begin,
+                    uint32_t end)
+{
+    const struct kernels *k = f->kernels;
+    size_t at = (size_t)row * w->cols;
+    if (w->dtype == IMAGE_BF16 && k->matmul_half)
+        k->matmul_half(y, w->rows, f->act.half + at, w->cols, w->data, bias, count, w->cols, begin,
+                       end, 0);
+    else
+        k->matmul[w->dtype](y, w->rows, l->x + at, w->cols, w->data, bias, count, w->cols, begin,
+                            end, 0);
+}
+
 static void shrink_ranks(struct forward *f, const struct lora_group *g, const struct lora *l,
                          const struct linear *linear, uint32_t index, uint32_t begin)
 {
-    uint32_t rank = l->a.rows, in = l->a.cols;
+    uint32_t rank = l->a.rows;
     uint32_t end = begin + LORA_CHUNK_RANKS < rank ? begin + LORA_CHUNK_RANKS : rank;
     float *t = shrunk_at(f, g, index);
     float scale = l->scale * g->scale;
-    assert(in == linear->weights->weight.cols);
-    f->kernels->matmul[l->a.dtype](t, rank, linear->x + (size_t)g->row * in, in, l->a.data, NULL,
-                                   g->row_count, in, begin, end, 0);
+    assert(l->a.cols == linear->weights->weight.cols);
+    product(f, linear, &l->a, NULL, g->row, g->row_count, t, begin, end);
     for (uint32_t r = 0; r < g->row_count; r++)
         for (uint32_t i = begin; i < end; i++)
             t[(size_t)r * rank + i] *= scale;
@@ -173,10 +188,9 @@ static void multiply(const struct forward *f, const struct linear *l,
                      const struct linear_weights *w, const float *bias, uint32_t row,
                      uint32_t count, uint32_t begin, uint32_t end)
 {
-    uint32_t in = w->weight.cols, out = w->weight.rows;
     if (count > 0)
-        f->kernels->matmul[w->weight.dtype](l->y + (size_t)row * out, out, l->x + (size_t)row * in,
-                                            in, w->weight.data, bias, count, in, begin, end, 0);
+        product(f, l, &w->weight, bias, row, count, l->y + (size_t)row * w->weight.rows, begin,
+                end);
 }
 
 static void expand(const struct forward *f, const struct lora_group *g,

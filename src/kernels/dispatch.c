@@ -5,6 +5,7 @@
 #include "kernels/isa.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,8 +15,16 @@ const char *kernels_isa_name(enum kernel_isa isa)
         [KERNEL_ISA_REF] = "scalar",
         [KERNEL_ISA_AVX2] = "avx2",
         [KERNEL_ISA_AVX512] = "avx512",
+        [KERNEL_ISA_AVX512BF16] = "avx512bf16",
     };
     return names[isa];
+}
+
+static bool has_avx512(void)
+{
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("fma");
 }
 
 const struct kernels *kernels_get(enum kernel_isa isa)
@@ -27,11 +36,9 @@ const struct kernels *kernels_get(enum kernel_isa isa)
         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &kernels_avx2
                                                                                : NULL;
     case KERNEL_ISA_AVX512:
-        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-                       __builtin_cpu_supports("fma")
-                   ? &kernels_avx512
-                   : NULL;
+        return has_avx512() ? &kernels_avx512 : NULL;
+    case KERNEL_ISA_AVX512BF16:
+        return has_avx512() && __builtin_cpu_supports("avx512bf16") ? &kernels_avx512bf16 : NULL;
     default:
         return NULL;
     }
@@ -56,7 +63,7 @@ int kernels_select(const struct kernels **ret, struct error *err)
                              asked);
     }
     return error_set(err, -EINVAL,
-                     "SLLORA_ISA=%.40s: unknown; it may be scalar, avx2 or avx512, or unset to "
-                     "take the best set that is there",
+                     "SLLORA_ISA=%.40s: unknown; it may be scalar, avx2, avx512 or avx512bf16, "
+                     "or unset to take the best set that is there",
                      asked);
 }

@@ -20,7 +20,13 @@
 /* The numeric values of enum image_dtype, so that a weight's dtype indexes the table. */
 enum kernel_dtype { KERNEL_F32 = 0, KERNEL_BF16 = 1, KERNEL_DTYPE_COUNT = 2 };
 
-enum kernel_isa { KERNEL_ISA_REF, KERNEL_ISA_AVX2, KERNEL_ISA_AVX512, KERNEL_ISA_COUNT };
+enum kernel_isa {
+    KERNEL_ISA_REF,
+    KERNEL_ISA_AVX2,
+    KERNEL_ISA_AVX512,
+    KERNEL_ISA_AVX512BF16,
+    KERNEL_ISA_COUNT,
+};
 
 /*
  * y[r, o] = sum_i x[r, i] * w[o, i]  for o in [out_begin, out_end), r in [0, rows)
@@ -34,6 +40,13 @@ enum kernel_isa { KERNEL_ISA_REF, KERNEL_ISA_AVX2, KERNEL_ISA_AVX512, KERNEL_ISA
 typedef void kernel_matmul(float *y, size_t y_stride, const float *x, size_t x_stride,
                            const void *w, const float *bias, uint32_t rows, uint32_t in,
                            uint32_t out_begin, uint32_t out_end, int accumulate);
+
+/* As kernel_matmul for w of bf16, with x rounded to bf16 too (by kernel_store): instructions that
+ * multiply pairs of them do twice the arithmetic. A product of two bf16 is exact in float; the
+ * rounding of x is the whole difference, 2^-9 of each element at most. */
+typedef void kernel_matmul_half(float *y, size_t y_stride, const uint16_t *x, size_t x_stride,
+                                const void *w, const float *bias, uint32_t rows, uint32_t in,
+                                uint32_t out_begin, uint32_t out_end, int accumulate);
 
 /* y[i] = x[i] * w[i] / sqrt(mean(x^2) + eps), n values (RMSNorm, Zhang and Sennrich 2019).
  * y may be x. */
@@ -87,7 +100,8 @@ typedef uint64_t kernel_ceiling_fma(uint64_t rounds, float *factor);
 
 struct kernels {
     enum kernel_isa isa;
-    kernel_matmul *matmul[KERNEL_DTYPE_COUNT];       /* by dtype of w */
+    kernel_matmul *matmul[KERNEL_DTYPE_COUNT]; /* by dtype of w */
+    kernel_matmul_half *matmul_half; /* NULL where the instruction set has no such products */
     kernel_attention *attention[KERNEL_DTYPE_COUNT]; /* by dtype of the cache */
     kernel_store *store[KERNEL_DTYPE_COUNT];
     kernel_load *load[KERNEL_DTYPE_COUNT];
@@ -103,8 +117,8 @@ struct kernels {
 };
 
 /* The table of the best instruction set of this processor, or of the one that the environment
- * variable SLLORA_ISA (scalar, avx2, avx512) asks for. -EINVAL: no such name; -ENOTSUP: this
- * processor lacks it. The table is constant and lives forever. */
+ * variable SLLORA_ISA (scalar, avx2, avx512, avx512bf16) asks for. -EINVAL: no such name; -ENOTSUP:
+ * this processor lacks it. The table is constant and lives forever. */
 int kernels_select(const struct kernels **ret, struct error *err);
 
 /* The table of one instruction set, or NULL where the processor lacks it. */

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "engine/engine.h"
+#include "kernels/kernels.h"
 #include "unit/model_fixture.h"
 
 #define PROMPT_TOKENS 40u
@@ -20,6 +21,7 @@ struct reference {
     const struct fixture_model *model;
     const struct adapter *adapter; /* or NULL */
     uint32_t dtype;
+    bool half; /* products round their input to bf16 */
     double k[4][PROMPT_TOKENS][WIDTH_MAX];
     double v[4][PROMPT_TOKENS][WIDTH_MAX];
 };
@@ -50,6 +52,10 @@ static void reference_linear(const struct reference *ref, uint32_t layer, enum l
         weights = view->layers[layer].linears[index];
     const struct weight *w = &weights.weight;
     const struct lora *l = ref->adapter ? adapter_linear(ref->adapter, layer, index) : NULL;
+    double read[WIDTH_MAX];
+    for (uint32_t i = 0; i < w->cols; i++)
+        read[i] = ref->half ? (double)fixture_float(fixture_bf16((float)x[i])) : x[i];
+    x = read;
     for (uint32_t o = 0; o < w->rows; o++) {
         y[o] = 0;
         for (uint32_t i = 0; i < w->cols; i++)
@@ -269,6 +275,9 @@ static void compare(const struct fixture_model *m, const struct adapter *a, uint
     ref->model = m;
     ref->adapter = a;
     ref->dtype = dtype;
+    const struct kernels *kernels;
+    assert_int_equal(kernels_select(&kernels, &(struct error){0}), 0);
+    ref->half = dtype == IMAGE_BF16 && kernels->matmul_half;
     reference_logits(ref, tokens, expect);
     for (uint32_t w = 0; w < sizeof(ways) / sizeof(*ways); w++) {
         engine_logits_of(m, a, ways[w].threads, ways[w].rows_max, tokens, w ? other : first);
@@ -344,7 +353,7 @@ static void test_bf16_matches_reference(void **state)
     for (uint32_t i = 0; i < FIXTURE_FAMILIES; i++) {
         struct fixture_model *m = fixture_model_new(&fixture_families[i], IMAGE_BF16, 30 + i);
         struct fixture_adapter *a = fixture_adapter_new(m, IMAGE_BF16, 8, FIXTURE_LINEARS, 5);
-        compare(m, &a->adapter, IMAGE_BF16, 2e-2);
+        compare(m, &a->adapter, IMAGE_BF16, 5e-2);
         fixture_adapter_free(a);
         fixture_model_free(m);
     }

@@ -21,34 +21,66 @@
 
 /* --- matmul --- */
 
+/* float x float, float x bf16, bf16 x bf16 */
+enum product { PRODUCT_F32, PRODUCT_BF16, PRODUCT_HALF, PRODUCT_COUNT };
+
+static enum kernel_dtype x_dtype(enum product p)
+{
+    return p == PRODUCT_HALF ? KERNEL_BF16 : KERNEL_F32;
+}
+
+static enum kernel_dtype w_dtype(enum product p)
+{
+    return p == PRODUCT_F32 ? KERNEL_F32 : KERNEL_BF16;
+}
+
+static int has_product(const struct kernels *k, enum product p)
+{
+    return p != PRODUCT_HALF || k->matmul_half != NULL;
+}
+
 struct matmul_case {
-    enum kernel_dtype dtype;
+    enum product product;
     uint32_t rows, in, outs, out_begin, out_end;
     int with_bias, accumulate;
 };
 
+static void multiply(const struct kernels *k, const struct matmul_case *c, float *y,
+                     size_t y_stride, const void *x, size_t x_stride, const void *w,
+                     const float *bias)
+{
+    const float *b = c->with_bias ? bias : NULL;
+    if (c->product == PRODUCT_HALF)
+        k->matmul_half(y, y_stride, x, x_stride, w, b, c->rows, c->in, c->out_begin, c->out_end,
+                       c->accumulate);
+    else
+        k->matmul[w_dtype(c->product)](y, y_stride, x, x_stride, w, b, c->rows, c->in, c->out_begin,
+                                       c->out_end, c->accumulate);
+}
+
 /*
  * A sum of `in` products in 8 lanes or more makes at most in / 8 + 1 roundings in a lane (an FMA
- * rounds once), 4 while the lanes are added, one for the bias and one for the accumulation, each
- * relative to at most the sum of the absolute values.
+ * rounds once, a product of two bf16 is exact), 4 while the lanes are added, one for the bias and
+ * one for the accumulation, each relative to at most the sum of the absolute values.
  */
 static void check_matmul(const struct kernels *k, struct rng *rng, const struct matmul_case *c)
 {
-    size_t x_stride = c->in + 5, y_stride = c->outs + 3;
-    struct guarded x = guarded_floats(c->rows * x_stride), y = guarded_floats(c->rows * y_stride);
-    struct guarded w = random_of(rng, c->dtype, (size_t)c->outs * c->in);
+    size_t x_stride = c->in + 5, y_stride = c->outs + 3,
+           x_bytes = element_bytes(x_dtype(c->product));
+    struct guarded x = guarded_make(c->rows * x_stride * x_bytes);
+    struct guarded y = guarded_floats(c->rows * y_stride);
+    struct guarded w = random_of(rng, w_dtype(c->product), (size_t)c->outs * c->in);
     struct guarded bias = random_of(rng, KERNEL_F32, c->outs);
     struct guarded before = guarded_floats(c->rows * y_stride);
-    float *yd = y.data, *xd = x.data, *bd = bias.data, *old = before.data;
+    float *yd = y.data, *bd = bias.data, *old = before.data;
     for (uint32_t r = 0; r < c->rows; r++) {
-        fill(rng, xd + r * x_stride, KERNEL_F32, c->in);
+        fill(rng, (char *)x.data + r * x_stride * x_bytes, x_dtype(c->product), c->in);
         if (c->accumulate)
             fill(rng, yd + r * y_stride + c->out_begin, KERNEL_F32, c->out_end - c->out_begin);
     }
     memcpy(old, yd, y.bytes);
 
-    k->matmul[c->dtype](yd, y_stride, xd, x_stride, w.data, c->with_bias ? bd : NULL, c->rows,
-                        c->in, c->out_begin, c->out_end, c->accumulate);
+    multiply(k, c, yd, y_stride, x.data, x_stride, w.data, bd);
 
     for (uint32_t r = 0; r < c->rows; r++) {
         for (uint32_t o = 0; o < y_stride; o++) {
@@ -64,16 +96,16 @@ static void check_matmul(const struct kernels *k, struct rng *rng, const struct 
             double size = c->with_bias ? fabs((double)bd[o]) : 0;
             size += c->accumulate ? fabs((double)old[at]) : 0;
             for (uint32_t i = 0; i < c->in; i++) {
-                double product =
-                    xd[r * x_stride + i] * element(w.data, c->dtype, (size_t)o * c->in + i);
+                double product = element(x.data, x_dtype(c->product), r * x_stride + i) *
+                                 element(w.data, w_dtype(c->product), (size_t)o * c->in + i);
                 sum += product;
                 size += fabs(product);
             }
             check_near(yd[at], sum, (c->in / 8 + 7) * UNIT * size,
-                       "%s matmul dtype %d rows %u in %u out %u..%u bias %d accumulate %d at "
+                       "%s matmul product %d rows %u in %u out %u..%u bias %d accumulate %d at "
                        "[%u, %u]",
-                       kernels_isa_name(k->isa), c->dtype, c->rows, c->in, c->out_begin, c->out_end,
-                       c->with_bias, c->accumulate, r, o);
+                       kernels_isa_name(k->isa), c->product, c->rows, c->in, c->out_begin,
+                       c->out_end, c->with_bias, c->accumulate, r, o);
         }
     }
     guarded_free(&x);
@@ -92,25 +124,29 @@ static void matmul_is_right(const struct kernels *k)
         for (size_t r = 0; r < COUNT(rows); r++) {
             if (dims[d] * rows[r] > 10000)
                 continue;
-            for (int i = 0; i < 8; i++) {
+            for (int i = 0; i < 4 * PRODUCT_COUNT; i++) {
                 uint32_t outs = 1 + rng_below(&rng, 21), begin = rng_below(&rng, outs);
                 struct matmul_case c = {
-                    .dtype = i & 1 ? KERNEL_BF16 : KERNEL_F32,
+                    .product = i % PRODUCT_COUNT,
                     .rows = rows[r],
                     .in = dims[d],
                     .outs = outs,
                     .out_begin = begin,
                     .out_end = begin + 1 + rng_below(&rng, outs - begin),
-                    .with_bias = i >> 1 & 1,
-                    .accumulate = i >> 2 & 1,
+                    .with_bias = i / PRODUCT_COUNT & 1,
+                    .accumulate = i / PRODUCT_COUNT >> 1,
                 };
-                check_matmul(k, &rng, &c);
+                if (has_product(k, c.product))
+                    check_matmul(k, &rng, &c);
             }
         }
     }
     /* Weights of several blocks of the second-level cache. */
-    struct matmul_case wide = {KERNEL_BF16, 7, 14336, 43, 1, 42, 1, 0};
-    check_matmul(k, &rng, &wide);
+    for (enum product p = PRODUCT_BF16; p < PRODUCT_COUNT; p++) {
+        struct matmul_case wide = {p, 7, 14336, 43, 1, 42, 1, 0};
+        if (has_product(k, p))
+            check_matmul(k, &rng, &wide);
+    }
 }
 
 /* An output is bitwise the same alone, among any number of rows and in any range of outputs. */
@@ -120,26 +156,32 @@ static void matmul_order_is_fixed(const struct kernels *k)
     static const uint32_t ins[] = {7, 129, 896, 9001};
     struct rng rng;
     rng_seed(&rng, 2);
-    for (size_t d = 0; d < 2 * COUNT(ins); d++) {
-        enum kernel_dtype dtype = d % 2 ? KERNEL_BF16 : KERNEL_F32;
-        uint32_t in = ins[d / 2];
-        struct guarded x = random_of(&rng, KERNEL_F32, (size_t)ROWS * in);
-        struct guarded w = random_of(&rng, dtype, (size_t)OUTS * in);
+    for (size_t d = 0; d < PRODUCT_COUNT * COUNT(ins); d++) {
+        struct matmul_case c = {.product = d % PRODUCT_COUNT, .rows = 1, .with_bias = 1};
+        uint32_t in = c.in = ins[d / PRODUCT_COUNT];
+        if (!has_product(k, c.product))
+            continue;
+        struct guarded x = random_of(&rng, x_dtype(c.product), (size_t)ROWS * in);
+        struct guarded w = random_of(&rng, w_dtype(c.product), (size_t)OUTS * in);
         struct guarded bias = random_of(&rng, KERNEL_F32, OUTS);
         struct guarded alone = guarded_floats(ROWS * OUTS);
         for (uint32_t r = 0; r < ROWS; r++)
-            for (uint32_t o = 0; o < OUTS; o++)
-                k->matmul[dtype]((float *)alone.data + r * OUTS, OUTS, (float *)x.data + r * in, in,
-                                 w.data, bias.data, 1, in, o, o + 1, 0);
+            for (c.out_begin = 0; c.out_begin < OUTS; c.out_begin++) {
+                size_t at = (size_t)r * in * element_bytes(x_dtype(c.product));
+                c.out_end = c.out_begin + 1;
+                multiply(k, &c, (float *)alone.data + r * OUTS, OUTS, (char *)x.data + at, in,
+                         w.data, bias.data);
+            }
         for (uint32_t rows = 1; rows <= ROWS; rows += in > 1000 ? 9 : 1) {
             struct guarded y = guarded_floats((size_t)rows * OUTS);
-            for (uint32_t o = 0, end; o < OUTS; o = end) {
-                end = o + 1 + rng_below(&rng, OUTS - o);
-                k->matmul[dtype](y.data, OUTS, x.data, in, w.data, bias.data, rows, in, o, end, 0);
+            c.rows = rows;
+            for (c.out_begin = 0; c.out_begin < OUTS; c.out_begin = c.out_end) {
+                c.out_end = c.out_begin + 1 + rng_below(&rng, OUTS - c.out_begin);
+                multiply(k, &c, y.data, OUTS, x.data, in, w.data, bias.data);
             }
             if (memcmp(y.data, alone.data, y.bytes) != 0)
-                fail_msg("%s matmul dtype %d in %u: %u rows differ from each row alone",
-                         kernels_isa_name(k->isa), dtype, in, rows);
+                fail_msg("%s matmul product %d in %u: %u rows differ from each row alone",
+                         kernels_isa_name(k->isa), c.product, in, rows);
             guarded_free(&y);
         }
         guarded_free(&x);

@@ -1,0 +1,165 @@
+/*
+ * What vector.h asks of AVX-512 (F, BW, VL, DQ): 16 lanes, 32 registers. Only what the instruction
+ * set is asked for stands here; what is computed stands in vector.h.
+ */
+#pragma once
+
+#include "kernels/isa.h"
+
+#include <immintrin.h>
+
+#define VEC_LANES 16
+
+/* 6 x 4 sums, 6 of x and 1 of w fill 31 of the 32 registers. */
+#define TILE_ROWS 6
+
+/* One row: 32 bytes of bf16 in the 4 cycles that a sum waits for itself are as fast as memory. */
+#define LONE_ROW_OUTS 1
+
+typedef __m512 vec;
+typedef __m512d vecd;
+
+static inline __mmask16 lanes_below(uint32_t n)
+{
+    return (__mmask16)((1u << n) - 1);
+}
+
+static inline vec vec_set1(float value)
+{
+    return _mm512_set1_ps(value);
+}
+
+static inline vec vec_load_f32(const float *from)
+{
+    return _mm512_loadu_ps(from);
+}
+
+/* The first n lanes, n < VEC_LANES; the others are 0 and their memory is not touched. */
+static inline vec vec_load_f32_part(const float *from, uint32_t n)
+{
+    return _mm512_maskz_loadu_ps(lanes_below(n), from);
+}
+
+static inline vec vec_load_bf16(const uint16_t *from)
+{
+    __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+}
+
+static inline vec vec_load_bf16_part(const uint16_t *from, uint32_t n)
+{
+    __m512i bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes_below(n), from));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+}
+
+static inline void vec_store_f32(float *to, vec a)
+{
+    _mm512_storeu_ps(to, a);
+}
+
+static inline void vec_store_f32_part(float *to, vec a, uint32_t n)
+{
+    _mm512_mask_storeu_ps(to, lanes_below(n), a);
+}
+
+/* Round to nearest even; a NaN keeps its upper bits and becomes quiet. */
+static inline __m256i bf16_of(vec a)
+{
+    __m512i bits = _mm512_castps_si512(a);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+    rounded = _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), quiet);
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+}
+
+static inline void vec_store_bf16(uint16_t *to, vec a)
+{
+    _mm256_storeu_si256((__m256i *)to, bf16_of(a));
+}
+
+static inline void vec_store_bf16_part(uint16_t *to, vec a, uint32_t n)
+{
+    _mm256_mask_storeu_epi16(to, lanes_below(n), bf16_of(a));
+}
+
+static inline vec vec_add(vec a, vec b)
+{
+    return _mm512_add_ps(a, b);
+}
+
+static inline vec vec_sub(vec a, vec b)
+{
+    return _mm512_sub_ps(a, b);
+}
+
+static inline vec vec_mul(vec a, vec b)
+{
+    return _mm512_mul_ps(a, b);
+}
+
+static inline vec vec_div(vec a, vec b)
+{
+    return _mm512_div_ps(a, b);
+}
+
+/* a * b + c with one rounding */
+static inline vec vec_fma(vec a, vec b, vec c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+
+/* Both give b where either is a NaN. */
+static inline vec vec_max(vec a, vec b)
+{
+    return _mm512_max_ps(a, b);
+}
+
+static inline vec vec_min(vec a, vec b)
+{
+    return _mm512_min_ps(a, b);
+}
+
+static inline uint32_t vec_equal_mask(vec a, vec b)
+{
+    return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ);
+}
+
+static inline vec vec_round(vec a)
+{
+    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+/* a * 2^n, n whole, rounded once */
+static inline vec vec_scale(vec a, vec n)
+{
+    return _mm512_scalef_ps(a, n);
+}
+
+/* Lane l and lane l + 8, added. */
+static inline __m256 vec_fold_sum(vec a)
+{
+    return _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+}
+
+static inline __m256 vec_fold_max(vec a)
+{
+    return _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+}
+
+static inline vecd vecd_zero(void)
+{
+    return _mm512_setzero_pd();
+}
+
+/* a plus the lower, then the upper half of b */
+static inline vecd vecd_add_both(vecd a, vec b)
+{
+    a = _mm512_add_pd(a, _mm512_cvtps_pd(_mm512_castps512_ps256(b)));
+    return _mm512_add_pd(a, _mm512_cvtps_pd(_mm512_extractf32x8_ps(b, 1)));
+}
+
+static inline double vecd_sum(vecd a)
+{
+    return _mm512_reduce_add_pd(a);
+}

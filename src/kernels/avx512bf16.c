@@ -1,0 +1,26 @@
+/* The kernels for AVX-512 with BF16: products of pairs of bf16, two for the price of one. */
+#include "kernels/avx512.h"
+
+/* Lanes of bf16 that one product takes. */
+#define DOT_LANES 32
+
+static inline vec dot_load(const uint16_t *from)
+{
+    return _mm512_castsi512_ps(_mm512_loadu_si512(from));
+}
+
+/* The first n of the lanes, n < DOT_LANES; the others are 0 and their memory is not touched. */
+static inline vec dot_load_part(const uint16_t *from, uint32_t n)
+{
+    return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16((__mmask32)((1u << n) - 1), from));
+}
+
+/* acc[l] + a[2l] * b[2l] + a[2l + 1] * b[2l + 1], each step rounded; subnormals count as 0 */
+static inline vec dot(vec a, vec b, vec acc)
+{
+    return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b);
+}
+
+#define VEC_TABLE kernels_avx512bf16
+#define VEC_ISA KERNEL_ISA_AVX512BF16
+#include "kernels/vector.h"
