@@ -28,7 +28,7 @@ from make_parity_vectors import ATTENTION, MLP, Cases, NoPrompt, bf16, f16, f32,
 ROOT = Path(__file__).resolve().parent.parent.parent
 ADAPTER_ATTEMPTS = 50
 GREEDY = 6
-OTHER_RANK = "this backbone and the adapter's rank ask for"
+OTHER_RANK = "lm_head"  # in the sentence about its shapes
 CONTEXT = 128
 NOISE = 5e-5  # a quarter of what may differ
 
