@@ -39,9 +39,12 @@ static float norm_of(const struct norm_terms *t, double square, const float *b, 
     return (float)sqrt(sum > 0 ? sum : 0);
 }
 
-static const uint8_t *row_at(const struct weight *w, uint32_t row)
+/* The matrix from a row on; a multiple of KERNEL_PANEL_OUTS. */
+static const uint8_t *rows_from(const struct weight *w, uint32_t row)
 {
-    return (const uint8_t *)w->data + (size_t)row * w->cols * image_dtype_bytes(w->dtype);
+    size_t row_bytes = w->dtype == IMAGE_PANELS ? kernel_panel_bytes(w->cols) / KERNEL_PANEL_OUTS
+                                                : w->cols * image_dtype_bytes(w->dtype);
+    return (const uint8_t *)w->data + row * row_bytes;
 }
 
 /* x [cols] */
@@ -52,12 +55,12 @@ static void norms_of_rows(const struct norm_terms *t, const struct weight *w, co
     for (uint32_t begin = 0; begin < w->rows; begin += ROWS_AT_ONCE) {
         uint32_t count = w->rows - begin < ROWS_AT_ONCE ? w->rows - begin : ROWS_AT_ONCE;
         const float *b_rows = b + (size_t)begin * t->rank;
-        kernels->matmul[w->dtype](t->cross, t->stride, a, w->cols, row_at(w, begin), NULL, t->rank,
-                                  w->cols, 0, count, 0);
+        kernels->matmul[w->dtype](t->cross, t->stride, a, w->cols, rows_from(w, begin), NULL,
+                                  t->rank, w->cols, 0, count, 0);
         fill_inner(t, b_rows, count);
         for (uint32_t i = 0; i < count; i++) {
             float square = 0;
-            kernels->load[w->dtype](x, row_at(w, begin + i), w->cols);
+            kernels->load_row[w->dtype](x, w->data, w->cols, begin + i);
             kernels->matmul[KERNEL_F32](&square, 1, x, w->cols, x, NULL, 1, w->cols, 0, 1, 0);
             ret[begin + i] = norm_of(t, square, b_rows + (size_t)i * t->rank, i);
         }
@@ -69,7 +72,7 @@ static void norms_of_columns(const struct norm_terms *t, const struct weight *w,
                              const float *b, float *x, double *squares, float *ret)
 {
     for (uint32_t r = 0; r < w->rows; r++) {
-        t->kernels->load[w->dtype](x, row_at(w, r), w->cols);
+        t->kernels->load_row[w->dtype](x, w->data, w->cols, r);
         for (uint32_t i = 0; i < w->cols; i++)
             squares[i] += (double)x[i] * x[i];
         for (uint32_t k = 0; k < t->rank; k++) {

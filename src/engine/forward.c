@@ -111,8 +111,7 @@ static void halve_chunk(void *argument, uint32_t row, uint32_t thread)
 static void halve(struct forward *f, const struct batch *b, const struct linear *l)
 {
     struct halve_job job = {f, l->x, l->weights->weight.cols};
-    bool is_bf16 = l->weights->weight.dtype == IMAGE_BF16 || b->group_count > 0;
-    if (is_bf16 && f->kernels->matmul_half)
+    if (f->kernels->matmul_half[l->weights->weight.dtype] || b->group_count > 0)
         forward_run(f, (uint64_t)b->row_count * job.in, halve_chunk, &job, b->row_count);
 }
 
@@ -254,12 +253,10 @@ static void attend_chunk(void *argument, uint32_t chunk, uint32_t thread)
         s->key_blocks[i] = kv_head_at(f->kv, row->kv->ids[i], job->layer, KV_KEY, kv_head);
         s->value_blocks[i] = kv_head_at(f->kv, row->kv->ids[i], job->layer, KV_VALUE, kv_head);
     }
-    for (uint32_t h = kv_head * group; h < (kv_head + 1) * group; h++) {
-        size_t at = (size_t)r * f->q_width + (size_t)h * c->head_dim;
-        f->kernels->attention[f->kv_dtype](f->act.h + at, f->act.q + at, s->key_blocks,
-                                           s->value_blocks, ENGINE_KV_BLOCK_TOKENS, begin, end,
-                                           c->head_dim, c->attention_scale, s->scores);
-    }
+    size_t at = (size_t)r * f->q_width + (size_t)kv_head * group * c->head_dim;
+    f->kernels->attention[f->kv_dtype](f->act.h + at, f->act.q + at, s->key_blocks, s->value_blocks,
+                                       ENGINE_KV_BLOCK_TOKENS, begin, end, c->head_dim, group,
+                                       c->attention_scale, s->scores);
 }
 
 /* The border: q, k, v of all rows in, attention output [rows, heads * head_dim] in act.h out. */
@@ -404,7 +401,8 @@ static uint64_t lay_out(struct forward *f, uint8_t *base, uint32_t threads, uint
     a->shrunk = carve(base, &at, row * ADAPTER_RANK_MAX * 3);
     for (uint32_t t = 0; t < threads; t++) {
         struct forward_scratch *s = &f->scratch[t];
-        s->scores = carve(base, &at, context_max * sizeof(float));
+        s->scores = carve(
+            base, &at, (uint64_t)context_max * (c->head_count / c->kv_head_count) * sizeof(float));
         s->key_blocks = carve(base, &at, blocks_bytes);
         s->value_blocks = carve(base, &at, blocks_bytes);
         s->candidates = carve(base, &at, c->vocab_count * sizeof(*s->candidates));

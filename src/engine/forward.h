@@ -68,7 +68,7 @@ struct activations {
 
 /* What one thread needs to attend and to sample. */
 struct forward_scratch {
-    float *scores;                        /* [context] */
+    float *scores;                        /* [query heads of a KV head, context] */
     const void **key_blocks;              /* [blocks of a context] */
     const void **value_blocks;            /* likewise */
     struct sampler_candidate *candidates; /* [vocab] */

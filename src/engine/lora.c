@@ -53,8 +53,7 @@ static void embed_row(const struct forward *f, const struct forward_row *row,
     const struct weight *w = g ? &g->adapter->view.embed : &f->backbone->embed;
     const struct lora *l = g ? adapter_embed(g->adapter) : NULL;
     float embed_scale = f->backbone->config->embed_scale;
-    f->kernels->load[w->dtype](
-        x, (const uint8_t *)w->data + row->token * w->cols * image_dtype_bytes(w->dtype), w->cols);
+    f->kernels->load_row[w->dtype](x, w->data, w->cols, row->token);
     for (uint32_t i = 0; embed_scale != 1 && i < w->cols; i++)
         x[i] *= embed_scale;
     if (!l || !l->a.data)
@@ -109,9 +108,9 @@ static void product(const struct forward *f, const struct linear *l, const struc
 {
     const struct kernels *k = f->kernels;
     size_t at = (size_t)row * w->cols;
-    if (w->dtype == IMAGE_BF16 && k->matmul_half)
-        k->matmul_half(y, w->rows, f->act.half + at, w->cols, w->data, bias, count, w->cols, begin,
-                       end, 0);
+    if (k->matmul_half[w->dtype])
+        k->matmul_half[w->dtype](y, w->rows, f->act.half + at, w->cols, w->data, bias, count,
+                                 w->cols, begin, end, 0);
     else
         k->matmul[w->dtype](y, w->rows, l->x + at, w->cols, w->data, bias, count, w->cols, begin,
                             end, 0);

@@ -15,6 +15,13 @@
 /* One row: a single sum, 16 bytes of bf16 in 4 cycles, would take in half of what memory gives. */
 #define LONE_ROW_OUTS 4
 
+/* 2 heads x 4 vectors of values: 8 sums, 4 of v, 1 of weight. */
+#define MIX_HEADS 2
+#define MIX_VECS 4
+
+/* 4 rows of a panel are 8 sums; 2 of w, the halves of one and x take the rest. */
+#define PANEL_ROWS 4
+
 typedef __m256 vec;
 typedef __m256d vecd;
 
@@ -51,6 +58,18 @@ static inline vec vec_load_bf16_part(const uint16_t *from, uint32_t n)
     uint16_t padded[VEC_LANES] = {0};
     memcpy(padded, from, n * sizeof(padded[0]));
     return vec_load_bf16(padded);
+}
+
+/* Of two bf16 a lane, the first and the second. */
+static inline vec vec_of_low_halves(vec pairs)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(pairs), 16));
+}
+
+static inline vec vec_of_high_halves(vec pairs)
+{
+    __m256i mask = _mm256_set1_epi32((int)0xffff0000u);
+    return _mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(pairs), mask));
 }
 
 static inline void vec_store_f32(float *to, vec a)

@@ -16,6 +16,14 @@
 /* One row: 32 bytes of bf16 in the 4 cycles that a sum waits for itself are as fast as memory. */
 #define LONE_ROW_OUTS 1
 
+/* 4 heads x 4 vectors of values: 16 sums, 4 of v, 1 of weight. */
+#define MIX_HEADS 4
+#define MIX_VECS 4
+
+/* Rows that take a panel's weights at one time: as many sums under way hide each other's latency.
+ */
+#define PANEL_ROWS 8
+
 typedef __m512 vec;
 typedef __m512d vecd;
 
@@ -50,6 +58,18 @@ static inline vec vec_load_bf16_part(const uint16_t *from, uint32_t n)
 {
     __m512i bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes_below(n), from));
     return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+}
+
+/* Of two bf16 a lane, the first and the second. */
+static inline vec vec_of_low_halves(vec pairs)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(pairs), 16));
+}
+
+static inline vec vec_of_high_halves(vec pairs)
+{
+    __m512i mask = _mm512_set1_epi32((int)0xffff0000u);
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(pairs), mask));
 }
 
 static inline void vec_store_f32(float *to, vec a)

@@ -15,6 +15,12 @@ static inline vec dot_load_part(const uint16_t *from, uint32_t n)
     return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16((__mmask32)((1u << n) - 1), from));
 }
 
+/* The same pair of bf16 in every lane. */
+static inline vec dot_set1(uint32_t pair)
+{
+    return _mm512_castsi512_ps(_mm512_set1_epi32((int)pair));
+}
+
 /* acc[l] + a[2l] * b[2l] + a[2l + 1] * b[2l + 1], each step rounded; subnormals count as 0 */
 static inline vec dot(vec a, vec b, vec acc)
 {

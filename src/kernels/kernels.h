@@ -18,7 +18,24 @@
 #include <stdint.h>
 
 /* The numeric values of enum image_dtype, so that a weight's dtype indexes the table. */
-enum kernel_dtype { KERNEL_F32 = 0, KERNEL_BF16 = 1, KERNEL_DTYPE_COUNT = 2 };
+enum kernel_dtype {
+    KERNEL_F32 = 0,
+    KERNEL_BF16 = 1,
+    KERNEL_ROWS_COUNT, /* the dtypes of single values */
+    /* A matrix of bf16 [outs, in] in panels of KERNEL_PANEL_OUTS outputs. A panel holds, for each
+     * pair of inputs in turn, the pair of each output: one vector of 32 bf16 that all outputs of
+     * the panel need at the same time. Outputs and inputs that are missing are 0 there. */
+    KERNEL_PANELS = KERNEL_ROWS_COUNT,
+    KERNEL_DTYPE_COUNT,
+};
+
+#define KERNEL_PANEL_OUTS 16u
+
+/* Bytes of one panel. */
+static inline size_t kernel_panel_bytes(uint32_t in)
+{
+    return (size_t)((in + 1) / 2) * KERNEL_PANEL_OUTS * 2 * sizeof(uint16_t);
+}
 
 enum kernel_isa {
     KERNEL_ISA_REF,
@@ -32,7 +49,8 @@ enum kernel_isa {
  * y[r, o] = sum_i x[r, i] * w[o, i]  for o in [out_begin, out_end), r in [0, rows)
  * x [rows, in] with x_stride floats between rows; w [*, in] of the function's dtype; y with
  * y_stride floats between rows, indexed by the absolute o. bias [*] by absolute o, or NULL.
- * accumulate != 0: added to what y holds.
+ * accumulate != 0: added to what y holds. For KERNEL_PANELS out_begin is a multiple of
+ * KERNEL_PANEL_OUTS.
  *
  * Calls split over threads by output should read 128 KiB of weights or more each (for one row,
  * 1 MiB reaches the memory's speed, 64 KiB three quarters of it).
@@ -41,9 +59,9 @@ typedef void kernel_matmul(float *y, size_t y_stride, const float *x, size_t x_s
                            const void *w, const float *bias, uint32_t rows, uint32_t in,
                            uint32_t out_begin, uint32_t out_end, int accumulate);
 
-/* As kernel_matmul for w of bf16, with x rounded to bf16 too (by kernel_store): instructions that
- * multiply pairs of them do twice the arithmetic. A product of two bf16 is exact in float; the
- * rounding of x is the whole difference, 2^-9 of each element at most. */
+/* As kernel_matmul for w of bf16 (rows or panels), with x rounded to bf16 too (by kernel_store):
+ * instructions that multiply pairs of them do twice the arithmetic. A product of two bf16 is exact
+ * in float; the rounding of x is the whole difference, 2^-9 of each element at most. */
 typedef void kernel_matmul_half(float *y, size_t y_stride, const uint16_t *x, size_t x_stride,
                                 const void *w, const float *bias, uint32_t rows, uint32_t in,
                                 uint32_t out_begin, uint32_t out_end, int accumulate);
@@ -67,20 +85,24 @@ typedef void kernel_add(float *y, const float *x, uint32_t n);
 /* Stores n floats as the KV dtype of the function, rounding to nearest even; a NaN stays one. */
 typedef void kernel_store(void *to, const float *from, uint32_t n);
 
-/* Expands n weights of the dtype to float (embedding rows). */
+/* Expands n values of the dtype to float. */
 typedef void kernel_load(float *to, const void *from, uint32_t n);
 
+/* Expands row `row` of w [*, in] to float [in]. */
+typedef void kernel_load_row(float *to, const void *w, uint32_t in, uint32_t row);
+
 /*
- * Attention of one query over the paged cache of one KV head:
- *   out[d] = sum_p softmax_p(q . k[p] * scale) v[p][d]   for p in [begin, end)
+ * Attention of one position over the paged cache of one KV head, for the query heads that share it:
+ *   out[h][d] = sum_p softmax_p(q[h] . k[p] * scale) v[p][d]   for p in [begin, end)
+ * q, out [heads, dim]; a head's result does not depend on the others.
  * Block b of the sequence holds positions [b * block_tokens, (b + 1) * block_tokens); key_blocks[b]
  * points at this KV head's keys there, [block_tokens, dim], value_blocks[b] likewise.
- * scores: scratch for end - begin floats.
+ * scores: scratch for heads * (end - begin) floats.
  */
 typedef void kernel_attention(float *out, const float *q, const void *const *key_blocks,
                               const void *const *value_blocks, uint32_t block_tokens,
-                              uint32_t begin, uint32_t end, uint32_t dim, float scale,
-                              float *scores);
+                              uint32_t begin, uint32_t end, uint32_t dim, uint32_t heads,
+                              float scale, float *scores);
 
 /* The index of the largest value, the first of equals. A NaN never wins; 0 when nothing is above
  * -infinity. */
@@ -101,10 +123,12 @@ typedef uint64_t kernel_ceiling_fma(uint64_t rounds, float *factor);
 struct kernels {
     enum kernel_isa isa;
     kernel_matmul *matmul[KERNEL_DTYPE_COUNT]; /* by dtype of w */
-    kernel_matmul_half *matmul_half; /* NULL where the instruction set has no such products */
-    kernel_attention *attention[KERNEL_DTYPE_COUNT]; /* by dtype of the cache */
-    kernel_store *store[KERNEL_DTYPE_COUNT];
-    kernel_load *load[KERNEL_DTYPE_COUNT];
+    /* NULL for f32, and where the instruction set has no such products */
+    kernel_matmul_half *matmul_half[KERNEL_DTYPE_COUNT];
+    kernel_attention *attention[KERNEL_ROWS_COUNT]; /* by dtype of the cache */
+    kernel_store *store[KERNEL_ROWS_COUNT];
+    kernel_load *load[KERNEL_ROWS_COUNT];
+    kernel_load_row *load_row[KERNEL_DTYPE_COUNT];
     kernel_rms_norm *rms_norm;
     kernel_rope *rope;
     kernel_gated_mul *silu_mul;

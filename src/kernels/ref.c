@@ -66,12 +66,36 @@ static void matmul_bf16(float *y, size_t y_stride, const float *x, size_t x_stri
            accumulate);
 }
 
+/* Input k of output o stands in its panel at pair k / 2. */
+static size_t panel_index(uint32_t in, uint32_t o, uint32_t k)
+{
+    size_t pair = (size_t)(o / KERNEL_PANEL_OUTS) * ((in + 1) / 2) + k / 2;
+    return (pair * KERNEL_PANEL_OUTS + o % KERNEL_PANEL_OUTS) * 2 + k % 2;
+}
+
+static void matmul_panels(float *y, size_t y_stride, const float *x, size_t x_stride, const void *w,
+                          const float *bias, uint32_t rows, uint32_t in, uint32_t out_begin,
+                          uint32_t out_end, int accumulate)
+{
+    assert(out_begin % KERNEL_PANEL_OUTS == 0);
+    for (uint32_t r = 0; r < rows; r++) {
+        for (uint32_t o = out_begin; o < out_end; o++) {
+            double sum = 0;
+            for (uint32_t i = 0; i < in; i++)
+                sum += (double)x[r * x_stride + i] * element(w, KERNEL_BF16, panel_index(in, o, i));
+            float *to = &y[r * y_stride + o];
+            float value = (float)sum + (bias != NULL ? bias[o] : 0.0f);
+            *to = accumulate ? *to + value : value;
+        }
+    }
+}
+
 /* --- attention --- */
 
-static inline void attention(float *out, const float *q, const void *const *key_blocks,
-                             const void *const *value_blocks, enum kernel_dtype dtype,
-                             uint32_t block_tokens, uint32_t begin, uint32_t end, uint32_t dim,
-                             float scale, float *scores)
+static inline void attend_head(float *out, const float *q, const void *const *key_blocks,
+                               const void *const *value_blocks, enum kernel_dtype dtype,
+                               uint32_t block_tokens, uint32_t begin, uint32_t end, uint32_t dim,
+                               float scale, float *scores)
 {
     float largest = -INFINITY;
     for (uint32_t p = begin; p < end; p++) {
@@ -97,20 +121,30 @@ static inline void attention(float *out, const float *q, const void *const *key_
     }
 }
 
+static inline void attention(float *out, const float *q, const void *const *key_blocks,
+                             const void *const *value_blocks, enum kernel_dtype dtype,
+                             uint32_t block_tokens, uint32_t begin, uint32_t end, uint32_t dim,
+                             uint32_t heads, float scale, float *scores)
+{
+    for (size_t h = 0; h < heads; h++)
+        attend_head(out + h * dim, q + h * dim, key_blocks, value_blocks, dtype, block_tokens,
+                    begin, end, dim, scale, scores);
+}
+
 static void attention_f32(float *out, const float *q, const void *const *key_blocks,
                           const void *const *value_blocks, uint32_t block_tokens, uint32_t begin,
-                          uint32_t end, uint32_t dim, float scale, float *scores)
+                          uint32_t end, uint32_t dim, uint32_t heads, float scale, float *scores)
 {
-    attention(out, q, key_blocks, value_blocks, KERNEL_F32, block_tokens, begin, end, dim, scale,
-              scores);
+    attention(out, q, key_blocks, value_blocks, KERNEL_F32, block_tokens, begin, end, dim, heads,
+              scale, scores);
 }
 
 static void attention_bf16(float *out, const float *q, const void *const *key_blocks,
                            const void *const *value_blocks, uint32_t block_tokens, uint32_t begin,
-                           uint32_t end, uint32_t dim, float scale, float *scores)
+                           uint32_t end, uint32_t dim, uint32_t heads, float scale, float *scores)
 {
-    attention(out, q, key_blocks, value_blocks, KERNEL_BF16, block_tokens, begin, end, dim, scale,
-              scores);
+    attention(out, q, key_blocks, value_blocks, KERNEL_BF16, block_tokens, begin, end, dim, heads,
+              scale, scores);
 }
 
 /* --- conversions --- */
@@ -135,6 +169,22 @@ static void load_bf16(float *to, const void *from, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++)
         to[i] = float_of_bf16(((const uint16_t *)from)[i]);
+}
+
+static void load_row_f32(float *to, const void *w, uint32_t in, uint32_t row)
+{
+    load_f32(to, (const float *)w + (size_t)row * in, in);
+}
+
+static void load_row_bf16(float *to, const void *w, uint32_t in, uint32_t row)
+{
+    load_bf16(to, (const uint16_t *)w + (size_t)row * in, in);
+}
+
+static void load_row_panels(float *to, const void *w, uint32_t in, uint32_t row)
+{
+    for (uint32_t i = 0; i < in; i++)
+        to[i] = element(w, KERNEL_BF16, panel_index(in, row, i));
 }
 
 /* --- rows --- */
@@ -232,10 +282,14 @@ static uint64_t ceiling_fma(uint64_t rounds, float *factor)
 
 const struct kernels kernels_ref = {
     .isa = KERNEL_ISA_REF,
-    .matmul = {[KERNEL_F32] = matmul_f32, [KERNEL_BF16] = matmul_bf16},
+    .matmul =
+        {[KERNEL_F32] = matmul_f32, [KERNEL_BF16] = matmul_bf16, [KERNEL_PANELS] = matmul_panels},
     .attention = {[KERNEL_F32] = attention_f32, [KERNEL_BF16] = attention_bf16},
     .store = {[KERNEL_F32] = store_f32, [KERNEL_BF16] = store_bf16},
     .load = {[KERNEL_F32] = load_f32, [KERNEL_BF16] = load_bf16},
+    .load_row = {[KERNEL_F32] = load_row_f32,
+                 [KERNEL_BF16] = load_row_bf16,
+                 [KERNEL_PANELS] = load_row_panels},
     .rms_norm = rms_norm,
     .rope = rope,
     .silu_mul = silu_mul,

@@ -269,6 +269,20 @@ static bool is_vocabulary(const struct adapter_module *m)
     return m->name->kind == NAMES_EMBEDDING || m->name->parts[0] == TENSOR_HEAD;
 }
 
+/* Whether these are the values of a row, as f32 or bf16 like the matrix. */
+static bool is_row(const struct weight *w, uint32_t row, const char *values)
+{
+    const uint16_t *panels = w->data;
+    const uint16_t *halves = (const uint16_t *)(const void *)values;
+    size_t bytes = w->cols * image_dtype_bytes(w->dtype);
+    if (w->dtype != IMAGE_PANELS)
+        return memcmp(values, (const char *)w->data + row * bytes, bytes) == 0;
+    for (uint32_t k = 0; k < w->cols; k++)
+        if (panels[image_panel_index(w->cols, row, k)] != halves[k])
+            return false;
+    return true;
+}
+
 /* PEFT saves an embedding or head that has LoRA along with it, and on loading lets it take the
  * place of the backbone's. Mostly it is the backbone's own. */
 static int check_base(struct adapter_module *m, const struct backbone *b, struct error *err)
@@ -276,7 +290,7 @@ static int check_base(struct adapter_module *m, const struct backbone *b, struct
     const struct weight *w = m->name->parts[0] == TENSOR_HEAD ? &b->head : &b->embed;
     const struct safetensors_tensor *t = m->base->tensor;
     size_t size = convert_source_bytes(t->dtype);
-    size_t row_bytes = w->cols * image_dtype_bytes(w->dtype);
+    enum image_dtype dtype = w->dtype == IMAGE_F32 ? IMAGE_F32 : IMAGE_BF16;
     if (!is_vocabulary(m) || !has_dims(m->base, 2, w->rows, w->cols) || size == 0)
         return error_set(err, -ENOTSUP,
                          "%s is not of the backbone's size: the adapter was made for another "
@@ -289,9 +303,8 @@ static int check_base(struct adapter_module *m, const struct backbone *b, struct
         r = source_read(m->base->file, t->offset + row * w->cols * size, block, w->cols * size,
                         err);
         if (r == 0)
-            (void)convert_block(to, w->dtype, block, t->dtype, w->cols);
-        m->base_differs =
-            r == 0 && memcmp(to, (const char *)w->data + row * row_bytes, row_bytes) != 0;
+            (void)convert_block(to, dtype, block, t->dtype, w->cols);
+        m->base_differs = r == 0 && !is_row(w, (uint32_t)row, to);
     }
     free(block);
     return r;

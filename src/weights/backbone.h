@@ -9,7 +9,7 @@
 
 #include <stdbool.h>
 
-/* One matrix of weights, [rows, cols] row-major. data == NULL: the model has none. */
+/* One matrix of weights, [rows, cols], row-major or in panels. data == NULL: there is none. */
 struct weight {
     const void *data;
     uint32_t dtype; /* enum image_dtype */

@@ -43,6 +43,7 @@ size_t image_dtype_bytes(uint32_t dtype)
     case IMAGE_F32:
         return 4;
     case IMAGE_BF16:
+    case IMAGE_PANELS:
         return 2;
     default:
         return 0;
@@ -53,8 +54,11 @@ bool image_tensor_bytes(uint32_t rows, uint32_t cols, uint32_t dtype, uint64_t *
 {
     uint64_t bytes = 0;
     size_t size = image_dtype_bytes(dtype);
-    if (size == 0 || __builtin_mul_overflow((uint64_t)rows * cols, size, &bytes) ||
-        bytes > IMAGE_BYTES_MAX)
+    uint64_t count = (uint64_t)rows * cols;
+    if (dtype == IMAGE_PANELS)
+        count = ((uint64_t)rows + IMAGE_PANEL_ROWS - 1) / IMAGE_PANEL_ROWS * IMAGE_PANEL_ROWS *
+                (((uint64_t)cols + 1) / 2 * 2);
+    if (size == 0 || __builtin_mul_overflow(count, size, &bytes) || bytes > IMAGE_BYTES_MAX)
         return false;
     *ret = bytes;
     return true;

@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 #define IMAGE_MAGIC "SLLORAIM"
-#define IMAGE_VERSION 2u
+#define IMAGE_VERSION 3u
 #define IMAGE_ALIGN 4096u
 #define IMAGE_TENSOR_ALIGN 256u
 #define IMAGE_TENSORS_MAX 65536u
@@ -51,7 +51,23 @@ struct image_header {
     struct image_extent sections[IMAGE_SECTION_COUNT];
 };
 
-enum image_dtype { IMAGE_F32 = 0, IMAGE_BF16 = 1 };
+enum image_dtype {
+    IMAGE_F32 = 0,
+    IMAGE_BF16 = 1,
+    /* bf16 as the kernels read it: panels of IMAGE_PANEL_ROWS rows; in a panel, for each pair of
+     * columns in turn, the pair of each row. What rows and columns lack is 0. */
+    IMAGE_PANELS = 2,
+    IMAGE_DTYPE_COUNT,
+};
+
+#define IMAGE_PANEL_ROWS 16u
+
+/* Where the value of a row and column stands in panels of `cols` columns, in values. */
+static inline uint64_t image_panel_index(uint32_t cols, uint32_t row, uint32_t col)
+{
+    uint64_t pair = (uint64_t)(row / IMAGE_PANEL_ROWS) * ((cols + 1) / 2) + col / 2;
+    return (pair * IMAGE_PANEL_ROWS + row % IMAGE_PANEL_ROWS) * 2 + col % 2;
+}
 
 /* What a tensor is in the forward pass; the layer says where. */
 enum tensor_role {
@@ -97,7 +113,7 @@ struct image_tensor {
     uint32_t rows;
     uint32_t cols;   /* row-major, rows packed without padding; 1-dimensional: rows = 1 */
     uint64_t offset; /* from the start of the image, aligned to IMAGE_TENSOR_ALIGN */
-    uint64_t bytes;  /* rows * cols * size of dtype */
+    uint64_t bytes;  /* image_tensor_bytes() */
 };
 
 _Static_assert(sizeof(struct image_header) == 24 + 16 * IMAGE_SECTION_COUNT, "fixed layout");

@@ -56,7 +56,8 @@ static int add_lora(struct pack_job *j, const struct packing *p, const struct ad
                                         .part = TENSOR_LORA_A,
                                         .layer = m->layer,
                                         .rows = rank,
-                                        .cols = inputs};
+                                        .cols = inputs,
+                                        .is_looked_up = true};
             r = pack_job_add(j, &a, err);
         }
         struct pack_item b = part_item(p, m, i, m->b, TENSOR_LORA_B, outputs, rank);

@@ -75,6 +75,7 @@ static int add_tensor(struct pack_job *j, struct backbone_parts *p, enum tensor_
     item.source = source_tensor(&p->source, name);
     if (item.source == NULL)
         return error_set(err, -EINVAL, "tensor %s, which config.json asks for, is missing", name);
+    item.is_looked_up = role == TENSOR_EMBED && !p->config.tied_embeddings;
     if (m->kind == NAMES_NORM)
         item.add = p->config.norm_offset ? 1 : 0;
     if (m->part_count > 1) {

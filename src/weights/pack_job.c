@@ -31,6 +31,13 @@ static bool is_vector(const struct pack_item *i)
     return i->part == TENSOR_DORA || (i->part == TENSOR_WHOLE && !backbone_role_is_matrix(i->role));
 }
 
+static enum image_dtype dtype_of(const struct pack_job *j, const struct pack_item *i)
+{
+    if (is_vector(i))
+        return IMAGE_F32;
+    return j->options->dtype == IMAGE_BF16 && !i->is_looked_up ? IMAGE_PANELS : j->options->dtype;
+}
+
 static bool has_shape(const struct safetensors_tensor *t, const struct pack_item *i, uint32_t rows)
 {
     if (is_vector(i))
@@ -74,9 +81,8 @@ int pack_job_add(struct pack_job *j, const struct pack_item *item, struct error 
         j->items = items;
         j->item_cap = cap;
     }
-    r = image_writer_tensor(&j->writer, item->role, item->part, item->layer,
-                            is_vector(item) ? IMAGE_F32 : j->options->dtype, item->rows, item->cols,
-                            err);
+    r = image_writer_tensor(&j->writer, item->role, item->part, item->layer, dtype_of(j, item),
+                            item->rows, item->cols, err);
     if (r < 0)
         return r;
     j->items[index] = *item;
@@ -108,32 +114,85 @@ static int write_block(struct pack_job *j, const void *values, size_t bytes, str
     return r;
 }
 
+/* `n` values of a tensor's source, from value `first` of the item on, as `dtype`. */
+static int load_values(const struct pack_item *item, uint64_t first, size_t n, void *from, void *to,
+                       enum image_dtype dtype, struct error *err)
+{
+    const struct source_tensor *t = item->source;
+    size_t from_bytes = convert_source_bytes(t->tensor->dtype);
+    first += (uint64_t)item->first_row * item->cols;
+    int r = source_read(t->file, t->tensor->offset + first * from_bytes, from, n * from_bytes, err);
+    if (r < 0)
+        return r;
+    size_t bad = convert_block(to, dtype, from, t->tensor->dtype, n);
+    if (bad != CONVERT_ALL)
+        return refuse_value(t, from, bad, first, err);
+    for (size_t i = 0; item->add != 0 && i < n; i++)
+        ((float *)to)[i] += item->add;
+    return 0;
+}
+
 /* One tensor through the two buffers. */
-static int copy_tensor(struct pack_job *j, uint32_t index, void *from, void *to, struct error *err)
+static int copy_rows(struct pack_job *j, uint32_t index, void *from, void *to, struct error *err)
 {
     const struct pack_item *item = &j->items[index];
-    const struct source_tensor *t = item->source;
     enum image_dtype dtype = j->writer.tensors[index].dtype;
-    size_t from_bytes = convert_source_bytes(t->tensor->dtype);
     uint64_t count = (uint64_t)item->rows * item->cols;
-    uint64_t first = (uint64_t)item->first_row * item->cols;
     for (uint64_t done = 0; done < count;) {
         size_t n = count - done < BLOCK_VALUES ? (size_t)(count - done) : BLOCK_VALUES;
-        int r = source_read(t->file, t->tensor->offset + (first + done) * from_bytes, from,
-                            n * from_bytes, err);
-        if (r < 0)
-            return r;
-        size_t bad = convert_block(to, dtype, from, t->tensor->dtype, n);
-        if (bad != CONVERT_ALL)
-            return refuse_value(t, from, bad, first + done, err);
-        for (size_t i = 0; item->add != 0 && i < n; i++)
-            ((float *)to)[i] += item->add;
-        r = write_block(j, to, n * image_dtype_bytes(dtype), err);
+        int r = load_values(item, done, n, from, to, dtype, err);
+        if (r == 0)
+            r = write_block(j, to, n * image_dtype_bytes(dtype), err);
         if (r < 0)
             return r;
         done += n;
     }
     return 0;
+}
+
+/* rows [row_count, cols] → one panel, which is all 0 before. */
+static void interleave(uint16_t *panel, const uint16_t *rows, uint32_t row_count, uint32_t cols)
+{
+    for (uint32_t r = 0; r < row_count; r++)
+        for (uint32_t k = 0; k < cols; k++)
+            panel[image_panel_index(cols, r, k)] = rows[(size_t)r * cols + k];
+}
+
+/* One tensor, a panel at a time. */
+static int copy_panels(struct pack_job *j, uint32_t index, struct error *err)
+{
+    const struct pack_item *item = &j->items[index];
+    size_t values = (size_t)IMAGE_PANEL_ROWS * ((item->cols + 1) / 2 * 2);
+    char *from = malloc(values * sizeof(float));
+    uint16_t *rows = malloc(values * sizeof *rows);
+    uint16_t *panel = malloc(values * sizeof *panel);
+    int r = from != NULL && rows != NULL && panel != NULL
+                ? 0
+                : error_set(err, -ENOMEM, "out of memory");
+    for (uint32_t row = 0; r == 0 && row < item->rows; row += IMAGE_PANEL_ROWS) {
+        uint32_t left = item->rows - row;
+        uint32_t count = left < IMAGE_PANEL_ROWS ? left : IMAGE_PANEL_ROWS;
+        r = load_values(item, (uint64_t)row * item->cols, (size_t)count * item->cols, from, rows,
+                        IMAGE_BF16, err);
+        if (r < 0)
+            break;
+        memset(panel, 0, values * sizeof *panel);
+        interleave(panel, rows, count, item->cols);
+        r = write_block(j, panel, values * sizeof *panel, err);
+    }
+    free(from);
+    free(rows);
+    free(panel);
+    return r;
+}
+
+static int copy_item(struct pack_job *j, uint32_t index, char *block, struct error *err)
+{
+    if (j->items[index].source == NULL)
+        return write_block(j, j->items[index].values, j->writer.tensors[index].bytes, err);
+    if (j->writer.tensors[index].dtype == IMAGE_PANELS)
+        return copy_panels(j, index, err);
+    return copy_rows(j, index, block, block + BLOCK_VALUES * sizeof(float), err);
 }
 
 int pack_job_run(struct pack_job *j, struct pack_result *ret, struct error *err)
@@ -143,9 +202,7 @@ int pack_job_run(struct pack_job *j, struct pack_result *ret, struct error *err)
         return error_set(err, -ENOMEM, "out of memory");
     int r = image_writer_begin(&j->writer, err);
     for (uint32_t i = 0; r == 0 && i < j->writer.tensor_count; i++)
-        r = j->items[i].source != NULL
-                ? copy_tensor(j, i, block, block + BLOCK_VALUES * sizeof(float), err)
-                : write_block(j, j->items[i].values, j->writer.tensors[i].bytes, err);
+        r = copy_item(j, i, block, err);
     free(block);
     return r < 0 ? r : image_writer_end(&j->writer, &ret->digest, &ret->bytes, err);
 }

@@ -215,7 +215,8 @@ def test_logs_and_metrics_name_adapters_by_content(daemon):
 def test_metrics_show_a_generation_until_it_has_finished(daemon):
     daemon.deploy("f", DEMO)
     stream = daemon.client().completions.create(model="f", prompt="The", max_tokens=900, seed=1,
-                                                temperature=1.5, stream=True)
+                                                temperature=1.5, stream=True,
+                                                extra_body={"ignore_eos": True})
     chunks = iter(stream)
     next(chunks)
     daemon.deploy("f", DEMO)

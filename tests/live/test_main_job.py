@@ -170,7 +170,8 @@ def test_killed_worker_harms_only_its_own_clients(demo):
     other_pid = demo.describe(other)["pid"]
     assert pid != other_pid
     stream = client.completions.create(model=mine, prompt="The", max_tokens=900, temperature=1.5,
-                                       seed=1, stream=True)
+                                       seed=1, stream=True,
+                                       extra_body={"ignore_eos": True})
     next(iter(stream))
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(openai.APIError):
@@ -187,7 +188,8 @@ def test_hanging_worker_is_killed_and_replaced(daemon_with):
     d.deploy("f", DEMO)
     client = d.client()
     stream = client.completions.create(model="f", prompt="The", max_tokens=900, temperature=1.5,
-                                       seed=1, stream=True)
+                                       seed=1, stream=True,
+                                       extra_body={"ignore_eos": True})
     next(iter(stream))
     pid = d.describe("f")["pid"]
     os.kill(pid, signal.SIGSTOP)
@@ -252,7 +254,8 @@ def test_new_generation_leaves_requests_in_flight_alone(daemon):
     daemon.deploy("f", DEMO, ADAPTERS / names[0])
     client = daemon.client()
     stream = client.completions.create(model="f", prompt="The", max_tokens=400, temperature=1.2,
-                                       seed=3, stream=True)
+                                       seed=3, stream=True,
+                                       extra_body={"ignore_eos": True})
     chunks = iter(stream)
     next(chunks)
     daemon.deploy("f", DEMO, ADAPTERS / names[1])
@@ -266,7 +269,8 @@ def test_rm_of_a_function_in_use(daemon):
     daemon.deploy("f", DEMO)
     client = daemon.client()
     stream = client.completions.create(model="f", prompt="The", max_tokens=400, temperature=1.2,
-                                       seed=3, stream=True)
+                                       seed=3, stream=True,
+                                       extra_body={"ignore_eos": True})
     chunks = iter(stream)
     next(chunks)
     assert json.loads(daemon.ok("rm", "f", "--json"))["finishing"] == 1

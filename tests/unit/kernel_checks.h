@@ -77,13 +77,13 @@ static inline uint16_t bf16_truncate(float value)
 
 static inline size_t element_bytes(enum kernel_dtype dtype)
 {
-    return dtype == KERNEL_BF16 ? 2 : 4;
+    return dtype == KERNEL_F32 ? 4 : 2;
 }
 
 static inline double element(const void *from, enum kernel_dtype dtype, size_t index)
 {
-    return dtype == KERNEL_BF16 ? bf16_expand(((const uint16_t *)from)[index])
-                                : ((const float *)from)[index];
+    return dtype == KERNEL_F32 ? ((const float *)from)[index]
+                               : bf16_expand(((const uint16_t *)from)[index]);
 }
 
 static inline void fill(struct rng *rng, void *to, enum kernel_dtype dtype, size_t count)

@@ -65,6 +65,12 @@ static inline float fixture_float(uint16_t bf16)
     return value;
 }
 
+/* How a matrix lies that is multiplied as a whole. */
+static inline uint32_t fixture_multiplied(uint32_t dtype)
+{
+    return dtype == IMAGE_BF16 ? IMAGE_PANELS : dtype;
+}
+
 /* n values around `mean`, spread `sigma`. */
 static inline float *fixture_vector(struct fixture_memory *m, uint32_t n, double mean, double sigma)
 {
@@ -77,15 +83,20 @@ static inline float *fixture_vector(struct fixture_memory *m, uint32_t n, double
 static inline struct weight fixture_weight(struct fixture_memory *m, uint32_t dtype, uint32_t rows,
                                            uint32_t cols, double sigma)
 {
-    size_t n = (size_t)rows * cols;
+    uint64_t bytes = 0;
     struct weight w = {.dtype = dtype, .rows = rows, .cols = cols};
-    void *data = fixture_alloc(m, n * (dtype == IMAGE_F32 ? 4 : 2));
-    for (size_t i = 0; i < n; i++) {
+    if (!image_tensor_bytes(rows, cols, dtype, &bytes))
+        abort();
+    void *data = fixture_alloc(m, bytes);
+    for (size_t i = 0; i < (size_t)rows * cols; i++) {
         float value = (float)(sigma * rng_normal(&m->rng));
+        size_t at = i;
+        if (dtype == IMAGE_PANELS)
+            at = image_panel_index(cols, (uint32_t)(i / cols), (uint32_t)(i % cols));
         if (dtype == IMAGE_F32)
             ((float *)data)[i] = value;
         else
-            ((uint16_t *)data)[i] = fixture_bf16(value);
+            ((uint16_t *)data)[at] = fixture_bf16(value);
     }
     w.data = data;
     return w;
@@ -108,7 +119,7 @@ static inline void fixture_layer(struct fixture_model *m, uint32_t layer, uint32
             continue;
         if (backbone_role_is_matrix(role))
             *backbone_matrix(&m->backbone, role, layer) =
-                fixture_weight(&m->memory, dtype, rows, cols,
+                fixture_weight(&m->memory, fixture_multiplied(dtype), rows, cols,
                                (role == TENSOR_O || role == TENSOR_DOWN ? 1 : 1.5) / sqrt(cols));
         else
             *backbone_vector(&m->backbone, role, layer) = fixture_vector(
@@ -126,9 +137,11 @@ static inline struct fixture_model *fixture_model_new(const struct model_config 
     m->config = *c;
     m->backbone.config = &m->config;
     m->backbone.layers = fixture_alloc(&m->memory, c->layer_count * sizeof(struct backbone_layer));
-    m->backbone.embed = fixture_weight(&m->memory, dtype, c->vocab_count, c->hidden, 1);
+    uint32_t multiplied = fixture_multiplied(dtype);
+    m->backbone.embed = fixture_weight(&m->memory, c->tied_embeddings ? multiplied : dtype,
+                                       c->vocab_count, c->hidden, 1);
     m->backbone.head = c->tied_embeddings ? m->backbone.embed
-                                          : fixture_weight(&m->memory, dtype, c->vocab_count,
+                                          : fixture_weight(&m->memory, multiplied, c->vocab_count,
                                                            c->hidden, 2 / sqrt(c->hidden));
     m->backbone.out_norm = fixture_vector(&m->memory, c->hidden, 1, 0.1);
     for (uint32_t i = 0; i < c->layer_count; i++)
@@ -154,7 +167,7 @@ static inline void fixture_lora(struct fixture_adapter *a, struct lora *l, uint3
                                 uint32_t rank, uint32_t outputs, uint32_t inputs, uint32_t modules)
 {
     l->a = fixture_weight(&a->memory, dtype, rank, inputs, 1 / sqrt(inputs));
-    l->b = fixture_weight(&a->memory, dtype, outputs, rank, 1 / sqrt(rank));
+    l->b = fixture_weight(&a->memory, fixture_multiplied(dtype), outputs, rank, 1 / sqrt(rank));
     l->scale = 0.25f + 0.5f * (float)rng_unit(&a->memory.rng);
     if (modules & FIXTURE_DORA)
         l->dora = fixture_vector(&a->memory, outputs, 1, 0.2);
@@ -177,7 +190,7 @@ static inline void fixture_whole(struct fixture_adapter *a, uint32_t dtype)
                 l->linears[n].bias = fixture_vector(&a->memory, l->linears[n].weight.rows, 0, 0.4);
     }
     struct weight *o = &a->adapter.view.layers[0].linears[LINEAR_O].weight;
-    *o = fixture_weight(&a->memory, dtype, o->rows, o->cols, 1 / sqrt(o->cols));
+    *o = fixture_weight(&a->memory, fixture_multiplied(dtype), o->rows, o->cols, 1 / sqrt(o->cols));
 }
 
 /* Every second adapted matrix has half the rank, as PEFT's rank_pattern allows. */

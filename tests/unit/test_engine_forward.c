@@ -28,7 +28,8 @@ struct reference {
 
 static double at(const struct weight *w, uint32_t row, uint32_t col)
 {
-    size_t i = (size_t)row * w->cols + col;
+    size_t i = w->dtype == IMAGE_PANELS ? image_panel_index(w->cols, row, col)
+                                        : (size_t)row * w->cols + col;
     return w->dtype == IMAGE_F32 ? (double)((const float *)w->data)[i]
                                  : (double)fixture_float(((const uint16_t *)w->data)[i]);
 }
@@ -277,7 +278,7 @@ static void compare(const struct fixture_model *m, const struct adapter *a, uint
     ref->dtype = dtype;
     const struct kernels *kernels;
     assert_int_equal(kernels_select(&kernels, &(struct error){0}), 0);
-    ref->half = dtype == IMAGE_BF16 && kernels->matmul_half;
+    ref->half = dtype == IMAGE_BF16 && kernels->matmul_half[KERNEL_PANELS];
     reference_logits(ref, tokens, expect);
     for (uint32_t w = 0; w < sizeof(ways) / sizeof(*ways); w++) {
         engine_logits_of(m, a, ways[w].threads, ways[w].rows_max, tokens, w ? other : first);

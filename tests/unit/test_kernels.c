@@ -21,22 +21,64 @@
 
 /* --- matmul --- */
 
-/* float x float, float x bf16, bf16 x bf16 */
-enum product { PRODUCT_F32, PRODUCT_BF16, PRODUCT_HALF, PRODUCT_COUNT };
+/* float x float, float x bf16, bf16 x bf16; the last two over panels too */
+enum product {
+    PRODUCT_F32,
+    PRODUCT_BF16,
+    PRODUCT_HALF,
+    PRODUCT_PANELS,
+    PRODUCT_HALF_PANELS,
+    PRODUCT_COUNT,
+};
+
+static int is_half(enum product p)
+{
+    return p == PRODUCT_HALF || p == PRODUCT_HALF_PANELS;
+}
+
+static int has_panels(enum product p)
+{
+    return p >= PRODUCT_PANELS;
+}
 
 static enum kernel_dtype x_dtype(enum product p)
 {
-    return p == PRODUCT_HALF ? KERNEL_BF16 : KERNEL_F32;
+    return is_half(p) ? KERNEL_BF16 : KERNEL_F32;
 }
 
 static enum kernel_dtype w_dtype(enum product p)
 {
+    if (has_panels(p))
+        return KERNEL_PANELS;
     return p == PRODUCT_F32 ? KERNEL_F32 : KERNEL_BF16;
+}
+
+/* Where input i of output o stands in w. */
+static size_t w_index(enum product p, uint32_t in, uint32_t o, uint32_t i)
+{
+    size_t pair = (size_t)(o / KERNEL_PANEL_OUTS) * ((in + 1) / 2) + i / 2;
+    if (has_panels(p))
+        return (pair * KERNEL_PANEL_OUTS + o % KERNEL_PANEL_OUTS) * 2 + i % 2;
+    return (size_t)o * in + i;
+}
+
+/* Random weights; in panels what is missing is 0. */
+static struct guarded weights_of(struct rng *rng, enum product p, uint32_t outs, uint32_t in)
+{
+    if (!has_panels(p))
+        return random_of(rng, w_dtype(p), (size_t)outs * in);
+    uint32_t panels = (outs + KERNEL_PANEL_OUTS - 1) / KERNEL_PANEL_OUTS;
+    struct guarded g = guarded_make(panels * kernel_panel_bytes(in));
+    memset(g.data, 0, g.bytes);
+    for (uint32_t o = 0; o < outs; o++)
+        for (uint32_t i = 0; i < in; i++)
+            fill(rng, (uint16_t *)g.data + w_index(p, in, o, i), KERNEL_BF16, 1);
+    return g;
 }
 
 static int has_product(const struct kernels *k, enum product p)
 {
-    return p != PRODUCT_HALF || k->matmul_half != NULL;
+    return !is_half(p) || k->matmul_half[w_dtype(p)] != NULL;
 }
 
 struct matmul_case {
@@ -50,9 +92,9 @@ static void multiply(const struct kernels *k, const struct matmul_case *c, float
                      const float *bias)
 {
     const float *b = c->with_bias ? bias : NULL;
-    if (c->product == PRODUCT_HALF)
-        k->matmul_half(y, y_stride, x, x_stride, w, b, c->rows, c->in, c->out_begin, c->out_end,
-                       c->accumulate);
+    if (is_half(c->product))
+        k->matmul_half[w_dtype(c->product)](y, y_stride, x, x_stride, w, b, c->rows, c->in,
+                                            c->out_begin, c->out_end, c->accumulate);
     else
         k->matmul[w_dtype(c->product)](y, y_stride, x, x_stride, w, b, c->rows, c->in, c->out_begin,
                                        c->out_end, c->accumulate);
@@ -60,8 +102,9 @@ static void multiply(const struct kernels *k, const struct matmul_case *c, float
 
 /*
  * A sum of `in` products in 8 lanes or more makes at most in / 8 + 1 roundings in a lane (an FMA
- * rounds once, a product of two bf16 is exact), 4 while the lanes are added, one for the bias and
- * one for the accumulation, each relative to at most the sum of the absolute values.
+ * rounds once, a product of two bf16 is exact), over panels all of them in one lane, 4 while the
+ * lanes are added, one for the bias and one for the accumulation, each relative to at most the sum
+ * of the absolute values.
  */
 static void check_matmul(const struct kernels *k, struct rng *rng, const struct matmul_case *c)
 {
@@ -69,7 +112,7 @@ static void check_matmul(const struct kernels *k, struct rng *rng, const struct 
            x_bytes = element_bytes(x_dtype(c->product));
     struct guarded x = guarded_make(c->rows * x_stride * x_bytes);
     struct guarded y = guarded_floats(c->rows * y_stride);
-    struct guarded w = random_of(rng, w_dtype(c->product), (size_t)c->outs * c->in);
+    struct guarded w = weights_of(rng, c->product, c->outs, c->in);
     struct guarded bias = random_of(rng, KERNEL_F32, c->outs);
     struct guarded before = guarded_floats(c->rows * y_stride);
     float *yd = y.data, *bd = bias.data, *old = before.data;
@@ -96,12 +139,14 @@ static void check_matmul(const struct kernels *k, struct rng *rng, const struct 
             double size = c->with_bias ? fabs((double)bd[o]) : 0;
             size += c->accumulate ? fabs((double)old[at]) : 0;
             for (uint32_t i = 0; i < c->in; i++) {
-                double product = element(x.data, x_dtype(c->product), r * x_stride + i) *
-                                 element(w.data, w_dtype(c->product), (size_t)o * c->in + i);
+                double product =
+                    element(x.data, x_dtype(c->product), r * x_stride + i) *
+                    element(w.data, w_dtype(c->product), w_index(c->product, c->in, o, i));
                 sum += product;
                 size += fabs(product);
             }
-            check_near(yd[at], sum, (c->in / 8 + 7) * UNIT * size,
+            uint32_t roundings = has_panels(c->product) ? c->in : c->in / 8;
+            check_near(yd[at], sum, (roundings + 7) * UNIT * size,
                        "%s matmul product %d rows %u in %u out %u..%u bias %d accumulate %d at "
                        "[%u, %u]",
                        kernels_isa_name(k->isa), c->product, c->rows, c->in, c->out_begin,
@@ -125,7 +170,9 @@ static void matmul_is_right(const struct kernels *k)
             if (dims[d] * rows[r] > 10000)
                 continue;
             for (int i = 0; i < 4 * PRODUCT_COUNT; i++) {
-                uint32_t outs = 1 + rng_below(&rng, 21), begin = rng_below(&rng, outs);
+                uint32_t outs = 1 + rng_below(&rng, 53), begin = rng_below(&rng, outs);
+                if (has_panels(i % PRODUCT_COUNT))
+                    begin = begin / KERNEL_PANEL_OUTS * KERNEL_PANEL_OUTS;
                 struct matmul_case c = {
                     .product = i % PRODUCT_COUNT,
                     .rows = rows[r],
@@ -143,9 +190,31 @@ static void matmul_is_right(const struct kernels *k)
     }
     /* Weights of several blocks of the second-level cache. */
     for (enum product p = PRODUCT_BF16; p < PRODUCT_COUNT; p++) {
-        struct matmul_case wide = {p, 7, 14336, 43, 1, 42, 1, 0};
+        struct matmul_case wide = {p, 7, 14336, 43, has_panels(p) ? 16 : 1, 42, 1, 0};
         if (has_product(k, p))
             check_matmul(k, &rng, &wide);
+    }
+}
+
+/* A row of a matrix, whichever way it lies. */
+static void rows_are_found(const struct kernels *k)
+{
+    struct rng rng;
+    rng_seed(&rng, 3);
+    for (size_t d = 0; d < COUNT(dims); d++) {
+        for (enum product p = PRODUCT_F32; p < PRODUCT_COUNT; p++) {
+            uint32_t in = dims[d], outs = 35;
+            struct guarded w = weights_of(&rng, p, outs, in);
+            for (uint32_t o = 0; o < outs; o++) {
+                struct guarded row = guarded_floats(in);
+                k->load_row[w_dtype(p)](row.data, w.data, in, o);
+                for (uint32_t i = 0; i < in; i++)
+                    assert_true(((float *)row.data)[i] ==
+                                element(w.data, w_dtype(p), w_index(p, in, o, i)));
+                guarded_free(&row);
+            }
+            guarded_free(&w);
+        }
     }
 }
 
@@ -162,13 +231,14 @@ static void matmul_order_is_fixed(const struct kernels *k)
         if (!has_product(k, c.product))
             continue;
         struct guarded x = random_of(&rng, x_dtype(c.product), (size_t)ROWS * in);
-        struct guarded w = random_of(&rng, w_dtype(c.product), (size_t)OUTS * in);
+        struct guarded w = weights_of(&rng, c.product, OUTS, in);
+        uint32_t step = has_panels(c.product) ? KERNEL_PANEL_OUTS : 1;
         struct guarded bias = random_of(&rng, KERNEL_F32, OUTS);
         struct guarded alone = guarded_floats(ROWS * OUTS);
         for (uint32_t r = 0; r < ROWS; r++)
-            for (c.out_begin = 0; c.out_begin < OUTS; c.out_begin++) {
+            for (c.out_begin = 0; c.out_begin < OUTS; c.out_begin += step) {
                 size_t at = (size_t)r * in * element_bytes(x_dtype(c.product));
-                c.out_end = c.out_begin + 1;
+                c.out_end = c.out_begin + step < OUTS ? c.out_begin + step : OUTS;
                 multiply(k, &c, (float *)alone.data + r * OUTS, OUTS, (char *)x.data + at, in,
                          w.data, bias.data);
             }
@@ -176,7 +246,8 @@ static void matmul_order_is_fixed(const struct kernels *k)
             struct guarded y = guarded_floats((size_t)rows * OUTS);
             c.rows = rows;
             for (c.out_begin = 0; c.out_begin < OUTS; c.out_begin = c.out_end) {
-                c.out_end = c.out_begin + 1 + rng_below(&rng, OUTS - c.out_begin);
+                c.out_end = c.out_begin + (1 + rng_below(&rng, OUTS - c.out_begin)) * step;
+                c.out_end = c.out_end < OUTS ? c.out_end : OUTS;
                 multiply(k, &c, y.data, OUTS, x.data, in, w.data, bias.data);
             }
             if (memcmp(y.data, alone.data, y.bytes) != 0)
@@ -195,7 +266,7 @@ static void matmul_order_is_fixed(const struct kernels *k)
 
 struct attention_case {
     enum kernel_dtype dtype;
-    uint32_t dim, block_tokens, begin, end;
+    uint32_t dim, block_tokens, begin, end, heads;
 };
 
 /* out[d] and the sum of the absolute values of its terms, in double. */
@@ -258,28 +329,36 @@ static void check_attention(const struct kernels *k, struct rng *rng,
         fill(rng, (char *)values[p / c->block_tokens] + at, c->dtype, c->dim);
     }
     uint32_t n = c->end - c->begin;
-    struct guarded q = random_of(rng, KERNEL_F32, c->dim), out = guarded_floats(c->dim);
-    struct guarded scores = guarded_floats(n);
+    struct guarded q = random_of(rng, KERNEL_F32, c->heads * c->dim);
+    struct guarded out = guarded_floats(c->heads * c->dim), alone = guarded_floats(c->dim);
+    struct guarded scores = guarded_floats(c->heads * n);
     double *want = calloc(2 * c->dim, sizeof(*want)), *size = want + c->dim, score_size;
     assert_non_null(want);
     float scale = 1 / sqrtf((float)c->dim);
-    attention_truth(c, q.data, keys, values, scale, want, size, &score_size);
-
     k->attention[c->dtype](out.data, q.data, (const void *const *)keys, (const void *const *)values,
-                           c->block_tokens, c->begin, c->end, c->dim, scale, scores.data);
-
-    double relative = 2 * ((c->dim / 8 + 7) * score_size + 3) + 4 * sqrt(n) + 4;
-    for (uint32_t d = 0; d < c->dim; d++)
-        check_near(((float *)out.data)[d], want[d], relative * UNIT * size[d],
-                   "%s attention dtype %d dim %u block %u positions %u..%u at %u",
-                   kernels_isa_name(k->isa), c->dtype, c->dim, c->block_tokens, c->begin, c->end,
-                   d);
+                           c->block_tokens, c->begin, c->end, c->dim, c->heads, scale, scores.data);
+    for (uint32_t h = 0; h < c->heads; h++) {
+        const float *one = (const float *)q.data + h * c->dim;
+        const float *got = (const float *)out.data + h * c->dim;
+        attention_truth(c, one, keys, values, scale, want, size, &score_size);
+        double relative = 2 * ((c->dim / 8 + 7) * score_size + 3) + 4 * sqrt(n) + 4;
+        for (uint32_t d = 0; d < c->dim; d++)
+            check_near(got[d], want[d], relative * UNIT * size[d],
+                       "%s attention dtype %d dim %u block %u positions %u..%u head %u at %u",
+                       kernels_isa_name(k->isa), c->dtype, c->dim, c->block_tokens, c->begin,
+                       c->end, h, d);
+        k->attention[c->dtype](alone.data, one, (const void *const *)keys,
+                               (const void *const *)values, c->block_tokens, c->begin, c->end,
+                               c->dim, 1, scale, scores.data);
+        assert_memory_equal(alone.data, got, alone.bytes);
+    }
     for (uint32_t b = c->begin / c->block_tokens; b < block_count; b++) {
         guarded_free(&blocks[2 * b]);
         guarded_free(&blocks[2 * b + 1]);
     }
     guarded_free(&q);
     guarded_free(&out);
+    guarded_free(&alone);
     guarded_free(&scores);
     free(want);
     free(keys);
@@ -296,15 +375,15 @@ static void attention_is_right(const struct kernels *k)
     rng_seed(&rng, 3);
     for (size_t d = 0; d < COUNT(head_dims); d++) {
         for (size_t i = 0; i < COUNT(ranges); i++) {
-            for (int dtype = 0; dtype < KERNEL_DTYPE_COUNT; dtype++) {
-                struct attention_case c = {dtype, head_dims[d], i % 2 ? 16 : 7, ranges[i][0],
-                                           ranges[i][1]};
+            for (int dtype = 0; dtype < KERNEL_ROWS_COUNT; dtype++) {
+                struct attention_case c = {dtype,        head_dims[d], i % 2 ? 16 : 7,
+                                           ranges[i][0], ranges[i][1], 1 + (uint32_t)(d + i) % 9};
                 check_attention(k, &rng, &c);
             }
         }
     }
-    struct attention_case all = {KERNEL_F32, 64, 16, 0, 4000};
-    struct attention_case window = {KERNEL_BF16, 128, 16, 1003, 4099};
+    struct attention_case all = {KERNEL_F32, 64, 16, 0, 4000, 7};
+    struct attention_case window = {KERNEL_BF16, 128, 16, 1003, 4099, 3};
     check_attention(k, &rng, &all);
     check_attention(k, &rng, &window);
 }
@@ -321,7 +400,8 @@ static void attention_survives_large_scores(const struct kernels *k)
     for (int d = 0; d < DIM; d++)
         q[d] = 100;
     const void *key_block = keys, *value_block = values;
-    k->attention[KERNEL_F32](out, q, &key_block, &value_block, TOKENS, 0, TOKENS, DIM, 1, scores);
+    k->attention[KERNEL_F32](out, q, &key_block, &value_block, TOKENS, 0, TOKENS, DIM, 1, 1,
+                             scores);
     for (int d = 0; d < DIM; d++)
         check_near(out[d], 23, 0, "%s attention to one position", kernels_isa_name(k->isa));
 }
@@ -339,7 +419,7 @@ static void attention_passes_on_a_nan(const struct kernels *k)
         for (int d = 0; d < DIM; d++)
             q[d] = 1;
         const void *key_block = keys, *value_block = values;
-        k->attention[KERNEL_F32](out, q, &key_block, &value_block, TOKENS, 0, TOKENS, DIM, 1,
+        k->attention[KERNEL_F32](out, q, &key_block, &value_block, TOKENS, 0, TOKENS, DIM, 1, 1,
                                  scores);
         for (int d = 0; d < DIM; d++)
             assert_true(isnan(out[d]));
@@ -386,6 +466,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_environment_chooses),
         CHECK(matmul_is_right),
+        CHECK(rows_are_found),
         CHECK(matmul_order_is_fixed),
         CHECK(attention_is_right),
         CHECK(attention_survives_large_scores),

@@ -75,7 +75,7 @@ static void conversions_keep_the_value(const struct kernels *k)
 {
     struct rng rng;
     rng_seed(&rng, 5);
-    for (int dtype = 0; dtype < KERNEL_DTYPE_COUNT; dtype++) {
+    for (int dtype = 0; dtype < KERNEL_ROWS_COUNT; dtype++) {
         for (size_t i = 0; i < COUNT(dims); i++) {
             uint32_t n = dims[i];
             struct guarded stored = random_of(&rng, dtype, n), floats = guarded_floats(n);

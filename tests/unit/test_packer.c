@@ -48,12 +48,13 @@ static void test_images(void **state)
     assert_int_equal(backbone_open(&h, half.base, half.result.bytes, &err), 0);
     assert_int_equal(h.embed.dtype, IMAGE_BF16);
     assert_false(digest_equal(&half.result.digest, &p.result.digest));
+    const struct weight *down = &h.layers[1].linears[LINEAR_DOWN].weight;
     const float *wide = b.layers[1].linears[LINEAR_DOWN].weight.data;
-    const uint16_t *narrow = h.layers[1].linears[LINEAR_DOWN].weight.data;
-    for (uint32_t i = 0; i < b.layers[1].linears[LINEAR_DOWN].weight.rows *
-                                 b.layers[1].linears[LINEAR_DOWN].weight.cols;
-         i++) {
-        uint32_t bits = (uint32_t)narrow[i] << 16;
+    const uint16_t *narrow = down->data;
+    assert_int_equal(down->dtype, IMAGE_PANELS);
+    for (uint32_t i = 0; i < down->rows * down->cols; i++) {
+        uint32_t bits =
+            (uint32_t)narrow[image_panel_index(down->cols, i / down->cols, i % down->cols)] << 16;
         float value;
         memcpy(&value, &bits, 4);
         if (!(fabsf(value - wide[i]) <= fabsf(wide[i]) / 256))
