@@ -17,7 +17,8 @@ struct pair {
     vec second; /* not with a dot product, which takes both from the first */
 };
 
-INLINE struct pair pair_of(const void *x, const struct operands types, size_t index, int is_whole)
+INLINE struct pair pair_of(const void *x, const struct operands types, size_t index,
+                           const int is_whole)
 {
     struct pair p = {vec_set1(0), vec_set1(0)};
 #ifdef DOT_LANES
@@ -43,7 +44,7 @@ INLINE vec pair_multiply_add(struct pair x, vec pairs, vec acc, const struct ope
 {
 #ifdef DOT_LANES
     if (IS_DOT(types))
-        return dot(x.first, pairs, acc);
+        return dot(pairs, x.first, acc); /* the second one may come from memory */
 #else
     (void)types;
 #endif
@@ -51,8 +52,8 @@ INLINE vec pair_multiply_add(struct pair x, vec pairs, vec acc, const struct ope
     return is_whole ? vec_fma(x.second, vec_of_high_halves(pairs), acc) : acc;
 }
 
-INLINE void panel_step(vec acc[PANEL_ROWS][PANEL_VECS], const void *x, size_t x_stride,
-                       const char *w, const struct operands types, uint32_t k, int is_whole,
+INLINE void panel_step(vec acc[PANEL_ROWS][PANEL_VECS], const void *const xs[PANEL_ROWS],
+                       const char *w, const struct operands types, size_t k, const int is_whole,
                        const int row_count)
 {
     vec pairs[PANEL_VECS];
@@ -61,7 +62,7 @@ INLINE void panel_step(vec acc[PANEL_ROWS][PANEL_VECS], const void *x, size_t x_
         pairs[v] = pairs_load(w + v * (int)sizeof(vec));
 #pragma GCC unroll 8
     for (int r = 0; r < row_count; r++) {
-        struct pair p = pair_of(x, types, r * x_stride + k, is_whole);
+        struct pair p = pair_of(xs[r], types, k, is_whole);
 #pragma GCC unroll 2
         for (int v = 0; v < PANEL_VECS; v++)
             acc[r][v] = pair_multiply_add(p, pairs[v], acc[r][v], types, is_whole);
@@ -103,15 +104,19 @@ INLINE void panel_tile(float *y, size_t y_stride, const void *x, size_t x_stride
 #pragma GCC unroll 2
         for (int v = 0; v < PANEL_VECS; v++)
             acc[r][v] = vec_set1(0);
-    uint32_t k = 0;
+    const void *xs[PANEL_ROWS];
+#pragma GCC unroll 8
+    for (int r = 0; r < row_count; r++)
+        xs[r] = element_at(x, types.x, r * x_stride);
+    size_t k = 0;
     for (; in - k >= 2; k += 2) {
         _mm_prefetch(ahead, _MM_HINT_T1);
         ahead += step_bytes;
-        panel_step(acc, x, x_stride, w, types, k, 1, row_count);
+        panel_step(acc, xs, w, types, k, 1, row_count);
         w += step_bytes;
     }
     if (k < in)
-        panel_step(acc, x, x_stride, w, types, k, 0, row_count);
+        panel_step(acc, xs, w, types, k, 0, row_count);
 #pragma GCC unroll 8
     for (int r = 0; r < row_count; r++)
         panel_store(y + r * y_stride, acc[r], bias, outs, accumulate);
