@@ -39,13 +39,9 @@ static int read_isolation(const char *word, uint32_t *ret, struct error *err)
 
 static int read_dtype(const char *word, uint32_t *ret, struct error *err)
 {
-    if (strcmp(word, "bf16") == 0)
-        *ret = IMAGE_BF16;
-    else if (strcmp(word, "f32") == 0)
-        *ret = IMAGE_F32;
-    else
-        return error_set(err, -EINVAL, "quant is bf16 or f32, not \"%s\"", word);
-    return 0;
+    if (image_quant_parse(word, ret))
+        return 0;
+    return error_set(err, -EINVAL, "quant is " IMAGE_QUANT_WORDS ", not \"%s\"", word);
 }
 
 static int read_conditions(const json_t *body, struct deploy_order *o, struct error *err)

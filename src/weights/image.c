@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <string.h>
 
+#define IMAGE_CACHE_LINE_BYTES 64u
+
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "images map as they are");
 
 static const char *const role_names[TENSOR_ROLE_COUNT] = {
@@ -50,15 +52,47 @@ size_t image_dtype_bytes(uint32_t dtype)
     }
 }
 
+static uint64_t round_up(uint64_t n, uint64_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+uint64_t image_scales_bytes(uint32_t dtype, uint32_t cols)
+{
+    uint64_t groups = round_up(cols, IMAGE_GROUP_COLS) / IMAGE_GROUP_COLS;
+    if (dtype != IMAGE_INT8 && dtype != IMAGE_INT4)
+        return 0;
+    return round_up(groups * IMAGE_PANEL_ROWS * sizeof(uint16_t), IMAGE_CACHE_LINE_BYTES);
+}
+
+uint64_t image_panel_bytes(uint32_t dtype, uint32_t cols)
+{
+    uint64_t scales = image_scales_bytes(dtype, cols);
+    uint64_t codes = IMAGE_PANEL_ROWS * round_up(cols, IMAGE_GROUP_COLS);
+    switch (dtype) {
+    case IMAGE_PANELS:
+        return IMAGE_PANEL_ROWS * round_up(cols, 2) * sizeof(uint16_t);
+    case IMAGE_INT8:
+        return scales + codes;
+    case IMAGE_INT4:
+        return scales + codes / 2;
+    default:
+        return 0;
+    }
+}
+
 bool image_tensor_bytes(uint32_t rows, uint32_t cols, uint32_t dtype, uint64_t *ret)
 {
     uint64_t bytes = 0;
     size_t size = image_dtype_bytes(dtype);
-    uint64_t count = (uint64_t)rows * cols;
-    if (dtype == IMAGE_PANELS)
-        count = ((uint64_t)rows + IMAGE_PANEL_ROWS - 1) / IMAGE_PANEL_ROWS * IMAGE_PANEL_ROWS *
-                (((uint64_t)cols + 1) / 2 * 2);
-    if (size == 0 || __builtin_mul_overflow(count, size, &bytes) || bytes > IMAGE_BYTES_MAX)
+    uint64_t panel_bytes = image_panel_bytes(dtype, cols);
+    uint64_t panels = round_up(rows, IMAGE_PANEL_ROWS) / IMAGE_PANEL_ROWS;
+    if (size == 0 && panel_bytes == 0)
+        return false;
+    if (panel_bytes > 0 ? __builtin_mul_overflow(panels, panel_bytes, &bytes)
+                        : __builtin_mul_overflow((uint64_t)rows * cols, size, &bytes))
+        return false;
+    if (bytes > IMAGE_BYTES_MAX)
         return false;
     *ret = bytes;
     return true;

@@ -17,9 +17,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define IMAGE_MAGIC "SLLORAIM"
-#define IMAGE_VERSION 3u
+#define IMAGE_VERSION 4u
 #define IMAGE_ALIGN 4096u
 #define IMAGE_TENSOR_ALIGN 256u
 #define IMAGE_TENSORS_MAX 65536u
@@ -57,10 +58,48 @@ enum image_dtype {
     /* bf16 as the kernels read it: panels of IMAGE_PANEL_ROWS rows; in a panel, for each pair of
      * columns in turn, the pair of each row. What rows and columns lack is 0. */
     IMAGE_PANELS = 2,
+    /*
+     * Quantised: panels of IMAGE_PANEL_ROWS rows over groups of IMAGE_GROUP_COLS columns; rows and
+     * columns that are missing have the value 0. A panel is
+     *   scales  bf16 [groups, 16], padded with 0 to whole cache lines of 64 bytes
+     *   codes   [groups, words, 16] of 4 bytes, what one row has of some columns in turn
+     * and a value is scale * (code - offset).
+     * IMAGE_INT8: offset 128; a word is 4 columns, a byte each.
+     * IMAGE_INT4: offset 8; a word is 8 columns: the low halves of its bytes are the first 4, the
+     * high halves the other 4.
+     */
+    IMAGE_INT8 = 3,
+    IMAGE_INT4 = 4,
     IMAGE_DTYPE_COUNT,
 };
 
+/* How matrices are kept in the words of people (`--quant`): what packers are asked for. Here in
+ * full, because daemon and CLI link nothing that knows weights. */
+#define IMAGE_QUANT_WORDS "bf16, int8, int4 or f32"
+
+static inline const char *image_quant_name(uint32_t dtype)
+{
+    static const char *const words[IMAGE_DTYPE_COUNT] = {
+        [IMAGE_F32] = "f32", [IMAGE_BF16] = "bf16", [IMAGE_INT8] = "int8", [IMAGE_INT4] = "int4"};
+    return dtype < IMAGE_DTYPE_COUNT ? words[dtype] : NULL; /* NULL too: not asked for by name */
+}
+
+static inline bool image_quant_parse(const char *word, uint32_t *ret_dtype)
+{
+    for (uint32_t dtype = 0; dtype < IMAGE_DTYPE_COUNT; dtype++) {
+        const char *name = image_quant_name(dtype);
+        if (name == NULL || strcmp(word, name) != 0)
+            continue;
+        *ret_dtype = dtype;
+        return true;
+    }
+    return false;
+}
+
 #define IMAGE_PANEL_ROWS 16u
+#define IMAGE_GROUP_COLS 64u
+#define IMAGE_INT8_OFFSET 128u
+#define IMAGE_INT4_OFFSET 8u
 
 /* Where the value of a row and column stands in panels of `cols` columns, in values. */
 static inline uint64_t image_panel_index(uint32_t cols, uint32_t row, uint32_t col)
@@ -137,7 +176,11 @@ int image_open(struct image *ret, const void *base, uint64_t bytes, enum image_k
 /* The bytes of a section; *ret_bytes may be 0. */
 const void *image_section(const struct image *im, enum image_section section, uint64_t *ret_bytes);
 
-size_t image_dtype_bytes(uint32_t dtype); /* 0: no such dtype */
-/* rows * cols * size of dtype; false when that is no number of bytes an image can hold. */
+size_t image_dtype_bytes(uint32_t dtype); /* of one value; 0: no such dtype, or quantised */
+/* Bytes of a panel of IMAGE_PANELS, IMAGE_INT8 or IMAGE_INT4; of its scales, 0 where it has none.
+ */
+uint64_t image_panel_bytes(uint32_t dtype, uint32_t cols);
+uint64_t image_scales_bytes(uint32_t dtype, uint32_t cols);
+/* Bytes of a tensor; false when that is no number of bytes an image can hold. */
 bool image_tensor_bytes(uint32_t rows, uint32_t cols, uint32_t dtype, uint64_t *ret);
 const char *image_role_name(uint32_t role); /* "q", "gate", ... as in errors and certificates */
