@@ -22,7 +22,7 @@ KERNEL_FLAGS_ref     := -O2 -ffp-contract=off
 KERNEL_FLAGS_avx2    := -O3 -ffp-contract=off -mavx2 -mfma
 KERNEL_FLAGS_avx512  := -O3 -ffp-contract=off -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma \
                         -mprefer-vector-width=512
-KERNEL_FLAGS_avx512bf16 := $(KERNEL_FLAGS_avx512) -mavx512bf16
+KERNEL_FLAGS_avx512bf16 := $(KERNEL_FLAGS_avx512) -mavx512bf16 -mavx512vnni
 
 LLHTTP_OBJ := $(patsubst %,$(BUILD)/llhttp/%.o,api http llhttp)
 

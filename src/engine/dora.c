@@ -8,7 +8,7 @@
 #include "base/cleanup.h"
 #include "kernels/kernels.h"
 
-#define ROWS_AT_ONCE 256u
+#define ROWS_AT_ONCE 64u
 
 /* What the norms of a few outputs are made of. */
 struct norm_terms {
@@ -39,15 +39,7 @@ static float norm_of(const struct norm_terms *t, double square, const float *b, 
     return (float)sqrt(sum > 0 ? sum : 0);
 }
 
-/* The matrix from a row on; a multiple of KERNEL_PANEL_OUTS. */
-static const uint8_t *rows_from(const struct weight *w, uint32_t row)
-{
-    size_t row_bytes = w->dtype == IMAGE_PANELS ? kernel_panel_bytes(w->cols) / KERNEL_PANEL_OUTS
-                                                : w->cols * image_dtype_bytes(w->dtype);
-    return (const uint8_t *)w->data + row * row_bytes;
-}
-
-/* x [cols] */
+/* x [ROWS_AT_ONCE, cols] */
 static void norms_of_rows(const struct norm_terms *t, const struct weight *w, const float *a,
                           const float *b, float *x, float *ret)
 {
@@ -55,13 +47,15 @@ static void norms_of_rows(const struct norm_terms *t, const struct weight *w, co
     for (uint32_t begin = 0; begin < w->rows; begin += ROWS_AT_ONCE) {
         uint32_t count = w->rows - begin < ROWS_AT_ONCE ? w->rows - begin : ROWS_AT_ONCE;
         const float *b_rows = b + (size_t)begin * t->rank;
-        kernels->matmul[w->dtype](t->cross, t->stride, a, w->cols, rows_from(w, begin), NULL,
-                                  t->rank, w->cols, 0, count, 0);
+        for (uint32_t i = 0; i < count; i++)
+            kernels->load_row[w->dtype](x + (size_t)i * w->cols, w->data, w->cols, begin + i);
+        kernels->matmul[KERNEL_F32](t->cross, t->stride, a, w->cols, x, NULL, t->rank, w->cols, 0,
+                                    count, 0);
         fill_inner(t, b_rows, count);
         for (uint32_t i = 0; i < count; i++) {
+            const float *row = x + (size_t)i * w->cols;
             float square = 0;
-            kernels->load_row[w->dtype](x, w->data, w->cols, begin + i);
-            kernels->matmul[KERNEL_F32](&square, 1, x, w->cols, x, NULL, 1, w->cols, 0, 1, 0);
+            kernels->matmul[KERNEL_F32](&square, 1, row, w->cols, row, NULL, 1, w->cols, 0, 1, 0);
             ret[begin + i] = norm_of(t, square, b_rows + (size_t)i * t->rank, i);
         }
     }
@@ -99,7 +93,7 @@ int dora_norms(const struct weight *w, bool by_column, const float *a, const flo
     cleanup_free float *gram = t.gram = malloc((size_t)rank * rank * sizeof(*gram));
     cleanup_free float *inner = t.inner = malloc(rank * t.stride * sizeof(*inner));
     cleanup_free float *cross = t.cross = calloc(rank * t.stride, sizeof(*cross));
-    cleanup_free float *x = malloc(w->cols * sizeof(*x));
+    cleanup_free float *x = malloc((size_t)ROWS_AT_ONCE * w->cols * sizeof(*x));
     cleanup_free double *squares = calloc(w->cols, sizeof(*squares));
     if (!gram || !inner || !cross || !x || !squares)
         return error_set(err, -ENOMEM, "no memory for the norms of a rank of %u", rank);

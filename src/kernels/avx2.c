@@ -24,6 +24,7 @@
 
 typedef __m256 vec;
 typedef __m256d vecd;
+typedef __m256i veci;
 
 /* All ones in the first n lanes, n < VEC_LANES. */
 static inline __m256i lanes_below(uint32_t n)
@@ -194,6 +195,91 @@ static inline double vecd_sum(vecd a)
 {
     __m128d two = _mm_add_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));
     return _mm_cvtsd_f64(two) + _mm_cvtsd_f64(_mm_unpackhi_pd(two, two));
+}
+
+/* --- whole numbers: 32 bits a lane, or 4 codes of 8 bits --- */
+
+static inline veci veci_set1(int32_t value)
+{
+    return _mm256_set1_epi32(value);
+}
+
+static inline veci veci_load(const void *from)
+{
+    return _mm256_loadu_si256(from);
+}
+
+static inline veci veci_add(veci a, veci b)
+{
+    return _mm256_add_epi32(a, b);
+}
+
+static inline veci veci_shift_left(veci a, const int bits)
+{
+    return _mm256_slli_epi32(a, bits);
+}
+
+/* Of each byte the lower, and the upper four bits. */
+static inline veci veci_low_halves(veci a)
+{
+    return _mm256_and_si256(a, _mm256_set1_epi8(0x0f));
+}
+
+static inline veci veci_high_halves(veci a)
+{
+    return veci_low_halves(_mm256_srli_epi16(a, 4));
+}
+
+/* acc[l] + the sum of codes[4l + i] * x[4l + i] for i below 4; codes without, x with a sign */
+static inline veci veci_dot(veci codes, veci x, veci acc)
+{
+    veci even = _mm256_madd_epi16(_mm256_and_si256(codes, _mm256_set1_epi16(0xff)),
+                                  _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8));
+    veci odd = _mm256_madd_epi16(_mm256_srli_epi16(codes, 8), _mm256_srai_epi16(x, 8));
+    return veci_add(acc, veci_add(even, odd));
+}
+
+static inline vec vec_of_veci(veci a)
+{
+    return _mm256_cvtepi32_ps(a);
+}
+
+/* To the nearest, ties to even. */
+static inline veci veci_of_vec(vec a)
+{
+    return _mm256_cvtps_epi32(a);
+}
+
+/* |a| as bits: in the order of the numbers, and a NaN above all of them. */
+static inline veci veci_size(vec a)
+{
+    return _mm256_and_si256(_mm256_castps_si256(a), _mm256_set1_epi32(0x7fffffff));
+}
+
+static inline veci veci_max(veci a, veci b)
+{
+    return _mm256_max_epi32(a, b);
+}
+
+static inline int32_t veci_largest(veci a)
+{
+    __m128i four = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    __m128i two = _mm_max_epi32(four, _mm_shuffle_epi32(four, _MM_SHUFFLE(1, 0, 3, 2)));
+    return _mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, 1)));
+}
+
+static inline int32_t veci_sum(veci a)
+{
+    __m128i four = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, _MM_SHUFFLE(1, 0, 3, 2)));
+    return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 1)));
+}
+
+/* Numbers from -128 to 127 as bytes. */
+static inline void veci_store_bytes(int8_t *to, veci a)
+{
+    __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    _mm_storel_epi64((__m128i *)to, _mm_packs_epi16(words, words));
 }
 
 #define VEC_TABLE kernels_avx2

@@ -1,6 +1,6 @@
 /*
- * What vector.h asks of AVX-512 (F, BW, VL, DQ): 16 lanes, 32 registers. Only what the instruction
- * set is asked for stands here; what is computed stands in vector.h.
+ * What vector.h asks of AVX-512 (F, BW, VL, DQ, VNNI where there is): 16 lanes, 32 registers. Only
+ * what the instruction set is asked for stands here; what is computed stands in vector.h.
  */
 #pragma once
 
@@ -26,6 +26,7 @@
 
 typedef __m512 vec;
 typedef __m512d vecd;
+typedef __m512i veci;
 
 static inline __mmask16 lanes_below(uint32_t n)
 {
@@ -182,4 +183,88 @@ static inline vecd vecd_add_both(vecd a, vec b)
 static inline double vecd_sum(vecd a)
 {
     return _mm512_reduce_add_pd(a);
+}
+
+/* --- whole numbers: 32 bits a lane, or 4 codes of 8 bits --- */
+
+static inline veci veci_set1(int32_t value)
+{
+    return _mm512_set1_epi32(value);
+}
+
+static inline veci veci_load(const void *from)
+{
+    return _mm512_loadu_si512(from);
+}
+
+static inline veci veci_add(veci a, veci b)
+{
+    return _mm512_add_epi32(a, b);
+}
+
+static inline veci veci_shift_left(veci a, const int bits)
+{
+    return _mm512_slli_epi32(a, bits);
+}
+
+/* Of each byte the lower, and the upper four bits. */
+static inline veci veci_low_halves(veci a)
+{
+    return _mm512_and_si512(a, _mm512_set1_epi8(0x0f));
+}
+
+static inline veci veci_high_halves(veci a)
+{
+    return veci_low_halves(_mm512_srli_epi16(a, 4));
+}
+
+/* acc[l] + the sum of codes[4l + i] * x[4l + i] for i below 4; codes without, x with a sign */
+static inline veci veci_dot(veci codes, veci x, veci acc)
+{
+#ifdef __AVX512VNNI__
+    return _mm512_dpbusd_epi32(acc, codes, x);
+#else
+    veci even = _mm512_madd_epi16(_mm512_and_si512(codes, _mm512_set1_epi16(0xff)),
+                                  _mm512_srai_epi16(_mm512_slli_epi16(x, 8), 8));
+    veci odd = _mm512_madd_epi16(_mm512_srli_epi16(codes, 8), _mm512_srai_epi16(x, 8));
+    return veci_add(acc, veci_add(even, odd));
+#endif
+}
+
+static inline vec vec_of_veci(veci a)
+{
+    return _mm512_cvtepi32_ps(a);
+}
+
+/* To the nearest, ties to even. */
+static inline veci veci_of_vec(vec a)
+{
+    return _mm512_cvtps_epi32(a);
+}
+
+/* |a| as bits: in the order of the numbers, and a NaN above all of them. */
+static inline veci veci_size(vec a)
+{
+    return _mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(0x7fffffff));
+}
+
+static inline veci veci_max(veci a, veci b)
+{
+    return _mm512_max_epi32(a, b);
+}
+
+static inline int32_t veci_largest(veci a)
+{
+    return _mm512_reduce_max_epi32(a);
+}
+
+static inline int32_t veci_sum(veci a)
+{
+    return _mm512_reduce_add_epi32(a);
+}
+
+/* Numbers from -128 to 127 as bytes. */
+static inline void veci_store_bytes(int8_t *to, veci a)
+{
+    _mm_storeu_si128((__m128i *)to, _mm512_cvtepi32_epi8(a));
 }

@@ -1,4 +1,5 @@
-/* The kernels for AVX-512 with BF16: products of pairs of bf16, two for the price of one. */
+/* The kernels for AVX-512 with BF16 and VNNI: products of pairs of bf16, two for the price of one,
+ * and of fours of bytes. */
 #include "kernels/avx512.h"
 
 /* Lanes of bf16 that one product takes. */

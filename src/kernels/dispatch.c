@@ -38,7 +38,10 @@ const struct kernels *kernels_get(enum kernel_isa isa)
     case KERNEL_ISA_AVX512:
         return has_avx512() ? &kernels_avx512 : NULL;
     case KERNEL_ISA_AVX512BF16:
-        return has_avx512() && __builtin_cpu_supports("avx512bf16") ? &kernels_avx512bf16 : NULL;
+        return has_avx512() && __builtin_cpu_supports("avx512bf16") &&
+                       __builtin_cpu_supports("avx512vnni")
+                   ? &kernels_avx512bf16
+                   : NULL;
     default:
         return NULL;
     }

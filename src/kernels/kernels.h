@@ -26,15 +26,47 @@ enum kernel_dtype {
      * pair of inputs in turn, the pair of each output: one vector of 32 bf16 that all outputs of
      * the panel need at the same time. Outputs and inputs that are missing are 0 there. */
     KERNEL_PANELS = KERNEL_ROWS_COUNT,
+    /* Quantised matrices in panels, over groups of KERNEL_GROUP inputs. A panel is the scales, bf16
+     * [groups, outputs] (padded to whole cache lines), then the codes, [groups, words, outputs] of
+     * 4 bytes; a value is scale * (code - offset). INT8: offset 128, a word is 4 inputs. INT4:
+     * offset 8, a word is 8 inputs: the low halves of its bytes, then the high halves. */
+    KERNEL_INT8,
+    KERNEL_INT4,
     KERNEL_DTYPE_COUNT,
 };
 
 #define KERNEL_PANEL_OUTS 16u
+#define KERNEL_GROUP 64u
+#define KERNEL_INT8_OFFSET 128
+#define KERNEL_INT4_OFFSET 8
 
-/* Bytes of one panel. */
-static inline size_t kernel_panel_bytes(uint32_t in)
+static inline uint32_t kernel_groups(uint32_t in)
 {
-    return (size_t)((in + 1) / 2) * KERNEL_PANEL_OUTS * 2 * sizeof(uint16_t);
+    return (in + KERNEL_GROUP - 1) / KERNEL_GROUP;
+}
+
+/* Bytes of the scales of one quantised panel. */
+static inline size_t kernel_scales_bytes(uint32_t in)
+{
+    return ((size_t)kernel_groups(in) * KERNEL_PANEL_OUTS * sizeof(uint16_t) + 63) / 64 * 64;
+}
+
+/* Bytes of one panel of KERNEL_PANELS, KERNEL_INT8 or KERNEL_INT4. */
+static inline size_t kernel_panel_bytes(enum kernel_dtype dtype, uint32_t in)
+{
+    size_t codes = (size_t)kernel_groups(in) * KERNEL_GROUP * KERNEL_PANEL_OUTS;
+    if (dtype == KERNEL_PANELS)
+        return (size_t)((in + 1) / 2) * KERNEL_PANEL_OUTS * 2 * sizeof(uint16_t);
+    return kernel_scales_bytes(in) + (dtype == KERNEL_INT4 ? codes / 2 : codes);
+}
+
+/* A row of inputs as kernel_quantise leaves it: codes int8 [groups * KERNEL_GROUP], scales float
+ * [groups], and int32 [groups], minus the sum of a group's codes, which times the offset is what
+ * the weights' offset adds too much. Bytes of it, whole cache lines. */
+static inline size_t kernel_quantised_bytes(uint32_t in)
+{
+    return ((size_t)kernel_groups(in) * (KERNEL_GROUP + sizeof(float) + sizeof(int32_t)) + 63) /
+           64 * 64;
 }
 
 enum kernel_isa {
@@ -65,6 +97,17 @@ typedef void kernel_matmul(float *y, size_t y_stride, const float *x, size_t x_s
 typedef void kernel_matmul_half(float *y, size_t y_stride, const uint16_t *x, size_t x_stride,
                                 const void *w, const float *bias, uint32_t rows, uint32_t in,
                                 uint32_t out_begin, uint32_t out_end, int accumulate);
+
+/* As kernel_matmul for w of KERNEL_INT8 or KERNEL_INT4, with x quantised too: x [rows], each of
+ * kernel_quantised_bytes(in). Products of codes are summed exactly within a group; the groups' sums
+ * are added as floats in rising order, each times both scales. */
+typedef void kernel_matmul_quantised(float *y, size_t y_stride, const void *x, const void *w,
+                                     const float *bias, uint32_t rows, uint32_t in,
+                                     uint32_t out_begin, uint32_t out_end, int accumulate);
+
+/* Rounds n values to int8, group by group: scale = max |x| / 127, code = x / scale to the nearest,
+ * ties to even. A group with a value that is not finite has the scale NaN or infinity. */
+typedef void kernel_quantise(void *to, const float *from, uint32_t n);
 
 /* y[i] = x[i] * w[i] / sqrt(mean(x^2) + eps), n values (RMSNorm, Zhang and Sennrich 2019).
  * y may be x. */
@@ -122,9 +165,11 @@ typedef uint64_t kernel_ceiling_fma(uint64_t rounds, float *factor);
 
 struct kernels {
     enum kernel_isa isa;
-    kernel_matmul *matmul[KERNEL_DTYPE_COUNT]; /* by dtype of w */
-    /* NULL for f32, and where the instruction set has no such products */
+    kernel_matmul *matmul[KERNEL_DTYPE_COUNT]; /* by dtype of w; NULL for quantised ones */
+    /* NULL but for bf16, and where the instruction set has no such products */
     kernel_matmul_half *matmul_half[KERNEL_DTYPE_COUNT];
+    kernel_matmul_quantised *matmul_quantised[KERNEL_DTYPE_COUNT]; /* NULL but for quantised ones */
+    kernel_quantise *quantise;
     kernel_attention *attention[KERNEL_ROWS_COUNT]; /* by dtype of the cache */
     kernel_store *store[KERNEL_ROWS_COUNT];
     kernel_load *load[KERNEL_ROWS_COUNT];

@@ -90,6 +90,123 @@ static void matmul_panels(float *y, size_t y_stride, const float *x, size_t x_st
     }
 }
 
+/* --- quantised matmul --- */
+
+/* What a row of inputs consists of; see kernel_quantised_bytes. */
+struct quantised {
+    int8_t *codes;
+    float *scales;
+    int32_t *minus_sums;
+};
+
+static struct quantised quantised_at(void *row, uint32_t in)
+{
+    struct quantised q = {.codes = row};
+    q.scales = (void *)(q.codes + (size_t)kernel_groups(in) * KERNEL_GROUP);
+    q.minus_sums = (void *)(q.scales + kernel_groups(in));
+    return q;
+}
+
+static void quantise(void *to, const float *from, uint32_t n)
+{
+    struct quantised q = quantised_at(to, n);
+    for (uint32_t g = 0; g < kernel_groups(n); g++) {
+        uint32_t begin = g * KERNEL_GROUP;
+        uint32_t end = n - begin < KERNEL_GROUP ? n : begin + KERNEL_GROUP;
+        float largest = 0;
+        for (uint32_t i = begin; i < end; i++)
+            if (!(fabsf(from[i]) <= largest)) /* a NaN is larger than everything, and stays */
+                largest = isnan(largest) ? largest : fabsf(from[i]);
+        float inverse = 127 / largest;
+        if (!isfinite(inverse)) /* too small to matter: 0 */
+            inverse = 0;
+        q.scales[g] = largest / 127;
+        q.minus_sums[g] = 0;
+        for (uint32_t i = begin; i < begin + KERNEL_GROUP; i++) {
+            float value = i < end && isfinite(largest) ? from[i] * inverse : 0;
+            q.codes[i] = (int8_t)lrintf(value);
+            q.minus_sums[g] -= q.codes[i];
+        }
+    }
+}
+
+/* scale * (code - offset) of input k of output o in its panel; KERNEL_INT8 or KERNEL_INT4 */
+static inline int code_of(const uint8_t *panel, enum kernel_dtype dtype, uint32_t in, uint32_t o,
+                          uint32_t k)
+{
+    const uint8_t *codes = panel + kernel_scales_bytes(in);
+    uint32_t per_word = dtype == KERNEL_INT4 ? 8 : 4;
+    const uint8_t *word = codes + ((size_t)(k / per_word) * KERNEL_PANEL_OUTS + o) * 4;
+    if (dtype == KERNEL_INT8)
+        return word[k % 4] - KERNEL_INT8_OFFSET;
+    return (k % 8 < 4 ? word[k % 4] & 15 : word[k % 4] >> 4) - KERNEL_INT4_OFFSET;
+}
+
+static inline float scale_of(const uint8_t *panel, uint32_t o, uint32_t group)
+{
+    return element(panel, KERNEL_BF16, (size_t)group * KERNEL_PANEL_OUTS + o);
+}
+
+static inline void matmul_quantised(float *y, size_t y_stride, const void *x, const uint8_t *w,
+                                    enum kernel_dtype dtype, const float *bias, uint32_t rows,
+                                    uint32_t in, uint32_t out_begin, uint32_t out_end,
+                                    int accumulate)
+{
+    for (uint32_t r = 0; r < rows; r++) {
+        char *row = (char *)(uintptr_t)x + r * kernel_quantised_bytes(in);
+        const struct quantised q = quantised_at(row, in);
+        for (uint32_t o = out_begin; o < out_end; o++) {
+            const uint8_t *panel = w + o / KERNEL_PANEL_OUTS * kernel_panel_bytes(dtype, in);
+            uint32_t lane = o % KERNEL_PANEL_OUTS;
+            double sum = 0;
+            for (uint32_t g = 0; g < kernel_groups(in); g++) {
+                int32_t codes = 0;
+                for (uint32_t k = g * KERNEL_GROUP; k < (g + 1) * KERNEL_GROUP; k++)
+                    codes += q.codes[k] * code_of(panel, dtype, in, lane, k);
+                sum += (double)q.scales[g] * scale_of(panel, lane, g) * codes;
+            }
+            float *to = &y[r * y_stride + o];
+            float value = (float)sum + (bias != NULL ? bias[o] : 0.0f);
+            *to = accumulate ? *to + value : value;
+        }
+    }
+}
+
+static void matmul_int8(float *y, size_t y_stride, const void *x, const void *w, const float *bias,
+                        uint32_t rows, uint32_t in, uint32_t out_begin, uint32_t out_end,
+                        int accumulate)
+{
+    matmul_quantised(y, y_stride, x, w, KERNEL_INT8, bias, rows, in, out_begin, out_end,
+                     accumulate);
+}
+
+static void matmul_int4(float *y, size_t y_stride, const void *x, const void *w, const float *bias,
+                        uint32_t rows, uint32_t in, uint32_t out_begin, uint32_t out_end,
+                        int accumulate)
+{
+    matmul_quantised(y, y_stride, x, w, KERNEL_INT4, bias, rows, in, out_begin, out_end,
+                     accumulate);
+}
+
+static inline void load_row_quantised(float *to, const uint8_t *w, enum kernel_dtype dtype,
+                                      uint32_t in, uint32_t row)
+{
+    const uint8_t *panel = w + row / KERNEL_PANEL_OUTS * kernel_panel_bytes(dtype, in);
+    uint32_t lane = row % KERNEL_PANEL_OUTS;
+    for (uint32_t i = 0; i < in; i++)
+        to[i] = scale_of(panel, lane, i / KERNEL_GROUP) * (float)code_of(panel, dtype, in, lane, i);
+}
+
+static void load_row_int8(float *to, const void *w, uint32_t in, uint32_t row)
+{
+    load_row_quantised(to, w, KERNEL_INT8, in, row);
+}
+
+static void load_row_int4(float *to, const void *w, uint32_t in, uint32_t row)
+{
+    load_row_quantised(to, w, KERNEL_INT4, in, row);
+}
+
 /* --- attention --- */
 
 static inline void attend_head(float *out, const float *q, const void *const *key_blocks,
@@ -284,12 +401,16 @@ const struct kernels kernels_ref = {
     .isa = KERNEL_ISA_REF,
     .matmul =
         {[KERNEL_F32] = matmul_f32, [KERNEL_BF16] = matmul_bf16, [KERNEL_PANELS] = matmul_panels},
+    .matmul_quantised = {[KERNEL_INT8] = matmul_int8, [KERNEL_INT4] = matmul_int4},
+    .quantise = quantise,
     .attention = {[KERNEL_F32] = attention_f32, [KERNEL_BF16] = attention_bf16},
     .store = {[KERNEL_F32] = store_f32, [KERNEL_BF16] = store_bf16},
     .load = {[KERNEL_F32] = load_f32, [KERNEL_BF16] = load_bf16},
     .load_row = {[KERNEL_F32] = load_row_f32,
                  [KERNEL_BF16] = load_row_bf16,
-                 [KERNEL_PANELS] = load_row_panels},
+                 [KERNEL_PANELS] = load_row_panels,
+                 [KERNEL_INT8] = load_row_int8,
+                 [KERNEL_INT4] = load_row_int4},
     .rms_norm = rms_norm,
     .rope = rope,
     .silu_mul = silu_mul,

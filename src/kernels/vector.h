@@ -96,6 +96,7 @@ INLINE vec vec_exp(vec x)
 
 #include "kernels/vector_matmul.h"
 #include "kernels/vector_panels.h"
+#include "kernels/vector_quantised.h"
 #include "kernels/vector_attention.h"
 
 /* --- conversions --- */
@@ -141,7 +142,8 @@ static void load_row_bf16(float *to, const void *w, uint32_t in, uint32_t row)
 
 static void load_row_panels(float *to, const void *w, uint32_t in, uint32_t row)
 {
-    const char *at = (const char *)w + row / KERNEL_PANEL_OUTS * kernel_panel_bytes(in) +
+    const char *at = (const char *)w +
+                     row / KERNEL_PANEL_OUTS * kernel_panel_bytes(KERNEL_PANELS, in) +
                      row % KERNEL_PANEL_OUTS * sizeof(uint32_t);
     for (uint32_t k = 0; k < in; k += 2, at += KERNEL_PANEL_OUTS * sizeof(uint32_t)) {
         uint16_t pair[2];
@@ -310,12 +312,16 @@ const struct kernels VEC_TABLE = {
 #ifdef DOT_LANES
     .matmul_half = {[KERNEL_BF16] = matmul_half, [KERNEL_PANELS] = matmul_half_panels},
 #endif
+    .matmul_quantised = {[KERNEL_INT8] = matmul_int8, [KERNEL_INT4] = matmul_int4},
+    .quantise = quantise,
     .attention = {[KERNEL_F32] = attention_f32, [KERNEL_BF16] = attention_bf16},
     .store = {[KERNEL_F32] = store_f32, [KERNEL_BF16] = store_bf16},
     .load = {[KERNEL_F32] = load_f32, [KERNEL_BF16] = load_bf16},
     .load_row = {[KERNEL_F32] = load_row_f32,
                  [KERNEL_BF16] = load_row_bf16,
-                 [KERNEL_PANELS] = load_row_panels},
+                 [KERNEL_PANELS] = load_row_panels,
+                 [KERNEL_INT8] = load_row_int8,
+                 [KERNEL_INT4] = load_row_int4},
     .rms_norm = rms_norm,
     .rope = rope,
     .silu_mul = silu_mul,

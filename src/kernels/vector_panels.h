@@ -127,7 +127,7 @@ INLINE void panel_strip(float *y, size_t y_stride, const void *x, size_t x_strid
                         const struct operands types, const char *w_end, const float *bias,
                         uint32_t in, uint32_t outs, int accumulate, const int row_count)
 {
-    size_t panel_bytes = kernel_panel_bytes(in);
+    size_t panel_bytes = kernel_panel_bytes(KERNEL_PANELS, in);
     for (uint32_t o = 0; o < outs; o += KERNEL_PANEL_OUTS, w += panel_bytes) {
         uint32_t count = outs - o < KERNEL_PANEL_OUTS ? outs - o : KERNEL_PANEL_OUTS;
         const char *ahead = (size_t)(w_end - w) >= AHEAD_BYTES + panel_bytes ? w + AHEAD_BYTES : w;
@@ -141,7 +141,7 @@ INLINE void matmul_over_panels(float *y, size_t y_stride, const void *x, size_t 
                                uint32_t rows, uint32_t in, uint32_t out_begin, uint32_t out_end,
                                int accumulate)
 {
-    size_t panel_bytes = kernel_panel_bytes(in);
+    size_t panel_bytes = kernel_panel_bytes(KERNEL_PANELS, in);
     uint32_t block_panels = (uint32_t)(BLOCK_WEIGHT_BYTES / panel_bytes);
     uint32_t block_outs = (block_panels > 0 ? block_panels : 1) * KERNEL_PANEL_OUTS;
     uint32_t tile_count = rows / PANEL_ROWS + (rows % PANEL_ROWS != 0);

@@ -68,7 +68,7 @@ static struct guarded weights_of(struct rng *rng, enum product p, uint32_t outs,
     if (!has_panels(p))
         return random_of(rng, w_dtype(p), (size_t)outs * in);
     uint32_t panels = (outs + KERNEL_PANEL_OUTS - 1) / KERNEL_PANEL_OUTS;
-    struct guarded g = guarded_make(panels * kernel_panel_bytes(in));
+    struct guarded g = guarded_make(panels * kernel_panel_bytes(KERNEL_PANELS, in));
     memset(g.data, 0, g.bytes);
     for (uint32_t o = 0; o < outs; o++)
         for (uint32_t i = 0; i < in; i++)
