@@ -212,8 +212,8 @@ static void products(const struct kernels *k)
     for (size_t t = 0; t < COUNT(quantised); t++)
         for (size_t r = 0; r < COUNT(rows); r++)
             for (size_t d = 0; d < COUNT(dims); d++, n++) {
-                struct product_case c = {quantised[t], rows[r], dims[d], outs[n % COUNT(outs)],
-                                         0,            0,       n % 2,   n / 2 % 2};
+                struct product_case c = {
+                    quantised[t], rows[r], dims[d], outs[n % COUNT(outs)], 0, 0, n % 2, n / 2 % 2};
                 c.out_begin = c.outs > 32 ? 16 : 0;
                 c.out_end = c.outs - (n % 3 == 0 && c.outs > 17);
                 check_product(k, &rng, &c);
@@ -309,12 +309,8 @@ static void vectors_agree(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CHECK(rows_are_rounded),
-        CHECK(extremes),
-        CHECK(products),
-        CHECK(blocks_and_batches),
-        CHECK(rows_are_loaded),
-        cmocka_unit_test(vectors_agree),
+        CHECK(rows_are_rounded),   CHECK(extremes),        CHECK(products),
+        CHECK(blocks_and_batches), CHECK(rows_are_loaded), cmocka_unit_test(vectors_agree),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
