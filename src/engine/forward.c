@@ -15,7 +15,7 @@
 /* Weights that one chunk of a matrix product reads: enough that claiming it costs nothing beside
  * it, few enough that threads end together. */
 #define CHUNK_WEIGHTS 65536u
-#define CHUNK_OUTPUTS_MIN 16u
+#define CHUNK_OUTPUTS_MIN KERNEL_PANEL_OUTS
 #define CHUNK_OUTPUTS_MIN_MANY_ROWS 64u /* rows are read again for each chunk */
 #define CHUNK_MANY_ROWS 8u
 

@@ -19,8 +19,11 @@
 #define MIX_HEADS 2
 #define MIX_VECS 4
 
-/* 4 rows of a panel are 8 sums; 2 of w, the halves of one and x take the rest. */
-#define PANEL_ROWS 4
+/* 2 rows of a panel are 8 sums; 4 of w, the halves of one and x take the rest. */
+#define PANEL_ROWS 2
+
+/* Of quantised ones: 8 sums of a group, those of all groups wait in memory. */
+#define QUANTISED_ROWS 2
 
 typedef __m256 vec;
 typedef __m256d vecd;

@@ -20,9 +20,12 @@
 #define MIX_HEADS 4
 #define MIX_VECS 4
 
-/* Rows that take a panel's weights at one time: as many sums under way hide each other's latency.
- */
+/* 8 rows of a panel are 16 sums, enough under way to hide each other's latency (6 cycles, two begun
+ * in each); 2 of w and 1 of x beside them. */
 #define PANEL_ROWS 8
+
+/* Of quantised ones: 12 sums of a group and 12 of all groups, 4 of w, 1 of x. */
+#define QUANTISED_ROWS 6
 
 typedef __m512 vec;
 typedef __m512d vecd;

@@ -23,11 +23,11 @@ enum kernel_dtype {
     KERNEL_BF16 = 1,
     KERNEL_ROWS_COUNT, /* the dtypes of single values */
     /* A matrix of bf16 [outs, in] in panels of KERNEL_PANEL_OUTS outputs. A panel holds, for each
-     * pair of inputs in turn, the pair of each output: one vector of 32 bf16 that all outputs of
-     * the panel need at the same time. Outputs and inputs that are missing are 0 there. */
+     * pair of inputs in turn, the pair of each output: what all outputs of the panel need at the
+     * same time. Outputs and inputs that are missing are 0 there. */
     KERNEL_PANELS = KERNEL_ROWS_COUNT,
     /* Quantised matrices in panels, over groups of KERNEL_GROUP inputs. A panel is the scales, bf16
-     * [groups, outputs] (padded to whole cache lines), then the codes, [groups, words, outputs] of
+     * [groups, outputs], then the codes, [groups, words, outputs] of
      * 4 bytes; a value is scale * (code - offset). INT8: offset 128, a word is 4 inputs. INT4:
      * offset 8, a word is 8 inputs: the low halves of its bytes, then the high halves. */
     KERNEL_INT8,
@@ -35,7 +35,7 @@ enum kernel_dtype {
     KERNEL_DTYPE_COUNT,
 };
 
-#define KERNEL_PANEL_OUTS 16u
+#define KERNEL_PANEL_OUTS 32u
 #define KERNEL_GROUP 64u
 #define KERNEL_INT8_OFFSET 128
 #define KERNEL_INT4_OFFSET 8
@@ -48,7 +48,7 @@ static inline uint32_t kernel_groups(uint32_t in)
 /* Bytes of the scales of one quantised panel. */
 static inline size_t kernel_scales_bytes(uint32_t in)
 {
-    return ((size_t)kernel_groups(in) * KERNEL_PANEL_OUTS * sizeof(uint16_t) + 63) / 64 * 64;
+    return (size_t)kernel_groups(in) * KERNEL_PANEL_OUTS * sizeof(uint16_t);
 }
 
 /* Bytes of one panel of KERNEL_PANELS, KERNEL_INT8 or KERNEL_INT4. */

@@ -57,13 +57,13 @@ INLINE void panel_step(vec acc[PANEL_ROWS][PANEL_VECS], const void *const xs[PAN
                        const int row_count)
 {
     vec pairs[PANEL_VECS];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int v = 0; v < PANEL_VECS; v++)
         pairs[v] = pairs_load(w + v * (int)sizeof(vec));
 #pragma GCC unroll 8
     for (int r = 0; r < row_count; r++) {
         struct pair p = pair_of(xs[r], types, k, is_whole);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int v = 0; v < PANEL_VECS; v++)
             acc[r][v] = pair_multiply_add(p, pairs[v], acc[r][v], types, is_whole);
     }
@@ -73,7 +73,7 @@ INLINE void panel_step(vec acc[PANEL_ROWS][PANEL_VECS], const void *const xs[PAN
 INLINE void panel_store(float *y, vec acc[PANEL_VECS], const float *bias, uint32_t outs,
                         int accumulate)
 {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int v = 0; v < PANEL_VECS; v++) {
         uint32_t first = (uint32_t)(v * VEC_LANES);
         uint32_t n = outs > first ? outs - first : 0;
@@ -101,7 +101,7 @@ INLINE void panel_tile(float *y, size_t y_stride, const void *x, size_t x_stride
     vec acc[PANEL_ROWS][PANEL_VECS];
 #pragma GCC unroll 8
     for (int r = 0; r < row_count; r++)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int v = 0; v < PANEL_VECS; v++)
             acc[r][v] = vec_set1(0);
     const void *xs[PANEL_ROWS];
@@ -110,7 +110,9 @@ INLINE void panel_tile(float *y, size_t y_stride, const void *x, size_t x_stride
         xs[r] = element_at(x, types.x, r * x_stride);
     size_t k = 0;
     for (; in - k >= 2; k += 2) {
-        _mm_prefetch(ahead, _MM_HINT_T1);
+#pragma GCC unroll 2
+        for (int line = 0; line < step_bytes; line += 64)
+            _mm_prefetch(ahead + line, _MM_HINT_T1);
         ahead += step_bytes;
         panel_step(acc, xs, w, types, k, 1, row_count);
         w += step_bytes;
@@ -163,9 +165,9 @@ INLINE void matmul_over_panels(float *y, size_t y_stride, const void *x, size_t 
         break;
                 CASE(1)
                 CASE(2)
+#if PANEL_ROWS > 2
                 CASE(3)
                 CASE(4)
-#if PANEL_ROWS > 4
                 CASE(5)
                 CASE(6)
                 CASE(7)

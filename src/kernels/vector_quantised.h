@@ -4,7 +4,7 @@
  * the inputs.
  */
 #define QUANTISED_VECS ((int)KERNEL_PANEL_OUTS / VEC_LANES)
-#define WORD_BYTES ((int)KERNEL_PANEL_OUTS * 4)
+#define WORD_BYTES ((size_t)KERNEL_PANEL_OUTS * 4)
 
 /* The offsets of codes as powers of two. */
 #define INT8_OFFSET_BITS 7
@@ -82,11 +82,11 @@ INLINE veci codes_set1(const int8_t *codes)
 }
 
 /* acc[r] += the products of one word of each output with the codes of x from k on */
-INLINE void quantised_step(veci acc[PANEL_ROWS][QUANTISED_VECS], const char *word,
-                           const struct quantised_row x[PANEL_ROWS], size_t k, const int is_int4,
-                           const int row_count)
+INLINE void quantised_step(veci acc[QUANTISED_ROWS][QUANTISED_VECS], const char *word,
+                           const struct quantised_row x[QUANTISED_ROWS], size_t k,
+                           const int is_int4, const int row_count)
 {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int v = 0; v < QUANTISED_VECS; v++) {
         veci codes = veci_load(word + v * (int)sizeof(veci));
         veci low = is_int4 ? veci_low_halves(codes) : codes;
@@ -101,26 +101,28 @@ INLINE void quantised_step(veci acc[PANEL_ROWS][QUANTISED_VECS], const char *wor
 }
 
 /* sums[r] += the group's products, as floats */
-INLINE void quantised_group(vec sums[PANEL_ROWS][QUANTISED_VECS], const char *scales,
+INLINE void quantised_group(vec sums[QUANTISED_ROWS][QUANTISED_VECS], const char *scales,
                             const char *words, const char *ahead,
-                            const struct quantised_row x[PANEL_ROWS], size_t g, const int is_int4,
-                            const int row_count)
+                            const struct quantised_row x[QUANTISED_ROWS], size_t g,
+                            const int is_int4, const int row_count)
 {
     const size_t step = is_int4 ? 8 : 4;
-    veci acc[PANEL_ROWS][QUANTISED_VECS];
+    veci acc[QUANTISED_ROWS][QUANTISED_VECS];
 #pragma GCC unroll 8
     for (int r = 0; r < row_count; r++)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int v = 0; v < QUANTISED_VECS; v++)
             acc[r][v] = veci_shift_left(veci_set1(x[r].minus_sums[g]),
                                         is_int4 ? INT4_OFFSET_BITS : INT8_OFFSET_BITS);
 #pragma GCC unroll 16
     for (size_t k = 0; k < KERNEL_GROUP; k += step) {
-        _mm_prefetch(ahead + k / step * WORD_BYTES, _MM_HINT_T1);
+#pragma GCC unroll 2
+        for (size_t line = 0; line < WORD_BYTES; line += 64)
+            _mm_prefetch(ahead + k / step * WORD_BYTES + line, _MM_HINT_T1);
         quantised_step(acc, words + k / step * WORD_BYTES, x, g * KERNEL_GROUP + k, is_int4,
                        row_count);
     }
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int v = 0; v < QUANTISED_VECS; v++) {
         vec scale = vec_load_bf16((const uint16_t *)(const void *)scales + v * VEC_LANES);
 #pragma GCC unroll 8
@@ -136,12 +138,12 @@ INLINE void quantised_tile(float *y, size_t y_stride, const char *x, const char 
                            int accumulate, const int is_int4, const int row_count)
 {
     const size_t group_bytes = (size_t)KERNEL_GROUP * KERNEL_PANEL_OUTS / (is_int4 ? 2 : 1);
-    struct quantised_row rows[PANEL_ROWS];
-    vec sums[PANEL_ROWS][PANEL_VECS];
+    struct quantised_row rows[QUANTISED_ROWS];
+    vec sums[QUANTISED_ROWS][QUANTISED_VECS];
 #pragma GCC unroll 8
     for (int r = 0; r < row_count; r++) {
         rows[r] = quantised_row_of(x + (size_t)r * kernel_quantised_bytes(in), in);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int v = 0; v < QUANTISED_VECS; v++)
             sums[r][v] = vec_set1(0);
     }
@@ -177,7 +179,7 @@ INLINE void quantised_matmul(float *y, size_t y_stride, const char *x, const cha
     size_t panel_bytes = kernel_panel_bytes(is_int4 ? KERNEL_INT4 : KERNEL_INT8, in);
     uint32_t block_panels = (uint32_t)(BLOCK_WEIGHT_BYTES / panel_bytes);
     uint32_t block_outs = (block_panels > 0 ? block_panels : 1) * KERNEL_PANEL_OUTS;
-    uint32_t tile_count = rows / PANEL_ROWS + (rows % PANEL_ROWS != 0);
+    uint32_t tile_count = rows / QUANTISED_ROWS + (rows % QUANTISED_ROWS != 0);
     assert(out_begin % KERNEL_PANEL_OUTS == 0);
     const char *w_end = w + ((out_end + KERNEL_PANEL_OUTS - 1) / KERNEL_PANEL_OUTS) * panel_bytes;
 
@@ -196,13 +198,11 @@ INLINE void quantised_matmul(float *y, size_t y_stride, const char *x, const cha
         break;
                 CASE(1)
                 CASE(2)
+#if QUANTISED_ROWS > 2
                 CASE(3)
                 CASE(4)
-#if PANEL_ROWS > 4
                 CASE(5)
                 CASE(6)
-                CASE(7)
-                CASE(8)
 #endif
 #undef CASE
             default:

@@ -4,8 +4,6 @@
 #include <errno.h>
 #include <string.h>
 
-#define IMAGE_CACHE_LINE_BYTES 64u
-
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "images map as they are");
 
 static const char *const role_names[TENSOR_ROLE_COUNT] = {
@@ -62,7 +60,7 @@ uint64_t image_scales_bytes(uint32_t dtype, uint32_t cols)
     uint64_t groups = round_up(cols, IMAGE_GROUP_COLS) / IMAGE_GROUP_COLS;
     if (dtype != IMAGE_INT8 && dtype != IMAGE_INT4)
         return 0;
-    return round_up(groups * IMAGE_PANEL_ROWS * sizeof(uint16_t), IMAGE_CACHE_LINE_BYTES);
+    return groups * IMAGE_PANEL_ROWS * sizeof(uint16_t);
 }
 
 uint64_t image_panel_bytes(uint32_t dtype, uint32_t cols)

@@ -20,7 +20,7 @@
 #include <string.h>
 
 #define IMAGE_MAGIC "SLLORAIM"
-#define IMAGE_VERSION 4u
+#define IMAGE_VERSION 5u
 #define IMAGE_ALIGN 4096u
 #define IMAGE_TENSOR_ALIGN 256u
 #define IMAGE_TENSORS_MAX 65536u
@@ -61,8 +61,8 @@ enum image_dtype {
     /*
      * Quantised: panels of IMAGE_PANEL_ROWS rows over groups of IMAGE_GROUP_COLS columns; rows and
      * columns that are missing have the value 0. A panel is
-     *   scales  bf16 [groups, 16], padded with 0 to whole cache lines of 64 bytes
-     *   codes   [groups, words, 16] of 4 bytes, what one row has of some columns in turn
+     *   scales  bf16 [groups, IMAGE_PANEL_ROWS]
+     *   codes   [groups, words, IMAGE_PANEL_ROWS] of 4 bytes: what one row has of some columns
      * and a value is scale * (code - offset).
      * IMAGE_INT8: offset 128; a word is 4 columns, a byte each.
      * IMAGE_INT4: offset 8; a word is 8 columns: the low halves of its bytes are the first 4, the
@@ -96,7 +96,7 @@ static inline bool image_quant_parse(const char *word, uint32_t *ret_dtype)
     return false;
 }
 
-#define IMAGE_PANEL_ROWS 16u
+#define IMAGE_PANEL_ROWS 32u
 #define IMAGE_GROUP_COLS 64u
 #define IMAGE_INT8_OFFSET 128u
 #define IMAGE_INT4_OFFSET 8u

@@ -190,7 +190,8 @@ static void matmul_is_right(const struct kernels *k)
     }
     /* Weights of several blocks of the second-level cache. */
     for (enum product p = PRODUCT_BF16; p < PRODUCT_COUNT; p++) {
-        struct matmul_case wide = {p, 7, 14336, 43, has_panels(p) ? 16 : 1, 42, 1, 0};
+        struct matmul_case wide = {p,  7, 14336, 43, has_panels(p) ? KERNEL_PANEL_OUTS : 1,
+                                   42, 1, 0};
         if (has_product(k, p))
             check_matmul(k, &rng, &wide);
     }

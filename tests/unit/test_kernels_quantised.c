@@ -112,16 +112,16 @@ static void extremes(const struct kernels *k)
 static int code_of(const uint8_t *panel, enum kernel_dtype dtype, uint32_t in, uint32_t lane,
                    uint32_t i)
 {
-    const uint8_t *codes = panel + ((in + 63) / 64 * 32 + 63) / 64 * 64;
+    const uint8_t *codes = panel + (in + 63) / 64 * 64;
     if (dtype == KERNEL_INT8)
-        return codes[(size_t)(i / 4) * 64 + lane * 4 + i % 4] - 128;
-    uint8_t byte = codes[(size_t)(i / 8) * 64 + lane * 4 + i % 4];
+        return codes[(size_t)(i / 4) * 128 + lane * 4 + i % 4] - 128;
+    uint8_t byte = codes[(size_t)(i / 8) * 128 + lane * 4 + i % 4];
     return (i % 8 < 4 ? byte & 15 : byte >> 4) - 8;
 }
 
 static float scale_of(const uint8_t *panel, uint32_t lane, uint32_t g)
 {
-    return bf16_expand(((const uint16_t *)(const void *)panel)[g * 16 + lane]);
+    return bf16_expand(((const uint16_t *)(const void *)panel)[g * 32 + lane]);
 }
 
 /* Any codes are a matrix; scales are small numbers of either sign. */
@@ -129,11 +129,11 @@ static struct guarded random_matrix(struct rng *rng, enum kernel_dtype dtype, ui
                                     uint32_t in)
 {
     size_t panel_bytes = kernel_panel_bytes(dtype, in);
-    struct guarded w = guarded_make((outs + 15) / 16 * panel_bytes);
+    struct guarded w = guarded_make((outs + 31) / 32 * panel_bytes);
     for (size_t i = 0; i < w.bytes; i++)
         ((uint8_t *)w.data)[i] = (uint8_t)rng_u64(rng);
-    for (uint32_t p = 0; p < (outs + 15) / 16; p++)
-        for (uint32_t s = 0; s < (in + 63) / 64 * 16; s++)
+    for (uint32_t p = 0; p < (outs + 31) / 32; p++)
+        for (uint32_t s = 0; s < (in + 63) / 64 * 32; s++)
             ((uint16_t *)(void *)((char *)w.data + p * panel_bytes))[s] =
                 bf16_truncate((float)rng_normal(rng) / 64);
     return w;
@@ -150,15 +150,15 @@ static void check_output(const struct kernels *k, const struct product_case *c, 
                          const uint8_t *w, uint32_t r, uint32_t o, double before, double bias,
                          float got)
 {
-    const uint8_t *panel = w + o / 16 * kernel_panel_bytes(c->dtype, c->in);
+    const uint8_t *panel = w + o / 32 * kernel_panel_bytes(c->dtype, c->in);
     struct row row = row_at(x, c->in, r);
     double sum = before + bias, size = fabs(before) + fabs(bias);
     uint32_t groups = (c->in + 63) / 64;
     for (uint32_t g = 0; g < groups; g++) {
         int32_t codes = 0;
         for (uint32_t i = g * 64; i < g * 64 + 64; i++)
-            codes += row.codes[i] * code_of(panel, c->dtype, c->in, o % 16, i);
-        double product = (double)row.scales[g] * scale_of(panel, o % 16, g) * codes;
+            codes += row.codes[i] * code_of(panel, c->dtype, c->in, o % 32, i);
+        double product = (double)row.scales[g] * scale_of(panel, o % 32, g) * codes;
         sum += product;
         size += fabs(product);
     }
@@ -205,7 +205,7 @@ static void check_product(const struct kernels *k, struct rng *rng, const struct
 static void products(const struct kernels *k)
 {
     static const uint32_t rows[] = {1, 2, 3, 4, 5, 7, 8, 9, 16, 19};
-    static const uint32_t outs[] = {1, 15, 16, 17, 48, 100};
+    static const uint32_t outs[] = {1, 15, 31, 32, 33, 100};
     struct rng rng;
     rng_seed(&rng, 72);
     uint32_t n = 0;
@@ -214,7 +214,7 @@ static void products(const struct kernels *k)
             for (size_t d = 0; d < COUNT(dims); d++, n++) {
                 struct product_case c = {
                     quantised[t], rows[r], dims[d], outs[n % COUNT(outs)], 0, 0, n % 2, n / 2 % 2};
-                c.out_begin = c.outs > 32 ? 16 : 0;
+                c.out_begin = c.outs > 48 ? 32 : 0;
                 c.out_end = c.outs - (n % 3 == 0 && c.outs > 17);
                 check_product(k, &rng, &c);
             }
@@ -262,12 +262,12 @@ static void rows_are_loaded(const struct kernels *k)
             for (uint32_t o = 0; o < 37; o++) {
                 struct guarded to = guarded_floats(dims[d]);
                 const uint8_t *panel =
-                    (uint8_t *)w.data + o / 16 * kernel_panel_bytes(quantised[t], dims[d]);
+                    (uint8_t *)w.data + o / 32 * kernel_panel_bytes(quantised[t], dims[d]);
                 k->load_row[quantised[t]](to.data, w.data, dims[d], o);
                 for (uint32_t i = 0; i < dims[d]; i++)
                     assert_true(((float *)to.data)[i] ==
-                                scale_of(panel, o % 16, i / 64) *
-                                    (float)code_of(panel, quantised[t], dims[d], o % 16, i));
+                                scale_of(panel, o % 32, i / 64) *
+                                    (float)code_of(panel, quantised[t], dims[d], o % 32, i));
                 guarded_free(&to);
             }
             guarded_free(&w);
