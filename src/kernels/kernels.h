@@ -26,8 +26,8 @@ enum kernel_dtype {
      * pair of inputs in turn, the pair of each output: what all outputs of the panel need at the
      * same time. Outputs and inputs that are missing are 0 there. */
     KERNEL_PANELS = KERNEL_ROWS_COUNT,
-    /* Quantised matrices in panels, over groups of KERNEL_GROUP inputs. A panel is the scales, bf16
-     * [groups, outputs], then the codes, [groups, words, outputs] of
+    /* Quantised matrices in panels, over groups of KERNEL_GROUP inputs. A panel is, for each
+     * group in turn, the scales, bf16 [outputs], and the codes, [words, outputs] of
      * 4 bytes; a value is scale * (code - offset). INT8: offset 128, a word is 4 inputs. INT4:
      * offset 8, a word is 8 inputs: the low halves of its bytes, then the high halves. */
     KERNEL_INT8,
@@ -45,19 +45,19 @@ static inline uint32_t kernel_groups(uint32_t in)
     return (in + KERNEL_GROUP - 1) / KERNEL_GROUP;
 }
 
-/* Bytes of the scales of one quantised panel. */
-static inline size_t kernel_scales_bytes(uint32_t in)
+/* Bytes of a group of a panel of KERNEL_INT8 or KERNEL_INT4. */
+static inline size_t kernel_group_bytes(enum kernel_dtype dtype)
 {
-    return (size_t)kernel_groups(in) * KERNEL_PANEL_OUTS * sizeof(uint16_t);
+    size_t codes = (size_t)KERNEL_PANEL_OUTS * KERNEL_GROUP;
+    return KERNEL_PANEL_OUTS * sizeof(uint16_t) + (dtype == KERNEL_INT4 ? codes / 2 : codes);
 }
 
 /* Bytes of one panel of KERNEL_PANELS, KERNEL_INT8 or KERNEL_INT4. */
 static inline size_t kernel_panel_bytes(enum kernel_dtype dtype, uint32_t in)
 {
-    size_t codes = (size_t)kernel_groups(in) * KERNEL_GROUP * KERNEL_PANEL_OUTS;
     if (dtype == KERNEL_PANELS)
         return (size_t)((in + 1) / 2) * KERNEL_PANEL_OUTS * 2 * sizeof(uint16_t);
-    return kernel_scales_bytes(in) + (dtype == KERNEL_INT4 ? codes / 2 : codes);
+    return kernel_groups(in) * kernel_group_bytes(dtype);
 }
 
 /* A row of inputs as kernel_quantise leaves it: codes int8 [groups * KERNEL_GROUP], scales float

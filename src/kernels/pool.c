@@ -14,6 +14,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -34,16 +35,24 @@ struct pool_thread {
     uint32_t index;
 };
 
+/* The chunks that a thread takes first, in order: what follows each other in memory is then read by
+ * one of them, as its prefetches assume. */
+struct pool_range {
+    _Alignas(CACHE_LINE_BYTES) _Atomic uint32_t next;
+    uint32_t end;
+};
+
 struct pool {
     /* Written only while no thread is inside. */
     pool_fn *fn;
     void *argument;
     uint32_t chunk_count;
 
+    struct pool_range *ranges; /* [thread_count], owned */
+
     uint32_t thread_count;
     struct pool_thread *threads; /* owned; [0] is the caller and has no handle */
 
-    _Alignas(CACHE_LINE_BYTES) _Atomic uint64_t next_chunk;
     _Alignas(CACHE_LINE_BYTES) _Atomic uint32_t job; /* futex word */
     _Atomic uint32_t sleeping;
     _Atomic int closing;
@@ -73,13 +82,32 @@ static int spin(uint64_t *since_ns)
     return now_ns - *since_ns < POOL_SPIN_NS;
 }
 
+/* False when there are none left in this range. */
+static bool take_chunk(struct pool_range *r, uint32_t *ret)
+{
+    if (atomic_load_explicit(&r->next, memory_order_relaxed) >= r->end)
+        return false;
+    *ret = atomic_fetch_add_explicit(&r->next, 1, memory_order_relaxed);
+    return *ret < r->end;
+}
+
+/* The thread's own range, then what others have not come to. */
 static void run_chunks(struct pool *p, uint32_t thread)
 {
-    for (;;) {
-        uint64_t chunk = atomic_fetch_add_explicit(&p->next_chunk, 1, memory_order_relaxed);
-        if (chunk >= p->chunk_count)
-            return;
-        p->fn(p->argument, (uint32_t)chunk, thread);
+    uint32_t chunk;
+    for (uint32_t i = 0; i < p->thread_count; i++) {
+        struct pool_range *r = &p->ranges[(thread + i) % p->thread_count];
+        while (take_chunk(r, &chunk))
+            p->fn(p->argument, chunk, thread);
+    }
+}
+
+static void deal_chunks(struct pool *p, uint32_t chunk_count)
+{
+    for (uint64_t t = 0; t < p->thread_count; t++) {
+        uint32_t begin = (uint32_t)(t * chunk_count / p->thread_count);
+        atomic_store_explicit(&p->ranges[t].next, begin, memory_order_relaxed);
+        p->ranges[t].end = (uint32_t)((t + 1) * chunk_count / p->thread_count);
     }
 }
 
@@ -130,8 +158,7 @@ void pool_run(struct pool *p, pool_fn *fn, void *argument, uint32_t chunk_count)
     assert(atomic_load(&p->job) % 2 == 0);
     p->fn = fn;
     p->argument = argument;
-    p->chunk_count = chunk_count;
-    atomic_store_explicit(&p->next_chunk, 0, memory_order_relaxed);
+    deal_chunks(p, chunk_count);
     atomic_fetch_add(&p->job, 1);
     if (atomic_load(&p->sleeping) > 0)
         futex_wake(&p->job);
@@ -196,7 +223,10 @@ int pool_open(struct pool **ret, uint32_t threads, struct error *err)
     memset(p, 0, sizeof(*p));
     p->thread_count = threads > 0 ? threads : allowed_cpus();
     p->threads = calloc(p->thread_count, sizeof(*p->threads));
-    if (p->threads == NULL) {
+    p->ranges = aligned_alloc(CACHE_LINE_BYTES, p->thread_count * sizeof(*p->ranges));
+    if (p->threads == NULL || p->ranges == NULL) {
+        free(p->threads);
+        free(p->ranges);
         free(p);
         return error_set(err, -ENOMEM, "no memory for a pool of %u threads", threads);
     }
@@ -218,6 +248,7 @@ void pool_close(struct pool *p)
     futex_wake(&p->job);
     for (uint32_t i = 1; i < p->thread_count; i++)
         pthread_join(p->threads[i].handle, NULL);
+    free(p->ranges);
     free(p->threads);
     free(p);
 }

@@ -1,7 +1,8 @@
 /*
  * A persistent pool of threads that runs one function over a range of chunks. The caller is thread
- * 0 and takes part. Chunks are claimed from one atomic counter; between jobs the others spin for a
- * short while and then sleep, so that a worker without a turn burns no processor time.
+ * 0 and takes part. Each thread claims the chunks of a range of its own in order, then what others
+ * have left; between jobs the others spin for a short while and then sleep, so that a worker
+ * without a turn burns no processor time.
  */
 #pragma once
 

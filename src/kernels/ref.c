@@ -130,21 +130,23 @@ static void quantise(void *to, const float *from, uint32_t n)
     }
 }
 
-/* scale * (code - offset) of input k of output o in its panel; KERNEL_INT8 or KERNEL_INT4 */
-static inline int code_of(const uint8_t *panel, enum kernel_dtype dtype, uint32_t in, uint32_t o,
-                          uint32_t k)
+/* Code less offset of input k of an output of a panel; KERNEL_INT8 or KERNEL_INT4. */
+static inline int code_of(const uint8_t *panel, enum kernel_dtype dtype, uint32_t lane, uint32_t k)
 {
-    const uint8_t *codes = panel + kernel_scales_bytes(in);
+    const uint8_t *group = panel + k / KERNEL_GROUP * kernel_group_bytes(dtype);
+    const uint8_t *codes = group + KERNEL_PANEL_OUTS * sizeof(uint16_t);
     uint32_t per_word = dtype == KERNEL_INT4 ? 8 : 4;
-    const uint8_t *word = codes + ((size_t)(k / per_word) * KERNEL_PANEL_OUTS + o) * 4;
+    const uint8_t *word =
+        codes + ((size_t)(k % KERNEL_GROUP / per_word) * KERNEL_PANEL_OUTS + lane) * 4;
     if (dtype == KERNEL_INT8)
         return word[k % 4] - KERNEL_INT8_OFFSET;
     return (k % 8 < 4 ? word[k % 4] & 15 : word[k % 4] >> 4) - KERNEL_INT4_OFFSET;
 }
 
-static inline float scale_of(const uint8_t *panel, uint32_t o, uint32_t group)
+static inline float scale_of(const uint8_t *panel, enum kernel_dtype dtype, uint32_t lane,
+                             uint32_t group)
 {
-    return element(panel, KERNEL_BF16, (size_t)group * KERNEL_PANEL_OUTS + o);
+    return element(panel + group * kernel_group_bytes(dtype), KERNEL_BF16, lane);
 }
 
 static inline void matmul_quantised(float *y, size_t y_stride, const void *x, const uint8_t *w,
@@ -162,8 +164,8 @@ static inline void matmul_quantised(float *y, size_t y_stride, const void *x, co
             for (uint32_t g = 0; g < kernel_groups(in); g++) {
                 int32_t codes = 0;
                 for (uint32_t k = g * KERNEL_GROUP; k < (g + 1) * KERNEL_GROUP; k++)
-                    codes += q.codes[k] * code_of(panel, dtype, in, lane, k);
-                sum += (double)q.scales[g] * scale_of(panel, lane, g) * codes;
+                    codes += q.codes[k] * code_of(panel, dtype, lane, k);
+                sum += (double)q.scales[g] * scale_of(panel, dtype, lane, g) * codes;
             }
             float *to = &y[r * y_stride + o];
             float value = (float)sum + (bias != NULL ? bias[o] : 0.0f);
@@ -194,7 +196,8 @@ static inline void load_row_quantised(float *to, const uint8_t *w, enum kernel_d
     const uint8_t *panel = w + row / KERNEL_PANEL_OUTS * kernel_panel_bytes(dtype, in);
     uint32_t lane = row % KERNEL_PANEL_OUTS;
     for (uint32_t i = 0; i < in; i++)
-        to[i] = scale_of(panel, lane, i / KERNEL_GROUP) * (float)code_of(panel, dtype, in, lane, i);
+        to[i] =
+            scale_of(panel, dtype, lane, i / KERNEL_GROUP) * (float)code_of(panel, dtype, lane, i);
 }
 
 static void load_row_int8(float *to, const void *w, uint32_t in, uint32_t row)

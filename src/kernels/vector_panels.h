@@ -89,6 +89,13 @@ INLINE void panel_store(float *y, vec acc[PANEL_VECS], const float *bias, uint32
     }
 }
 
+/* What is fetched while w is used. It may lie beyond the matrix, whose end only the caller knows:
+ * there the next one of the forward pass begins, and fetching what is no memory does nothing. */
+INLINE const char *ahead_of(const char *w)
+{
+    return (const char *)((uintptr_t)w + AHEAD_BYTES);
+}
+
 /*
  * The outputs of one panel for row_count rows. Weights are read once and in the order of addresses,
  * however many the rows: `ahead` is what is fetched into the second-level cache meanwhile.
@@ -126,15 +133,14 @@ INLINE void panel_tile(float *y, size_t y_stride, const void *x, size_t x_stride
 
 /* Panels [0, outs) of row_count rows. */
 INLINE void panel_strip(float *y, size_t y_stride, const void *x, size_t x_stride, const char *w,
-                        const struct operands types, const char *w_end, const float *bias,
-                        uint32_t in, uint32_t outs, int accumulate, const int row_count)
+                        const struct operands types, const float *bias, uint32_t in, uint32_t outs,
+                        int accumulate, const int row_count)
 {
     size_t panel_bytes = kernel_panel_bytes(KERNEL_PANELS, in);
     for (uint32_t o = 0; o < outs; o += KERNEL_PANEL_OUTS, w += panel_bytes) {
         uint32_t count = outs - o < KERNEL_PANEL_OUTS ? outs - o : KERNEL_PANEL_OUTS;
-        const char *ahead = (size_t)(w_end - w) >= AHEAD_BYTES + panel_bytes ? w + AHEAD_BYTES : w;
-        panel_tile(y + o, y_stride, x, x_stride, w, types, ahead, bias != NULL ? bias + o : NULL,
-                   in, count, accumulate, row_count);
+        panel_tile(y + o, y_stride, x, x_stride, w, types, ahead_of(w),
+                   bias != NULL ? bias + o : NULL, in, count, accumulate, row_count);
     }
 }
 
@@ -148,7 +154,6 @@ INLINE void matmul_over_panels(float *y, size_t y_stride, const void *x, size_t 
     uint32_t block_outs = (block_panels > 0 ? block_panels : 1) * KERNEL_PANEL_OUTS;
     uint32_t tile_count = rows / PANEL_ROWS + (rows % PANEL_ROWS != 0);
     assert(out_begin % KERNEL_PANEL_OUTS == 0);
-    const char *w_end = w + ((out_end + KERNEL_PANEL_OUTS - 1) / KERNEL_PANEL_OUTS) * panel_bytes;
 
     for (uint32_t o = out_begin, outs; o < out_end; o += outs) {
         outs = out_end - o < block_outs ? out_end - o : block_outs;
@@ -161,7 +166,7 @@ INLINE void matmul_over_panels(float *y, size_t y_stride, const void *x, size_t 
             switch (count) {
 #define CASE(n)                                                                                    \
     case n:                                                                                        \
-        panel_strip(yr, y_stride, xr, x_stride, wo, types, w_end, b, in, outs, accumulate, n);     \
+        panel_strip(yr, y_stride, xr, x_stride, wo, types, b, in, outs, accumulate, n);            \
         break;
                 CASE(1)
                 CASE(2)

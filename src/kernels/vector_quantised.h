@@ -4,6 +4,7 @@
  * the inputs.
  */
 #define QUANTISED_VECS ((int)KERNEL_PANEL_OUTS / VEC_LANES)
+#define SCALES_BYTES (KERNEL_PANEL_OUTS * sizeof(uint16_t))
 #define WORD_BYTES ((size_t)KERNEL_PANEL_OUTS * 4)
 
 /* The offsets of codes as powers of two. */
@@ -101,12 +102,12 @@ INLINE void quantised_step(veci acc[QUANTISED_ROWS][QUANTISED_VECS], const char 
 }
 
 /* sums[r] += the group's products, as floats */
-INLINE void quantised_group(vec sums[QUANTISED_ROWS][QUANTISED_VECS], const char *scales,
-                            const char *words, const char *ahead,
-                            const struct quantised_row x[QUANTISED_ROWS], size_t g,
-                            const int is_int4, const int row_count)
+INLINE void quantised_group(vec sums[QUANTISED_ROWS][QUANTISED_VECS], const char *group,
+                            const char *ahead, const struct quantised_row x[QUANTISED_ROWS],
+                            size_t g, const int is_int4, const int row_count)
 {
     const size_t step = is_int4 ? 8 : 4;
+    const char *words = group + SCALES_BYTES;
     veci acc[QUANTISED_ROWS][QUANTISED_VECS];
 #pragma GCC unroll 8
     for (int r = 0; r < row_count; r++)
@@ -114,6 +115,8 @@ INLINE void quantised_group(vec sums[QUANTISED_ROWS][QUANTISED_VECS], const char
         for (int v = 0; v < QUANTISED_VECS; v++)
             acc[r][v] = veci_shift_left(veci_set1(x[r].minus_sums[g]),
                                         is_int4 ? INT4_OFFSET_BITS : INT8_OFFSET_BITS);
+    _mm_prefetch(ahead, _MM_HINT_T1);
+    ahead += SCALES_BYTES;
 #pragma GCC unroll 16
     for (size_t k = 0; k < KERNEL_GROUP; k += step) {
 #pragma GCC unroll 2
@@ -124,7 +127,7 @@ INLINE void quantised_group(vec sums[QUANTISED_ROWS][QUANTISED_VECS], const char
     }
 #pragma GCC unroll 4
     for (int v = 0; v < QUANTISED_VECS; v++) {
-        vec scale = vec_load_bf16((const uint16_t *)(const void *)scales + v * VEC_LANES);
+        vec scale = vec_load_bf16((const uint16_t *)(const void *)group + v * VEC_LANES);
 #pragma GCC unroll 8
         for (int r = 0; r < row_count; r++)
             sums[r][v] = vec_fma(vec_of_veci(acc[r][v]), vec_mul(scale, vec_set1(x[r].scales[g])),
@@ -137,7 +140,7 @@ INLINE void quantised_tile(float *y, size_t y_stride, const char *x, const char 
                            const char *ahead, const float *bias, uint32_t in, uint32_t outs,
                            int accumulate, const int is_int4, const int row_count)
 {
-    const size_t group_bytes = (size_t)KERNEL_GROUP * KERNEL_PANEL_OUTS / (is_int4 ? 2 : 1);
+    const size_t group_bytes = kernel_group_bytes(is_int4 ? KERNEL_INT4 : KERNEL_INT8);
     struct quantised_row rows[QUANTISED_ROWS];
     vec sums[QUANTISED_ROWS][QUANTISED_VECS];
 #pragma GCC unroll 8
@@ -147,11 +150,9 @@ INLINE void quantised_tile(float *y, size_t y_stride, const char *x, const char 
         for (int v = 0; v < QUANTISED_VECS; v++)
             sums[r][v] = vec_set1(0);
     }
-    const char *words = panel + kernel_scales_bytes(in);
     for (uint32_t g = 0; g < kernel_groups(in); g++) {
-        quantised_group(sums, panel + (size_t)g * KERNEL_PANEL_OUTS * sizeof(uint16_t), words,
-                        ahead, rows, g, is_int4, row_count);
-        words += group_bytes;
+        quantised_group(sums, panel, ahead, rows, g, is_int4, row_count);
+        panel += group_bytes;
         ahead += group_bytes;
     }
 #pragma GCC unroll 8
@@ -160,15 +161,14 @@ INLINE void quantised_tile(float *y, size_t y_stride, const char *x, const char 
 }
 
 INLINE void quantised_strip(float *y, size_t y_stride, const char *x, const char *w,
-                            const char *w_end, const float *bias, uint32_t in, uint32_t outs,
-                            int accumulate, const int is_int4, const int row_count)
+                            const float *bias, uint32_t in, uint32_t outs, int accumulate,
+                            const int is_int4, const int row_count)
 {
     size_t panel_bytes = kernel_panel_bytes(is_int4 ? KERNEL_INT4 : KERNEL_INT8, in);
     for (uint32_t o = 0; o < outs; o += KERNEL_PANEL_OUTS, w += panel_bytes) {
         uint32_t count = outs - o < KERNEL_PANEL_OUTS ? outs - o : KERNEL_PANEL_OUTS;
-        const char *ahead = (size_t)(w_end - w) >= AHEAD_BYTES + panel_bytes ? w + AHEAD_BYTES : w;
-        quantised_tile(y + o, y_stride, x, w, ahead, bias != NULL ? bias + o : NULL, in, count,
-                       accumulate, is_int4, row_count);
+        quantised_tile(y + o, y_stride, x, w, ahead_of(w), bias != NULL ? bias + o : NULL, in,
+                       count, accumulate, is_int4, row_count);
     }
 }
 
@@ -181,7 +181,6 @@ INLINE void quantised_matmul(float *y, size_t y_stride, const char *x, const cha
     uint32_t block_outs = (block_panels > 0 ? block_panels : 1) * KERNEL_PANEL_OUTS;
     uint32_t tile_count = rows / QUANTISED_ROWS + (rows % QUANTISED_ROWS != 0);
     assert(out_begin % KERNEL_PANEL_OUTS == 0);
-    const char *w_end = w + ((out_end + KERNEL_PANEL_OUTS - 1) / KERNEL_PANEL_OUTS) * panel_bytes;
 
     for (uint32_t o = out_begin, outs; o < out_end; o += outs) {
         outs = out_end - o < block_outs ? out_end - o : block_outs;
@@ -194,7 +193,7 @@ INLINE void quantised_matmul(float *y, size_t y_stride, const char *x, const cha
             switch (count) {
 #define CASE(n)                                                                                    \
     case n:                                                                                        \
-        quantised_strip(yr, y_stride, xr, wo, w_end, b, in, outs, accumulate, is_int4, n);         \
+        quantised_strip(yr, y_stride, xr, wo, b, in, outs, accumulate, is_int4, n);                \
         break;
                 CASE(1)
                 CASE(2)
@@ -231,17 +230,17 @@ static void matmul_int4(float *y, size_t y_stride, const void *x, const void *w,
 INLINE void load_row_quantised(float *to, const char *w, uint32_t in, uint32_t row,
                                const int is_int4)
 {
-    w += row / KERNEL_PANEL_OUTS * kernel_panel_bytes(is_int4 ? KERNEL_INT4 : KERNEL_INT8, in);
-    row %= KERNEL_PANEL_OUTS;
-    const uint16_t *scales = (const uint16_t *)(const void *)w + row;
-    const char *words = w + kernel_scales_bytes(in) + row * 4;
-    const uint32_t step = is_int4 ? 8 : 4;
-    for (uint32_t k = 0; k < in; k += step, words += WORD_BYTES) {
+    const enum kernel_dtype dtype = is_int4 ? KERNEL_INT4 : KERNEL_INT8;
+    const uint32_t step = is_int4 ? 8 : 4, lane = row % KERNEL_PANEL_OUTS;
+    w += row / KERNEL_PANEL_OUTS * kernel_panel_bytes(dtype, in);
+    for (uint32_t k = 0; k < in; k += step) {
+        const char *group = w + k / KERNEL_GROUP * kernel_group_bytes(dtype);
+        const char *words = group + SCALES_BYTES + k % KERNEL_GROUP / step * WORD_BYTES;
+        uint32_t bits = (uint32_t)((const uint16_t *)(const void *)group)[lane] << 16;
         uint8_t word[4];
-        uint32_t bits = (uint32_t)scales[k / KERNEL_GROUP * KERNEL_PANEL_OUTS] << 16;
         float scale, values[8];
-        memcpy(word, words, sizeof word);
         memcpy(&scale, &bits, sizeof scale);
+        memcpy(word, words + lane * sizeof word, sizeof word);
         for (int i = 0; i < 4; i++) {
             int code = is_int4 ? (word[i] & 15) - KERNEL_INT4_OFFSET : word[i] - KERNEL_INT8_OFFSET;
             values[i] = scale * (float)code;

@@ -55,28 +55,20 @@ static uint64_t round_up(uint64_t n, uint64_t to)
     return (n + to - 1) / to * to;
 }
 
-uint64_t image_scales_bytes(uint32_t dtype, uint32_t cols)
+uint64_t image_group_bytes(uint32_t dtype)
 {
-    uint64_t groups = round_up(cols, IMAGE_GROUP_COLS) / IMAGE_GROUP_COLS;
-    if (dtype != IMAGE_INT8 && dtype != IMAGE_INT4)
-        return 0;
-    return groups * IMAGE_PANEL_ROWS * sizeof(uint16_t);
+    uint64_t scales = IMAGE_PANEL_ROWS * sizeof(uint16_t);
+    uint64_t codes = IMAGE_PANEL_ROWS * IMAGE_GROUP_COLS;
+    if (dtype == IMAGE_INT8)
+        return scales + codes;
+    return dtype == IMAGE_INT4 ? scales + codes / 2 : 0;
 }
 
 uint64_t image_panel_bytes(uint32_t dtype, uint32_t cols)
 {
-    uint64_t scales = image_scales_bytes(dtype, cols);
-    uint64_t codes = IMAGE_PANEL_ROWS * round_up(cols, IMAGE_GROUP_COLS);
-    switch (dtype) {
-    case IMAGE_PANELS:
+    if (dtype == IMAGE_PANELS)
         return IMAGE_PANEL_ROWS * round_up(cols, 2) * sizeof(uint16_t);
-    case IMAGE_INT8:
-        return scales + codes;
-    case IMAGE_INT4:
-        return scales + codes / 2;
-    default:
-        return 0;
-    }
+    return round_up(cols, IMAGE_GROUP_COLS) / IMAGE_GROUP_COLS * image_group_bytes(dtype);
 }
 
 bool image_tensor_bytes(uint32_t rows, uint32_t cols, uint32_t dtype, uint64_t *ret)

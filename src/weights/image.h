@@ -20,7 +20,7 @@
 #include <string.h>
 
 #define IMAGE_MAGIC "SLLORAIM"
-#define IMAGE_VERSION 5u
+#define IMAGE_VERSION 6u
 #define IMAGE_ALIGN 4096u
 #define IMAGE_TENSOR_ALIGN 256u
 #define IMAGE_TENSORS_MAX 65536u
@@ -60,9 +60,9 @@ enum image_dtype {
     IMAGE_PANELS = 2,
     /*
      * Quantised: panels of IMAGE_PANEL_ROWS rows over groups of IMAGE_GROUP_COLS columns; rows and
-     * columns that are missing have the value 0. A panel is
-     *   scales  bf16 [groups, IMAGE_PANEL_ROWS]
-     *   codes   [groups, words, IMAGE_PANEL_ROWS] of 4 bytes: what one row has of some columns
+     * columns that are missing have the value 0. A panel is, for each group in turn,
+     *   scales  bf16 [IMAGE_PANEL_ROWS]
+     *   codes   [words, IMAGE_PANEL_ROWS] of 4 bytes: what one row has of some columns
      * and a value is scale * (code - offset).
      * IMAGE_INT8: offset 128; a word is 4 columns, a byte each.
      * IMAGE_INT4: offset 8; a word is 8 columns: the low halves of its bytes are the first 4, the
@@ -177,10 +177,10 @@ int image_open(struct image *ret, const void *base, uint64_t bytes, enum image_k
 const void *image_section(const struct image *im, enum image_section section, uint64_t *ret_bytes);
 
 size_t image_dtype_bytes(uint32_t dtype); /* of one value; 0: no such dtype, or quantised */
-/* Bytes of a panel of IMAGE_PANELS, IMAGE_INT8 or IMAGE_INT4; of its scales, 0 where it has none.
- */
+/* Bytes of a panel of IMAGE_PANELS, IMAGE_INT8 or IMAGE_INT4; of one group of it, 0 where it has
+ * none. */
 uint64_t image_panel_bytes(uint32_t dtype, uint32_t cols);
-uint64_t image_scales_bytes(uint32_t dtype, uint32_t cols);
+uint64_t image_group_bytes(uint32_t dtype);
 /* Bytes of a tensor; false when that is no number of bytes an image can hold. */
 bool image_tensor_bytes(uint32_t rows, uint32_t cols, uint32_t dtype, uint64_t *ret);
 const char *image_role_name(uint32_t role); /* "q", "gate", ... as in errors and certificates */

@@ -109,19 +109,23 @@ static void extremes(const struct kernels *k)
 
 /* --- matrices --- */
 
-static int code_of(const uint8_t *panel, enum kernel_dtype dtype, uint32_t in, uint32_t lane,
-                   uint32_t i)
+static size_t group_bytes(enum kernel_dtype dtype)
 {
-    const uint8_t *codes = panel + (in + 63) / 64 * 64;
+    return dtype == KERNEL_INT8 ? 64 + 2048 : 64 + 1024;
+}
+
+static int code_of(const uint8_t *panel, enum kernel_dtype dtype, uint32_t lane, uint32_t i)
+{
+    const uint8_t *codes = panel + i / 64 * group_bytes(dtype) + 64;
     if (dtype == KERNEL_INT8)
-        return codes[(size_t)(i / 4) * 128 + lane * 4 + i % 4] - 128;
-    uint8_t byte = codes[(size_t)(i / 8) * 128 + lane * 4 + i % 4];
+        return codes[(size_t)(i % 64 / 4) * 128 + lane * 4 + i % 4] - 128;
+    uint8_t byte = codes[(size_t)(i % 64 / 8) * 128 + lane * 4 + i % 4];
     return (i % 8 < 4 ? byte & 15 : byte >> 4) - 8;
 }
 
-static float scale_of(const uint8_t *panel, uint32_t lane, uint32_t g)
+static float scale_of(const uint8_t *panel, enum kernel_dtype dtype, uint32_t lane, uint32_t g)
 {
-    return bf16_expand(((const uint16_t *)(const void *)panel)[g * 32 + lane]);
+    return bf16_expand(((const uint16_t *)(const void *)(panel + g * group_bytes(dtype)))[lane]);
 }
 
 /* Any codes are a matrix; scales are small numbers of either sign. */
@@ -132,9 +136,9 @@ static struct guarded random_matrix(struct rng *rng, enum kernel_dtype dtype, ui
     struct guarded w = guarded_make((outs + 31) / 32 * panel_bytes);
     for (size_t i = 0; i < w.bytes; i++)
         ((uint8_t *)w.data)[i] = (uint8_t)rng_u64(rng);
-    for (uint32_t p = 0; p < (outs + 31) / 32; p++)
-        for (uint32_t s = 0; s < (in + 63) / 64 * 32; s++)
-            ((uint16_t *)(void *)((char *)w.data + p * panel_bytes))[s] =
+    for (size_t at = 0; at < w.bytes; at += group_bytes(dtype))
+        for (uint32_t lane = 0; lane < 32; lane++)
+            ((uint16_t *)(void *)((char *)w.data + at))[lane] =
                 bf16_truncate((float)rng_normal(rng) / 64);
     return w;
 }
@@ -157,8 +161,8 @@ static void check_output(const struct kernels *k, const struct product_case *c, 
     for (uint32_t g = 0; g < groups; g++) {
         int32_t codes = 0;
         for (uint32_t i = g * 64; i < g * 64 + 64; i++)
-            codes += row.codes[i] * code_of(panel, c->dtype, c->in, o % 32, i);
-        double product = (double)row.scales[g] * scale_of(panel, o % 32, g) * codes;
+            codes += row.codes[i] * code_of(panel, c->dtype, o % 32, i);
+        double product = (double)row.scales[g] * scale_of(panel, c->dtype, o % 32, g) * codes;
         sum += product;
         size += fabs(product);
     }
@@ -266,8 +270,8 @@ static void rows_are_loaded(const struct kernels *k)
                 k->load_row[quantised[t]](to.data, w.data, dims[d], o);
                 for (uint32_t i = 0; i < dims[d]; i++)
                     assert_true(((float *)to.data)[i] ==
-                                scale_of(panel, o % 32, i / 64) *
-                                    (float)code_of(panel, quantised[t], dims[d], o % 32, i));
+                                scale_of(panel, quantised[t], o % 32, i / 64) *
+                                    (float)code_of(panel, quantised[t], o % 32, i));
                 guarded_free(&to);
             }
             guarded_free(&w);
