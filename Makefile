@@ -118,6 +118,9 @@ $(BUILD)/obj/kernels/%.o: src/kernels/%.c
 	@echo "  CC    $<"
 	@$(CC) $(CFLAGS) $(KERNEL_FLAGS_$*) $(DEPFLAGS) -c -o $@ $<
 
+# Rounding where the source says so, here too; and comparisons become vectors only so.
+$(BUILD)/obj/weights/quantise.o: CFLAGS += -ffp-contract=off -fno-trapping-math
+
 $(BUILD)/obj/%.o: src/%.c
 	@mkdir -p $(@D)
 	@echo "  CC    $<"

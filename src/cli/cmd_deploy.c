@@ -39,7 +39,7 @@ static const struct argp_option deploy_options[] = {
     {"owner", OPT_OWNER, "NAME", 0, "who it belongs to (default)", 1},
     {"isolation", OPT_ISOLATION, "function|owner|shared", 0,
      "who shares its process: nobody, its owner's functions, every shared one (owner)", 1},
-    {"quant", OPT_QUANT, "bf16|f32", 0, "how matrices are kept (bf16)", 1},
+    {"quant", OPT_QUANT, "bf16|int8|int4|f32", 0, "how matrices are kept (bf16)", 1},
     {"if-generation", OPT_IF_GENERATION, "N", 0,
      "only if NAME's generation is N; 0: only if there is no NAME", 2},
     {"allow-noop", OPT_ALLOW_NOOP, NULL, 0, "also an adapter that changes no answer", 2},

@@ -111,6 +111,13 @@ static void deploy_fail(struct deploy *j, const struct error *err)
     deploy_free(j);
 }
 
+/* An adapter is so small that there is nothing to gain by quantising it too. */
+static uint32_t packing_dtype(const struct deploy *j)
+{
+    uint32_t dtype = j->order.dtype;
+    return j->packing_adapter && dtype != IMAGE_F32 ? IMAGE_BF16 : dtype;
+}
+
 /* Opens the files of `dir`; their identities and the packing options make the key. */
 static int open_sources(struct deploy *j, struct error *err)
 {
@@ -119,7 +126,7 @@ static int open_sources(struct deploy *j, struct error *err)
     struct digest_state *hash = digest_begin();
     if (hash == NULL)
         return error_set(err, -ENOMEM, "out of memory");
-    const uint32_t options[] = {IMAGE_VERSION, j->packing_adapter, o->dtype};
+    const uint32_t options[] = {IMAGE_VERSION, j->packing_adapter, packing_dtype(j)};
     digest_update(hash, options, sizeof options);
     if (j->packing_adapter)
         digest_update(hash, o->f.backbone.bytes, DIGEST_BYTES);
@@ -290,7 +297,7 @@ static int start_packer(struct deploy *j, struct error *err)
     if (r < 0)
         return r;
     struct wire_pack pack = {.kind = j->packing_adapter ? WIRE_PACK_ADAPTER : WIRE_PACK_BACKBONE,
-                             .dtype = j->order.dtype,
+                             .dtype = packing_dtype(j),
                              .backbone = j->order.f.backbone};
     proc_put(j->packer, WIRE_PACK, &pack, sizeof pack, NULL, 0, j->out_fd);
     sources_close(&j->sources);

@@ -138,6 +138,10 @@ static int place_lora(struct adapter *a, const struct model_config *c, const str
 static int place(struct adapter *a, const struct backbone *b, const struct image_tensor *t,
                  struct error *err)
 {
+    if (image_group_bytes(t->dtype) > 0)
+        return error_set(err, -EBADMSG,
+                         "%s of layer %u is quantised, an adapter's matrices are not",
+                         image_role_name(t->role), t->layer);
     a->weight_bytes += t->bytes;
     a->is_pure_lora &= t->part == TENSOR_LORA_A || t->part == TENSOR_LORA_B;
     return t->part == TENSOR_WHOLE ? place_whole(a, b, t, err) : place_lora(a, b->config, t, err);

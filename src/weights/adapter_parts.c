@@ -3,6 +3,7 @@
 
 #include "weights/convert.h"
 #include "weights/pack_job.h"
+#include "weights/panel.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -269,18 +270,23 @@ static bool is_vocabulary(const struct adapter_module *m)
     return m->name->kind == NAMES_EMBEDDING || m->name->parts[0] == TENSOR_HEAD;
 }
 
-/* Whether these are the values of a row, as f32 or bf16 like the matrix. */
-static bool is_row(const struct weight *w, uint32_t row, const char *values)
+/* Whether these would be packed to what the backbone has from `row` on: a panel's rows, or what is
+ * left of them. rows and panel: space for them. */
+static bool are_rows(const struct weight *w, uint32_t row, uint32_t count, const void *from,
+                     enum safetensors_dtype from_dtype, void *rows, void *panel)
 {
-    const uint16_t *panels = w->data;
-    const uint16_t *halves = (const uint16_t *)(const void *)values;
-    size_t bytes = w->cols * image_dtype_bytes(w->dtype);
-    if (w->dtype != IMAGE_PANELS)
-        return memcmp(values, (const char *)w->data + row * bytes, bytes) == 0;
-    for (uint32_t k = 0; k < w->cols; k++)
-        if (panels[image_panel_index(w->cols, row, k)] != halves[k])
-            return false;
-    return true;
+    size_t panel_bytes = image_panel_bytes(w->dtype, w->cols);
+    size_t values = (size_t)count * w->cols;
+    if (panel_bytes == 0) {
+        size_t row_bytes = w->cols * image_dtype_bytes(w->dtype);
+        (void)convert_block(rows, w->dtype, from, from_dtype, values);
+        return memcmp(rows, (const char *)w->data + row * row_bytes, count * row_bytes) == 0;
+    }
+    return convert_block(rows, panel_source_dtype(w->dtype), from, from_dtype, values) ==
+               CONVERT_ALL &&
+           panel_make(panel, w->dtype, rows, count, w->cols) == PANEL_ALL &&
+           memcmp(panel, (const char *)w->data + row / IMAGE_PANEL_ROWS * panel_bytes,
+                  panel_bytes) == 0;
 }
 
 /* PEFT saves an embedding or head that has LoRA along with it, and on loading lets it take the
@@ -290,23 +296,29 @@ static int check_base(struct adapter_module *m, const struct backbone *b, struct
     const struct weight *w = m->name->parts[0] == TENSOR_HEAD ? &b->head : &b->embed;
     const struct safetensors_tensor *t = m->base->tensor;
     size_t size = convert_source_bytes(t->dtype);
-    enum image_dtype dtype = w->dtype == IMAGE_F32 ? IMAGE_F32 : IMAGE_BF16;
     if (!is_vocabulary(m) || !has_dims(m->base, 2, w->rows, w->cols) || size == 0)
         return error_set(err, -ENOTSUP,
                          "%s is not of the backbone's size: the adapter was made for another "
                          "vocabulary",
                          t->name);
-    char *block = malloc(w->cols * (size + 4) + 1);
-    int r = block != NULL ? 0 : error_set(err, -ENOMEM, "out of memory");
-    for (uint64_t row = 0; !m->base_differs && r == 0 && row < w->rows; row++) {
-        char *to = block + w->cols * size;
-        r = source_read(m->base->file, t->offset + row * w->cols * size, block, w->cols * size,
-                        err);
-        if (r == 0)
-            (void)convert_block(to, dtype, block, t->dtype, w->cols);
-        m->base_differs = r == 0 && !is_row(w, (uint32_t)row, to);
+    size_t panel_bytes = image_panel_bytes(w->dtype, w->cols);
+    size_t values = (size_t)IMAGE_PANEL_ROWS * w->cols;
+    char *from = malloc(values * size + 1);
+    void *rows = malloc(values * sizeof(float) + 1);
+    void *panel = malloc(panel_bytes + 1);
+    int r = from != NULL && rows != NULL && panel != NULL
+                ? 0
+                : error_set(err, -ENOMEM, "out of memory");
+    for (uint32_t row = 0; !m->base_differs && r == 0 && row < w->rows; row += IMAGE_PANEL_ROWS) {
+        uint32_t count = w->rows - row < IMAGE_PANEL_ROWS ? w->rows - row : IMAGE_PANEL_ROWS;
+        uint64_t first = (uint64_t)row * w->cols;
+        r = source_read(m->base->file, t->offset + first * size, from,
+                        (size_t)count * w->cols * size, err);
+        m->base_differs = r == 0 && !are_rows(w, row, count, from, t->dtype, rows, panel);
     }
-    free(block);
+    free(from);
+    free(rows);
+    free(panel);
     return r;
 }
 

@@ -36,11 +36,6 @@ static inline uint32_t f32_of_f16(uint16_t h)
     return u.bits | (uint32_t)(h & 0x8000u) << 16;
 }
 
-static inline uint16_t bf16_of_f32(uint32_t bits)
-{
-    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
-}
-
 /* Each returns whether some value was not finite, and goes on. */
 
 static bool f32_to_f32(uint32_t *restrict to, const uint32_t *restrict from, size_t count)
@@ -78,7 +73,7 @@ static bool f32_to_bf16(uint16_t *restrict to, const uint32_t *restrict from, si
     uint32_t bad = 0;
     for (size_t i = 0; i < count; i++) {
         /* Rounding can overflow to infinity, and can carry a NaN over into the sign. */
-        uint16_t h = bf16_of_f32(from[i]);
+        uint16_t h = convert_bf16_of_f32(from[i]);
         bad |= (h & BF16_EXPONENT) == BF16_EXPONENT || (from[i] & F32_EXPONENT) == F32_EXPONENT;
         to[i] = h;
     }
@@ -90,7 +85,7 @@ static bool f16_to_bf16(uint16_t *restrict to, const uint16_t *restrict from, si
     uint32_t bad = 0;
     for (size_t i = 0; i < count; i++) {
         bad |= (from[i] & F16_EXPONENT) == F16_EXPONENT;
-        to[i] = bf16_of_f32(f32_of_f16(from[i]));
+        to[i] = convert_bf16_of_f32(f32_of_f16(from[i]));
     }
     return bad != 0;
 }

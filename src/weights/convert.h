@@ -10,6 +10,12 @@
 
 #define CONVERT_ALL SIZE_MAX
 
+/* Of the bits of a finite number. */
+static inline uint16_t convert_bf16_of_f32(uint32_t bits)
+{
+    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
 size_t convert_source_bytes(enum safetensors_dtype dtype); /* 0: cannot be converted */
 
 /* `count` values; the areas do not overlap. Returns CONVERT_ALL, or the index of the first value

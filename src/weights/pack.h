@@ -19,7 +19,9 @@ struct pack_file {
 #define PACK_META_BYTES_MAX (32u << 10)
 
 struct pack_options {
-    enum image_dtype dtype; /* of matrices; vectors are always f32 */
+    /* Of matrices; vectors are always f32. A word of --quant, see image.h; an adapter's is bf16 or
+     * f32. */
+    enum image_dtype dtype;
     /* Called after every block; NULL: nobody wants to know. */
     void (*progress)(void *user, const char *what, uint64_t bytes_done, uint64_t bytes_total);
     void *user;

@@ -208,7 +208,7 @@ static int describe(const struct pack_job *j, struct packing *p, const struct ad
                        "{\"kind\":\"adapter\",\"backbone\":\"%s\",\"dtype\":\"%s\","
                        "\"parameters\":%llu,\"tensors\":%u,\"matched\":%u,\"unmatched\":0,"
                        "\"rank_max\":%u,\"modules\":[",
-                       backbone, j->options->dtype == IMAGE_F32 ? "f32" : "bf16",
+                       backbone, image_quant_name(j->options->dtype),
                        (unsigned long long)c->parameter_count, j->writer.tensor_count,
                        p->parts.source.tensor_count, c->rank_max);
     if (r == 0)

@@ -148,7 +148,7 @@ static int describe(const struct pack_job *j, struct backbone_parts *p, struct e
         "\"tensors\":%u,\"layers\":%u,\"hidden\":%u,\"heads\":%u,\"kv_heads\":%u,\"head_dim\":%u,"
         "\"ffn\":%u,\"vocab\":%u,\"context\":%u,\"sliding_window\":%u,\"rope\":\"%s\","
         "\"rope_theta\":%.9g,\"tied_embeddings\":%s,\"tokenizer_bytes\":%zu,\"chat_template\":%s}",
-        model_family_name(c->family), j->options->dtype == IMAGE_F32 ? "f32" : "bf16",
+        model_family_name(c->family), image_quant_name(j->options->dtype),
         (unsigned long long)j->parameter_count, j->writer.tensor_count, c->layer_count, c->hidden,
         c->head_count, c->kv_head_count, c->head_dim, c->ffn, c->vocab_count, c->context_max,
         c->sliding_window, ropes[c->ropes[MODEL_LAYER_FULL].kind],

@@ -3,6 +3,7 @@
 
 #include "model/jsonfile.h"
 #include "weights/convert.h"
+#include "weights/panel.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -31,11 +32,15 @@ static bool is_vector(const struct pack_item *i)
     return i->part == TENSOR_DORA || (i->part == TENSOR_WHOLE && !backbone_role_is_matrix(i->role));
 }
 
+/* A row that is looked up costs no time worth mentioning, so it can be more exact than int4. */
 static enum image_dtype dtype_of(const struct pack_job *j, const struct pack_item *i)
 {
+    enum image_dtype dtype = j->options->dtype;
     if (is_vector(i))
         return IMAGE_F32;
-    return j->options->dtype == IMAGE_BF16 && !i->is_looked_up ? IMAGE_PANELS : j->options->dtype;
+    if (i->is_looked_up)
+        return dtype == IMAGE_INT4 ? IMAGE_INT8 : dtype;
+    return dtype == IMAGE_BF16 ? IMAGE_PANELS : dtype;
 }
 
 static bool has_shape(const struct safetensors_tensor *t, const struct pack_item *i, uint32_t rows)
@@ -106,6 +111,16 @@ static int refuse_value(const struct source_tensor *t, const void *from, size_t 
                      overflow ? ": pack it with f32" : ": the checkpoint is damaged");
 }
 
+static int refuse_size(const struct pack_item *i, enum image_dtype dtype, uint64_t index,
+                       struct error *err)
+{
+    return error_set(err, -EINVAL,
+                     "%s: tensor %s holds a value that %s cannot hold at index %llu: pack it with "
+                     "f32",
+                     i->source->file->name, i->source->tensor->name, image_quant_name(dtype),
+                     (unsigned long long)(index + (uint64_t)i->first_row * i->cols));
+}
+
 static int write_block(struct pack_job *j, const void *values, size_t bytes, struct error *err)
 {
     int r = image_writer_write(&j->writer, values, bytes, err);
@@ -150,35 +165,30 @@ static int copy_rows(struct pack_job *j, uint32_t index, void *from, void *to, s
     return 0;
 }
 
-/* rows [row_count, cols] → one panel, which is all 0 before. */
-static void interleave(uint16_t *panel, const uint16_t *rows, uint32_t row_count, uint32_t cols)
-{
-    for (uint32_t r = 0; r < row_count; r++)
-        for (uint32_t k = 0; k < cols; k++)
-            panel[image_panel_index(cols, r, k)] = rows[(size_t)r * cols + k];
-}
-
 /* One tensor, a panel at a time. */
 static int copy_panels(struct pack_job *j, uint32_t index, struct error *err)
 {
     const struct pack_item *item = &j->items[index];
-    size_t values = (size_t)IMAGE_PANEL_ROWS * ((item->cols + 1) / 2 * 2);
+    enum image_dtype dtype = j->writer.tensors[index].dtype;
+    size_t values = (size_t)IMAGE_PANEL_ROWS * item->cols;
+    size_t panel_bytes = image_panel_bytes(dtype, item->cols);
     char *from = malloc(values * sizeof(float));
-    uint16_t *rows = malloc(values * sizeof *rows);
-    uint16_t *panel = malloc(values * sizeof *panel);
+    void *rows = malloc(values * sizeof(float));
+    void *panel = malloc(panel_bytes);
     int r = from != NULL && rows != NULL && panel != NULL
                 ? 0
                 : error_set(err, -ENOMEM, "out of memory");
     for (uint32_t row = 0; r == 0 && row < item->rows; row += IMAGE_PANEL_ROWS) {
         uint32_t left = item->rows - row;
         uint32_t count = left < IMAGE_PANEL_ROWS ? left : IMAGE_PANEL_ROWS;
-        r = load_values(item, (uint64_t)row * item->cols, (size_t)count * item->cols, from, rows,
-                        IMAGE_BF16, err);
+        uint64_t first = (uint64_t)row * item->cols;
+        r = load_values(item, first, (size_t)count * item->cols, from, rows,
+                        panel_source_dtype(dtype), err);
         if (r < 0)
             break;
-        memset(panel, 0, values * sizeof *panel);
-        interleave(panel, rows, count, item->cols);
-        r = write_block(j, panel, values * sizeof *panel, err);
+        size_t bad = panel_make(panel, dtype, rows, count, item->cols);
+        r = bad == PANEL_ALL ? write_block(j, panel, panel_bytes, err)
+                             : refuse_size(item, dtype, first + bad, err);
     }
     free(from);
     free(rows);
@@ -190,7 +200,7 @@ static int copy_item(struct pack_job *j, uint32_t index, char *block, struct err
 {
     if (j->items[index].source == NULL)
         return write_block(j, j->items[index].values, j->writer.tensors[index].bytes, err);
-    if (j->writer.tensors[index].dtype == IMAGE_PANELS)
+    if (image_panel_bytes(j->writer.tensors[index].dtype, j->items[index].cols) > 0)
         return copy_panels(j, index, err);
     return copy_rows(j, index, block, block + BLOCK_VALUES * sizeof(float), err);
 }

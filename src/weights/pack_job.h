@@ -16,7 +16,7 @@ struct pack_item {
     uint32_t cols;
     uint32_t first_row;   /* of the source that this tensor takes */
     uint32_t source_rows; /* 0: rows, this tensor takes all */
-    bool is_looked_up;    /* read by single rows, or by few: kept as rows, never in panels */
+    bool is_looked_up;    /* read by single rows, or by few: not for panels of bf16 */
     float add;            /* to every value: 1 where a checkpoint stores norm weights less one */
 };
 

@@ -160,9 +160,11 @@ static int run(struct packer *p, struct pack_result *ret, struct error *err)
         return r;
     const struct pack_options o = {
         .dtype = p->request.dtype, .progress = on_progress, .user = p, .adapted_norms = dora_norms};
-    if (p->request.dtype != IMAGE_F32 && p->request.dtype != IMAGE_BF16)
+    bool is_adapter = p->request.kind == WIRE_PACK_ADAPTER;
+    bool is_quantised = image_group_bytes(p->request.dtype) > 0;
+    if (image_quant_name(p->request.dtype) == NULL || (is_adapter && is_quantised))
         return error_set(err, -EPROTO, "PACK asks for unknown numbers");
-    if (p->request.kind == WIRE_PACK_ADAPTER)
+    if (is_adapter)
         r = pack_for_backbone(p, &o, ret, err);
     else if (p->request.kind == WIRE_PACK_BACKBONE)
         r = pack_backbone(p->files, p->file_count, &o, p->out, ret, err);
