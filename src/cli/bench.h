@@ -13,11 +13,12 @@
 
 struct bench_options {
     const char *shape; /* NULL: the benchmark's own */
-    const char *quant;
+    const char *quant; /* like the numbers: NULL or 0: the benchmark's own */
     uint32_t batch;
     uint32_t tokens;
     uint32_t threads;
     uint32_t runs;
+    uint32_t mib; /* of memory and file that ceilings are measured with */
     bool json;
     char dir[512]; /* everything is written below it */
 };
@@ -54,4 +55,7 @@ double bench_median(double *values, uint32_t count); /* sorts them */
 int bench_sharing(const struct bench_options *o, struct error *err);
 int bench_coldstart(const struct bench_options *o, struct error *err);
 int bench_gateway(const struct bench_options *o, struct error *err);
-int bench_engine(const struct bench_options *o, const char *what, struct error *err);
+/* What sllora-worker measures: `name`, on a checkpoint with so many adapters; without a model it
+ * gets the directory alone. */
+int bench_engine(const struct bench_options *o, const char *name, bool has_model, uint32_t adapters,
+                 struct error *err);

@@ -1,88 +1,39 @@
 /* `sllora bench`: every figure of PERF.md, by name. */
 #include "cli/bench.h"
 #include "cli/cli.h"
+#include "daemon/deploy.h"
 
 #include <argp.h>
 #include <errno.h>
 #include <ftw.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-static int run_decode(const struct bench_options *o, struct error *err)
-{
-    return bench_engine(o, "decode", err);
-}
-
-static int run_prefill(const struct bench_options *o, struct error *err)
-{
-    return bench_engine(o, "prefill", err);
-}
+#define ENGINE_ADAPTERS 32u /* BENCH_ADAPTERS_MAX of the worker */
 
 static const struct {
     const char *name;
-    int (*run)(const struct bench_options *o, struct error *err);
     const char *help;
+    int (*run)(const struct bench_options *o, struct error *err); /* NULL: sllora-worker's */
+    bool has_model;
+    uint32_t adapters;
 } benches[] = {
-    {"sharing", bench_sharing, "memory of 1, 4, 16 functions of as many owners on one backbone"},
-    {"coldstart", bench_coldstart, "first token without a process, against the same request warm"},
-    {"gateway", bench_gateway, "what the daemon adds, and requests a second"},
-    {"decode", run_decode, "tokens a second beside the read ceiling"},
-    {"prefill", run_prefill, "prompt tokens a second beside the arithmetic ceiling"},
+    {"sharing", "memory of 1, 4, 16 functions of as many owners on one backbone", bench_sharing,
+     false, 0},
+    {"coldstart", "first token without a process, against the same request warm", bench_coldstart,
+     false, 0},
+    {"gateway", "what the daemon adds, and requests a second", bench_gateway, false, 0},
+    {"ceilings", "what the machine reads, multiplies and takes from disk at best, by threads", NULL,
+     false, 0},
+    {"decode", "tokens a second beside the read ceiling", NULL, true, 0},
+    {"prefill", "prompt tokens a second beside the arithmetic ceiling", NULL, true, 0},
+    {"batch", "decode of 1, 2, 4, ... sequences at a time, beside both ceilings", NULL, true, 0},
+    {"longctx", "decode after 512, 2,048 and 8,192 tokens, against a short context", NULL, true, 0},
+    {"mixed", "with adapters against without, in alternation", NULL, true, ENGINE_ADAPTERS},
 };
 
 #define BENCH_COUNT (sizeof benches / sizeof benches[0])
-
-/* The engine is measured by the program that holds it. */
-int bench_engine(const struct bench_options *o, const char *what, struct error *err)
-{
-    char checkpoint[700], program[PATH_MAX + 16], line[4096];
-    const char *shape = o->shape != NULL ? o->shape : "qwen2.5-0.5b";
-    int r = bench_checkpoint(o, shape, 0, checkpoint, sizeof checkpoint, err);
-    if (r < 0)
-        return r;
-    char self[PATH_MAX];
-    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    if (n < 0)
-        return error_set(err, -errno, "cannot read /proc/self/exe");
-    self[n] = '\0';
-    *strrchr(self, '/') = '\0';
-    snprintf(program, sizeof program, "%s/sllora-worker", self);
-    char batch[16], tokens[16], threads[16], runs[16];
-    snprintf(batch, sizeof batch, "%u", o->batch);
-    snprintf(tokens, sizeof tokens, "%u", o->tokens > 0 ? o->tokens : *what == 'd' ? 64 : 512);
-    snprintf(threads, sizeof threads, "%u", o->threads);
-    snprintf(runs, sizeof runs, "%u", o->runs > 0 ? o->runs : 5);
-    const char *argv[] = {program,     "bench",  what,      checkpoint, "--shape",  shape,
-                          "--quant",   o->quant, "--batch", batch,      "--tokens", tokens,
-                          "--threads", threads,  "--runs",  runs,       NULL};
-    int pipe_fds[2];
-    if (pipe(pipe_fds) < 0)
-        return error_set(err, -errno, "cannot make a pipe: %s", strerror(errno));
-    fflush(stdout);
-    pid_t pid = fork();
-    if (pid == 0) {
-        dup2(pipe_fds[1], STDOUT_FILENO);
-        execv(program, (char *const *)(uintptr_t)argv);
-        _exit(127);
-    }
-    close(pipe_fds[1]);
-    FILE *from = fdopen(pipe_fds[0], "r");
-    while (from != NULL && fgets(line, sizeof line, from) != NULL) {
-        json_t *figure = json_loads(line, 0, NULL);
-        if (figure != NULL)
-            bench_report(o, figure);
-    }
-    if (from != NULL)
-        fclose(from);
-    int status = 0;
-    if (pid < 0 || waitpid(pid, &status, 0) < 0 || status != 0)
-        return error_set(err, -EIO, "sllora-worker bench %s failed", what);
-    return 0;
-}
 
 struct bench_arguments {
     struct bench_options options;
@@ -90,15 +41,19 @@ struct bench_arguments {
     bool keep;
 };
 
-enum { OPT_DIR = 256, OPT_JSON };
+enum { OPT_DIR = 256, OPT_MIB };
 
 static const struct argp_option options[] = {
     {"shape", 's', "NAME", 0, "qwen2.5-0.5b, llama-3.2-1b, ...: see sllora synth --help", 1},
-    {"quant", 'q', "bf16|f32", 0, "how matrices are kept (bf16)", 1},
-    {"batch", 'b', "N", 0, "decode: sequences at a time (1)", 1},
-    {"tokens", 'n', "N", 0, "decode: tokens (64); prefill: length of the prompt (512)", 1},
-    {"threads", 't', "N", 0, "of the engine (all processors)", 1},
-    {"runs", 'r', "N", 0, "the median of so many is printed", 1},
+    {"quant", 'q', "TYPE", 0, "how matrices are kept: " IMAGE_QUANT_WORDS " (bf16)", 1},
+    {"batch", 'b', "N", 0,
+     "sequences at a time: decode, prefill (1); mixed (8); batch: the most (32)", 1},
+    {"tokens", 'n', "N", 0,
+     "to decode (decode 64; batch, longctx, mixed 32); prefill: length of the prompt (512)", 1},
+    {"threads", 't', "N", 0,
+     "of the engine (all processors; ceilings and kernels: 1, 2, 4, ... and all)", 1},
+    {"runs", 'r', "N", 0, "the median of so many is printed (5; coldstart 15)", 1},
+    {"mib", OPT_MIB, "N", 0, "memory, and file, that ceilings are measured with (1024)", 1},
     {"dir", OPT_DIR, "DIR", 0, "keep checkpoints here for the next time", 1},
     {"json", 'j', NULL, 0, "one JSON object a line", 1},
     {0},
@@ -112,6 +67,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         a->options.shape = arg;
         return 0;
     case 'q':
+        if (!image_quant_parse(arg, &(uint32_t){0}))
+            argp_error(state, "--quant is %s, not \"%s\"", IMAGE_QUANT_WORDS, arg);
         a->options.quant = arg;
         return 0;
     case 'b':
@@ -125,6 +82,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case 'r':
         a->options.runs = (uint32_t)cli_whole(state, "runs", arg, 1, 99);
+        return 0;
+    case OPT_MIB:
+        a->options.mib = (uint32_t)cli_whole(state, "mib", arg, 4, 1 << 20);
         return 0;
     case OPT_DIR:
         snprintf(a->options.dir, sizeof a->options.dir, "%s", arg);
@@ -179,7 +139,10 @@ static int run(const struct bench_arguments *a, struct error *err)
         if (strcmp(a->name, "all") != 0 && strcmp(a->name, benches[i].name) != 0)
             continue;
         found = true;
-        int r = benches[i].run(&a->options, err);
+        int r = benches[i].run != NULL
+                    ? benches[i].run(&a->options, err)
+                    : bench_engine(&a->options, benches[i].name, benches[i].has_model,
+                                   benches[i].adapters, err);
         if (r < 0)
             return r;
     }
@@ -201,7 +164,7 @@ int cmd_bench(int argc, char **argv)
             "its own, both in a temporary directory.\v",
         .help_filter = add_list,
     };
-    struct bench_arguments a = {.options = {.quant = "bf16", .batch = 1}};
+    struct bench_arguments a = {0};
     struct error err = {0};
     argp_err_exit_status = CLI_USAGE;
     argp_parse(&argp, argc, argv, 0, NULL, &a);

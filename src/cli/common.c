@@ -62,7 +62,8 @@ uint64_t cli_whole(const struct argp_state *state, const char *flag, const char 
 
 void cli_print_json(const json_t *document)
 {
-    json_dumpf(document, stdout, JSON_COMPACT | JSON_ENSURE_ASCII);
+    /* 15 digits: what was written with fewer reads the same */
+    json_dumpf(document, stdout, JSON_COMPACT | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(15));
     putchar('\n');
     fflush(stdout);
 }

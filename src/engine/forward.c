@@ -19,6 +19,13 @@
 #define CHUNK_OUTPUTS_MIN_MANY_ROWS 64u /* rows are read again for each chunk */
 #define CHUNK_MANY_ROWS 8u
 
+_Static_assert((int)IMAGE_F32 == KERNEL_F32 && (int)IMAGE_BF16 == KERNEL_BF16 &&
+                   (int)IMAGE_PANELS == KERNEL_PANELS && (int)IMAGE_INT8 == KERNEL_INT8 &&
+                   (int)IMAGE_INT4 == KERNEL_INT4 && (int)IMAGE_DTYPE_COUNT == KERNEL_DTYPE_COUNT,
+               "a weight's dtype indexes the table of kernels");
+_Static_assert(IMAGE_PANEL_ROWS == KERNEL_PANEL_OUTS && IMAGE_GROUP_COLS == KERNEL_GROUP,
+               "kernels read what the packer wrote");
+
 /* --- row work: rows x weights, the residual stream --- */
 
 struct linear_job {
@@ -93,26 +100,42 @@ static void gated_chunk(void *argument, uint32_t chunk, uint32_t thread)
         job->forward->gated_mul(gate->y + r * ffn + begin, up->y + r * ffn + begin, end - begin);
 }
 
-struct halve_job {
+/* In which forms products take the rows that linears read; see product() in lora.c. */
+struct round_job {
     struct forward *forward;
     const float *x;
     uint32_t in;
+    bool as_half;
+    bool as_quantised;
 };
 
-static void halve_chunk(void *argument, uint32_t row, uint32_t thread)
+static void round_chunk(void *argument, uint32_t row, uint32_t thread)
 {
-    const struct halve_job *job = argument;
-    size_t at = (size_t)row * job->in;
+    const struct round_job *job = argument;
+    const struct activations *a = &job->forward->act;
+    const struct kernels *k = job->forward->kernels;
+    const float *x = job->x + (size_t)row * job->in;
     (void)thread;
-    job->forward->kernels->store[KERNEL_BF16](job->forward->act.half + at, job->x + at, job->in);
+    if (job->as_half)
+        k->store[KERNEL_BF16](a->half + (size_t)row * job->in, x, job->in);
+    if (job->as_quantised)
+        k->quantise(a->quantised + row * kernel_quantised_bytes(job->in), x, job->in);
 }
 
-/* Rounds the rows that linears read, where products take them as bf16 (product() in lora.c). */
-static void halve(struct forward *f, const struct batch *b, const struct linear *l)
+/* What adapters bring is bf16, whatever the backbone is. */
+static void round_inputs(struct forward *f, const struct batch *b, const struct linear *linears,
+                         uint32_t count)
 {
-    struct halve_job job = {f, l->x, l->weights->weight.cols};
-    if (f->kernels->matmul_half[l->weights->weight.dtype] || b->group_count > 0)
-        forward_run(f, (uint64_t)b->row_count * job.in, halve_chunk, &job, b->row_count);
+    const struct kernels *k = f->kernels;
+    struct round_job job = {f, linears[0].x, linears[0].weights->weight.cols, false, false};
+    job.as_half = b->group_count > 0 && k->matmul_half[KERNEL_BF16];
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t dtype = linears[i].weights->weight.dtype;
+        job.as_half |= k->matmul_half[dtype] != NULL;
+        job.as_quantised |= k->matmul_quantised[dtype] != NULL;
+    }
+    if (job.as_half || job.as_quantised)
+        forward_run(f, (uint64_t)b->row_count * job.in, round_chunk, &job, b->row_count);
 }
 
 static uint64_t linear_work(const struct batch *b, const struct linear *linears, uint32_t count)
@@ -133,7 +156,7 @@ static void apply_linears(struct forward *f, const struct batch *b, const struct
     job.chunk_outputs = chunk_outputs(b->row_count, linears[0].weights->weight.cols);
     for (uint32_t i = 0; i < count; i++)
         chunks += (linears[i].weights->weight.rows + job.chunk_outputs - 1) / job.chunk_outputs;
-    halve(f, b, linears);
+    round_inputs(f, b, linears, count);
     lora_shrink(f, b, linears, count);
     forward_run(f, linear_work(b, linears, count), linear_chunk, &job, chunks);
 }
@@ -144,7 +167,7 @@ static void apply_gated(struct forward *f, const struct batch *b, const struct l
     struct linear_job job = {f, b, linears, 2, 0};
     uint32_t ffn = linears[0].weights->weight.rows;
     job.chunk_outputs = chunk_outputs(b->row_count, linears[0].weights->weight.cols);
-    halve(f, b, linears);
+    round_inputs(f, b, linears, 2);
     lora_shrink(f, b, linears, 2);
     forward_run(f, linear_work(b, linears, 2), gated_chunk, &job,
                 (ffn + job.chunk_outputs - 1) / job.chunk_outputs);
@@ -373,11 +396,11 @@ static uint64_t logits_bytes(const struct forward *f, uint64_t rows)
     return rows * f->backbone->config->vocab_count * sizeof(float);
 }
 
-/* Of one row: the widest input of a linear, as bf16. */
-static uint64_t half_bytes(const struct forward *f)
+/* The widest input of a linear. */
+static uint32_t input_width(const struct forward *f)
 {
     uint32_t ffn = f->backbone->config->ffn;
-    return sizeof(uint16_t) * (ffn > f->h_width ? ffn : f->h_width);
+    return ffn > f->h_width ? ffn : f->h_width;
 }
 
 /* Lays everything out from `base` and returns the bytes it takes. */
@@ -389,7 +412,8 @@ static uint64_t lay_out(struct forward *f, uint8_t *base, uint32_t threads, uint
     uint64_t blocks_bytes = kv_blocks_for(context_max) * sizeof(void *);
     a->x = carve(base, &at, row * c->hidden);
     a->h = carve(base, &at, row * f->h_width);
-    a->half = carve(base, &at, f->rows_max * half_bytes(f));
+    a->half = carve(base, &at, (uint64_t)f->rows_max * input_width(f) * sizeof(uint16_t));
+    a->quantised = carve(base, &at, f->rows_max * kernel_quantised_bytes(input_width(f)));
     a->q = carve(base, &at, row * f->q_width);
     a->k = carve(base, &at, row * f->kv_width);
     a->v = carve(base, &at, row * f->kv_width);
@@ -471,8 +495,10 @@ uint64_t forward_bytes(const struct forward *f)
     uint64_t logits = logits_bytes(f, f->logit_rows_touched);
     uint64_t row =
         2ull * c->hidden + f->h_width + f->q_width + 2ull * f->kv_width + 2ull * c->rotary_dim;
-    return (row * sizeof(float) + half_bytes(f)) * f->rows_touched +
-           (layers > logits ? layers : logits);
+    uint64_t rounded = image_group_bytes(f->backbone->layers[0].linears[LINEAR_Q].weight.dtype) > 0
+                           ? kernel_quantised_bytes(input_width(f))
+                           : input_width(f) * sizeof(uint16_t);
+    return (row * sizeof(float) + rounded) * f->rows_touched + (layers > logits ? layers : logits);
 }
 
 void forward_trim(struct forward *f)

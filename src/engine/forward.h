@@ -50,13 +50,14 @@ struct batch {
 struct activations {
     uint8_t *base;
     uint64_t bytes;
-    float *x;       /* [rows, hidden]: the residual stream */
-    float *h;       /* [rows, h_width]: what the next matrix reads */
-    float *q;       /* [rows, q_width] */
-    float *k;       /* [rows, kv_width] */
-    float *v;       /* [rows, kv_width] */
-    uint16_t *half; /* [rows, in]: the input of the linears at work, as bf16 */
-    float *y;       /* [rows, hidden]: what attention or MLP adds to the residual stream */
+    float *x;           /* [rows, hidden]: the residual stream */
+    float *h;           /* [rows, h_width]: what the next matrix reads */
+    float *q;           /* [rows, q_width] */
+    float *k;           /* [rows, kv_width] */
+    float *v;           /* [rows, kv_width] */
+    uint16_t *half;     /* [rows, in]: the input of the linears at work, as bf16 */
+    uint8_t *quantised; /* [rows, kernel_quantised_bytes(in)]: likewise, as int8 */
+    float *y;           /* [rows, hidden]: what attention or MLP adds to the residual stream */
     float *cos[MODEL_LAYER_KIND_COUNT]; /* [rows, rotary_dim / 2] */
     float *sin[MODEL_LAYER_KIND_COUNT]; /* [rows, rotary_dim / 2] */
     float *shrunk; /* [3, rows, ADAPTER_RANK_MAX]: A x of up to three matrices */

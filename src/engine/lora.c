@@ -101,14 +101,19 @@ static float *shrunk_at(const struct forward *f, const struct lora_group *g, uin
 }
 
 /* y[r, o] = x w^T + bias over rows [row, row + count) of a linear's input, with y [count, w rows]
- * at the first of them. The input is as halve() left it where a product takes bf16. */
+ * at the first of them. The input is in the form that the product takes: round_inputs() was there.
+ */
 static void product(const struct forward *f, const struct linear *l, const struct weight *w,
                     const float *bias, uint32_t row, uint32_t count, float *y, uint32_t begin,
                     uint32_t end)
 {
     const struct kernels *k = f->kernels;
     size_t at = (size_t)row * w->cols;
-    if (k->matmul_half[w->dtype])
+    if (k->matmul_quantised[w->dtype])
+        k->matmul_quantised[w->dtype](y, w->rows,
+                                      f->act.quantised + row * kernel_quantised_bytes(w->cols),
+                                      w->data, bias, count, w->cols, begin, end, 0);
+    else if (k->matmul_half[w->dtype])
         k->matmul_half[w->dtype](y, w->rows, f->act.half + at, w->cols, w->data, bias, count,
                                  w->cols, begin, end, 0);
     else

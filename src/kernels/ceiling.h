@@ -10,11 +10,25 @@
 
 #include <stddef.h>
 
-/* Streams `bytes` of memory (more than the caches hold) with all threads of the pool: the best of
- * several passes, in GB/s (10^9). Takes `bytes` of memory meanwhile, on 2 MiB pages where it can.
- */
-int ceiling_read_gbs(const struct kernels *k, struct pool *pool, size_t bytes, double *ret,
-                     struct error *err);
+/* Memory to be read, more than the caches hold. */
+struct ceiling_memory {
+    char *map; /* owned */
+    size_t map_bytes;
+    char *from; /* in it, on 2 MiB pages where it can */
+    float *sums;
+    uint32_t chunk_count;
+};
 
-/* float multiply-adds of all threads of the pool: the best of several passes, in GFLOP/s. */
-double ceiling_fma_gflops(const struct kernels *k, struct pool *pool);
+/* Takes `bytes` of memory, rounded down to whole MiB, touched by the threads of the pool. */
+int ceiling_memory_open(struct ceiling_memory *ret, struct pool *pool, size_t bytes,
+                        struct error *err);
+void ceiling_memory_close(struct ceiling_memory *m);
+
+/* Streams all of it with all threads of the pool: the best of several passes, in GB/s (10^9). */
+double ceiling_read_gb_s(const struct kernels *k, struct pool *pool,
+                         const struct ceiling_memory *m);
+
+/* Products of all threads of the pool: the best of several passes, in 10^9 operations a second, a
+ * multiplication and an addition each counting one. 0 where the instruction set has none such. */
+double ceiling_multiply_gop_s(const struct kernels *k, struct pool *pool,
+                              enum kernel_arithmetic arithmetic);

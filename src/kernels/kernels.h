@@ -158,10 +158,17 @@ typedef double kernel_log_sum_exp(const float *x, uint32_t n);
 /* Reads `bytes` (a multiple of 256) as fast as the instruction set can: the sum of the floats. */
 typedef float kernel_ceiling_read(const float *from, size_t bytes);
 
+/* What products are made of. */
+enum kernel_arithmetic {
+    KERNEL_MULTIPLY_F32,
+    KERNEL_MULTIPLY_BF16, /* pairs of bf16, added up as float */
+    KERNEL_MULTIPLY_INT8, /* fours of bytes, added up as int32 */
+    KERNEL_MULTIPLY_COUNT,
+};
+
 /* Multiplies and adds in registers only, for `rounds` rounds; *factor in [0, 1) becomes a number
- * that depends on all of them. Returns the floating-point operations, two for a multiply-add of a
- * lane. */
-typedef uint64_t kernel_ceiling_fma(uint64_t rounds, float *factor);
+ * that depends on all of them. Returns the operations, two for each product that is added. */
+typedef uint64_t kernel_ceiling_multiply(uint64_t rounds, float *factor);
 
 struct kernels {
     enum kernel_isa isa;
@@ -182,7 +189,8 @@ struct kernels {
     kernel_argmax *argmax;
     kernel_log_sum_exp *log_sum_exp;
     kernel_ceiling_read *ceiling_read; /* for ceiling.c */
-    kernel_ceiling_fma *ceiling_fma;
+    /* NULL where the instruction set has no such products */
+    kernel_ceiling_multiply *ceiling_multiply[KERNEL_MULTIPLY_COUNT];
 };
 
 /* The table of the best instruction set of this processor, or of the one that the environment

@@ -390,13 +390,26 @@ static float ceiling_read(const float *from, size_t bytes)
     return sums[0] + sums[1] + sums[2] + sums[3];
 }
 
-static uint64_t ceiling_fma(uint64_t rounds, float *factor)
+static uint64_t ceiling_f32(uint64_t rounds, float *factor)
 {
     float sums[4] = {0.1f, 0.2f, 0.3f, 0.4f}, by = *factor;
     for (uint64_t r = 0; r < rounds; r++)
         for (size_t s = 0; s < 4; s++)
             sums[s] = sums[s] * by + by;
     *factor = sums[0] + sums[1] + sums[2] + sums[3];
+    return rounds * 4 * 2;
+}
+
+static uint64_t ceiling_int8(uint64_t rounds, float *factor)
+{
+    uint8_t code = (uint8_t)(127 * *factor);
+    uint32_t sums[4] = {0, 1, 2, 3};
+    for (uint64_t r = 0; r < rounds; r++)
+        for (int s = 0; s < 4; s++) {
+            __asm__("" : "+r"(code)); /* each product is made */
+            sums[s] += (uint32_t)code * code;
+        }
+    *factor = (float)(sums[0] + sums[1] + sums[2] + sums[3]);
     return rounds * 4 * 2;
 }
 
@@ -422,5 +435,6 @@ const struct kernels kernels_ref = {
     .argmax = argmax,
     .log_sum_exp = log_sum_exp,
     .ceiling_read = ceiling_read,
-    .ceiling_fma = ceiling_fma,
+    .ceiling_multiply =
+        {[KERNEL_MULTIPLY_F32] = ceiling_f32, [KERNEL_MULTIPLY_INT8] = ceiling_int8},
 };

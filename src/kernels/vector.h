@@ -288,7 +288,7 @@ static float ceiling_read(const float *from, size_t bytes)
     return vec_sum(vec_add(vec_add(sums[0], sums[1]), vec_add(sums[2], sums[3])));
 }
 
-static uint64_t ceiling_fma(uint64_t rounds, float *factor)
+static uint64_t ceiling_f32(uint64_t rounds, float *factor)
 {
     vec sums[12], by = vec_set1(*factor);
 #pragma GCC unroll 12
@@ -303,6 +303,49 @@ static uint64_t ceiling_fma(uint64_t rounds, float *factor)
         all = vec_add(all, sums[s]);
     *factor = vec_sum(all);
     return rounds * 12 * VEC_LANES * 2;
+}
+
+#ifdef DOT_LANES
+static uint64_t ceiling_bf16(uint64_t rounds, float *factor)
+{
+    uint16_t values[DOT_LANES];
+    vec sums[12];
+    for (int i = 0; i < DOT_LANES; i++)
+        store_bf16(values + i, factor, 1);
+    vec by = dot_load(values);
+#pragma GCC unroll 12
+    for (int s = 0; s < 12; s++)
+        sums[s] = vec_set1((float)s);
+    for (uint64_t r = 0; r < rounds; r++)
+#pragma GCC unroll 12
+        for (int s = 0; s < 12; s++)
+            sums[s] = dot(by, by, sums[s]);
+    vec all = sums[0];
+    for (int s = 1; s < 12; s++)
+        all = vec_add(all, sums[s]);
+    *factor = vec_sum(all);
+    return rounds * 12 * DOT_LANES * 2;
+}
+#endif
+
+static uint64_t ceiling_int8(uint64_t rounds, float *factor)
+{
+    veci sums[12], by = veci_set1((int)(127 * *factor) * 0x01010101);
+#pragma GCC unroll 12
+    for (int s = 0; s < 12; s++)
+        sums[s] = veci_set1(s);
+    for (uint64_t r = 0; r < rounds; r++)
+#pragma GCC unroll 12
+        for (int s = 0; s < 12; s++) {
+            __asm__(""
+                    : "+x"(by)); /* where a product is several instructions, each makes its own */
+            sums[s] = veci_dot(by, by, sums[s]);
+        }
+    veci all = sums[0];
+    for (int s = 1; s < 12; s++)
+        all = veci_add(all, sums[s]);
+    *factor = (float)veci_sum(all);
+    return rounds * 12 * VEC_LANES * 4 * 2;
 }
 
 const struct kernels VEC_TABLE = {
@@ -330,5 +373,12 @@ const struct kernels VEC_TABLE = {
     .argmax = argmax,
     .log_sum_exp = log_sum_exp,
     .ceiling_read = ceiling_read,
-    .ceiling_fma = ceiling_fma,
+    .ceiling_multiply =
+        {
+            [KERNEL_MULTIPLY_F32] = ceiling_f32,
+#ifdef DOT_LANES
+            [KERNEL_MULTIPLY_BF16] = ceiling_bf16,
+#endif
+            [KERNEL_MULTIPLY_INT8] = ceiling_int8,
+        },
 };

@@ -80,6 +80,41 @@ static inline float *fixture_vector(struct fixture_memory *m, uint32_t n, double
     return v;
 }
 
+/* Any codes are a matrix: those of a panel's padding too. 74 and 4.6 are their spreads. */
+static inline void fixture_codes(struct fixture_memory *m, uint32_t dtype, uint8_t *data,
+                                 uint64_t bytes, double sigma)
+{
+    for (uint64_t i = 0; i < bytes; i++)
+        data[i] = (uint8_t)rng_u64(&m->rng);
+    for (uint64_t at = 0; at < bytes; at += image_group_bytes(dtype))
+        for (uint32_t row = 0; row < IMAGE_PANEL_ROWS; row++)
+            ((uint16_t *)(void *)(data + at))[row] = fixture_bf16((
+                float)(sigma * (0.8 + 0.4 * rng_unit(&m->rng)) / (dtype == IMAGE_INT8 ? 74 : 4.6)));
+}
+
+/* One value of a matrix, by the definitions in image.h. */
+static inline double fixture_value(const struct weight *w, uint32_t row, uint32_t col)
+{
+    const uint16_t *halves = w->data;
+    if (w->dtype == IMAGE_F32)
+        return (double)((const float *)w->data)[(size_t)row * w->cols + col];
+    if (w->dtype == IMAGE_BF16)
+        return (double)fixture_float(halves[(size_t)row * w->cols + col]);
+    if (w->dtype == IMAGE_PANELS)
+        return (double)fixture_float(halves[image_panel_index(w->cols, row, col)]);
+    const uint8_t *group = (const uint8_t *)w->data +
+                           row / IMAGE_PANEL_ROWS * image_panel_bytes(w->dtype, w->cols) +
+                           col / IMAGE_GROUP_COLS * image_group_bytes(w->dtype);
+    uint32_t lane = row % IMAGE_PANEL_ROWS, in_word = w->dtype == IMAGE_INT8 ? 4 : 8;
+    uint8_t code =
+        group[IMAGE_PANEL_ROWS * 2 +
+              (col % IMAGE_GROUP_COLS / in_word * IMAGE_PANEL_ROWS + lane) * 4 + col % 4];
+    int value = w->dtype == IMAGE_INT8
+                    ? code - (int)IMAGE_INT8_OFFSET
+                    : (col % 8 < 4 ? code & 15 : code >> 4) - (int)IMAGE_INT4_OFFSET;
+    return (double)fixture_float(((const uint16_t *)(const void *)group)[lane]) * value;
+}
+
 static inline struct weight fixture_weight(struct fixture_memory *m, uint32_t dtype, uint32_t rows,
                                            uint32_t cols, double sigma)
 {
@@ -88,6 +123,11 @@ static inline struct weight fixture_weight(struct fixture_memory *m, uint32_t dt
     if (!image_tensor_bytes(rows, cols, dtype, &bytes))
         abort();
     void *data = fixture_alloc(m, bytes);
+    w.data = data;
+    if (image_group_bytes(dtype) > 0) {
+        fixture_codes(m, dtype, data, bytes, sigma);
+        return w;
+    }
     for (size_t i = 0; i < (size_t)rows * cols; i++) {
         float value = (float)(sigma * rng_normal(&m->rng));
         size_t at = i;
@@ -98,7 +138,6 @@ static inline struct weight fixture_weight(struct fixture_memory *m, uint32_t dt
         else
             ((uint16_t *)data)[at] = fixture_bf16(value);
     }
-    w.data = data;
     return w;
 }
 
@@ -138,7 +177,8 @@ static inline struct fixture_model *fixture_model_new(const struct model_config 
     m->backbone.config = &m->config;
     m->backbone.layers = fixture_alloc(&m->memory, c->layer_count * sizeof(struct backbone_layer));
     uint32_t multiplied = fixture_multiplied(dtype);
-    m->backbone.embed = fixture_weight(&m->memory, c->tied_embeddings ? multiplied : dtype,
+    uint32_t looked_up = dtype == IMAGE_F32 ? IMAGE_F32 : IMAGE_BF16;
+    m->backbone.embed = fixture_weight(&m->memory, c->tied_embeddings ? multiplied : looked_up,
                                        c->vocab_count, c->hidden, 1);
     m->backbone.head = c->tied_embeddings ? m->backbone.embed
                                           : fixture_weight(&m->memory, multiplied, c->vocab_count,

@@ -344,28 +344,48 @@ static void ceilings_do_the_work(const struct kernels *k)
         want += (double)x[i];
     assert_true((double)k->ceiling_read(x, sizeof(x)) == want);
 
-    /* s = s / 2 + 1 / 2 tends to 1 in each lane of each sum, and a round less leaves a difference.
-     */
-    float after[3];
-    for (uint64_t rounds = 0; rounds < 3; rounds++) {
-        after[rounds] = 0.5f;
-        uint64_t operations = k->ceiling_fma(rounds, &after[rounds]);
-        assert_int_equal(operations, rounds * k->ceiling_fma(1, &(float){0.5f}));
+    /* A round less leaves a difference, and as many operations are counted as were done. */
+    for (uint32_t m = 0; m < KERNEL_MULTIPLY_COUNT; m++) {
+        float after[3];
+        if (k->ceiling_multiply[m] == NULL)
+            continue;
+        for (uint64_t rounds = 0; rounds < 3; rounds++) {
+            after[rounds] = 0.5f;
+            uint64_t operations = k->ceiling_multiply[m](rounds, &after[rounds]);
+            assert_int_equal(operations, rounds * k->ceiling_multiply[m](1, &(float){0.5f}));
+        }
+        assert_true(after[0] != after[1] && after[1] != after[2]);
     }
-    assert_true(after[0] != after[1] && after[1] != after[2]);
+    /* s = s / 2 + 1 / 2 tends to 1 in each lane of each sum. */
     float settled = 0.5f;
-    uint64_t sums = k->ceiling_fma(1000, &settled) / 1000 / 2;
+    uint64_t sums = k->ceiling_multiply[KERNEL_MULTIPLY_F32](1000, &settled) / 1000 / 2;
     assert_true((double)settled == (double)sums);
+    /* 63 * 63 for each product. */
+    float before_int8 = 0.5f, grown_int8 = 0.5f;
+    k->ceiling_multiply[KERNEL_MULTIPLY_INT8](0, &before_int8);
+    uint64_t int8_products = k->ceiling_multiply[KERNEL_MULTIPLY_INT8](1, &grown_int8) / 2;
+    assert_true(grown_int8 - before_int8 == (float)int8_products * 63 * 63);
+    /* A round adds two products, 1 / 4 each, to each lane of each sum. */
+    if (k->ceiling_multiply[KERNEL_MULTIPLY_BF16] != NULL) {
+        float before = 0.5f, grown = 0.5f;
+        k->ceiling_multiply[KERNEL_MULTIPLY_BF16](0, &before);
+        uint64_t products = k->ceiling_multiply[KERNEL_MULTIPLY_BF16](8, &grown) / 2;
+        assert_true((double)(grown - before) == (double)products / 4);
+    }
+}
 
+static void ceilings_are_measured(const struct kernels *k)
+{
     struct pool *pool = NULL;
+    struct ceiling_memory memory = {0};
     struct error err = {0};
-    double rate = -1;
     assert_int_equal(pool_open(&pool, 2, &err), 0);
-    assert_int_equal(ceiling_read_gbs(k, pool, 0, &rate, &err), -EINVAL);
-    assert_true(rate == -1);
-    assert_int_equal(ceiling_read_gbs(k, pool, 8 << 20, &rate, &err), 0);
-    assert_true(rate > 0);
-    assert_true(ceiling_fma_gflops(k, pool) > 0);
+    assert_int_equal(ceiling_memory_open(&memory, pool, 0, &err), -EINVAL);
+    assert_int_equal(ceiling_memory_open(&memory, pool, 8 << 20, &err), 0);
+    assert_true(ceiling_read_gb_s(k, pool, &memory) > 0);
+    for (uint32_t m = 0; m < KERNEL_MULTIPLY_COUNT; m++)
+        assert_int_equal(ceiling_multiply_gop_s(k, pool, m) > 0, k->ceiling_multiply[m] != NULL);
+    ceiling_memory_close(&memory);
     pool_close(pool);
 }
 
@@ -382,6 +402,7 @@ int main(void)
         CHECK(argmax_is_the_first_of_equals),
         CHECK(log_sum_exp_is_right),
         CHECK(ceilings_do_the_work),
+        CHECK(ceilings_are_measured),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,98 @@
+/* The benchmarks of the engine: measured by the program that holds it, printed here. */
+#include "cli/bench.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define ARGUMENTS_MAX 32
+
+struct command {
+    const char *argv[ARGUMENTS_MAX];
+    char numbers[ARGUMENTS_MAX][16];
+    int count;
+};
+
+static void add(struct command *c, const char *flag, const char *value)
+{
+    if (value == NULL || c->count + 2 >= ARGUMENTS_MAX)
+        return;
+    c->argv[c->count++] = flag;
+    c->argv[c->count++] = value;
+}
+
+/* 0: the worker's own */
+static void add_number(struct command *c, const char *flag, uint32_t value)
+{
+    char *text = c->numbers[c->count];
+    snprintf(text, sizeof c->numbers[0], "%u", value);
+    add(c, flag, value > 0 ? text : NULL);
+}
+
+/* sllora-worker stands beside this program. */
+static int find_worker(char *ret, size_t bytes, struct error *err)
+{
+    char self[PATH_MAX];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (n < 0)
+        return error_set(err, -errno, "cannot read /proc/self/exe");
+    self[n] = '\0';
+    *strrchr(self, '/') = '\0';
+    snprintf(ret, bytes, "%s/sllora-worker", self);
+    return 0;
+}
+
+static int report_lines(const struct bench_options *o, struct command *c, struct error *err)
+{
+    char line[4096];
+    int pipe_fds[2], status = 0;
+    if (pipe(pipe_fds) < 0)
+        return error_set(err, -errno, "cannot make a pipe: %s", strerror(errno));
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid == 0) {
+        dup2(pipe_fds[1], STDOUT_FILENO);
+        close(pipe_fds[0]);
+        execv(c->argv[0], (char *const *)(uintptr_t)c->argv);
+        _exit(127);
+    }
+    close(pipe_fds[1]);
+    FILE *from = fdopen(pipe_fds[0], "r");
+    while (from != NULL && fgets(line, sizeof line, from) != NULL) {
+        json_t *figure = json_loads(line, 0, NULL);
+        if (figure != NULL)
+            bench_report(o, figure);
+    }
+    if (from != NULL)
+        fclose(from);
+    if (pid < 0 || waitpid(pid, &status, 0) < 0 || status != 0)
+        return error_set(err, -EIO, "%s bench %s failed", c->argv[0], c->argv[2]);
+    return 0;
+}
+
+int bench_engine(const struct bench_options *o, const char *name, bool has_model, uint32_t adapters,
+                 struct error *err)
+{
+    char checkpoint[700], program[PATH_MAX + 16];
+    const char *shape = o->shape != NULL ? o->shape : "qwen2.5-0.5b";
+    struct command c = {.argv = {program, "bench", name, o->dir}, .count = 4};
+    int r = find_worker(program, sizeof program, err);
+    if (r == 0 && has_model) {
+        r = bench_checkpoint(o, shape, adapters, checkpoint, sizeof checkpoint, err);
+        c.argv[3] = checkpoint;
+        add(&c, "--shape", shape);
+    }
+    if (r < 0)
+        return r;
+    add(&c, "--quant", o->quant);
+    add_number(&c, "--batch", o->batch);
+    add_number(&c, "--tokens", o->tokens);
+    add_number(&c, "--threads", o->threads);
+    add_number(&c, "--runs", o->runs);
+    add_number(&c, "--mib", o->mib);
+    return report_lines(o, &c, err);
+}

@@ -1,0 +1,101 @@
+"""Every benchmark runs once on a tiny model: that its lines are there and sane, never how fast."""
+import json
+import math
+import re
+import subprocess
+
+import pytest
+
+from conftest import SLLORA
+
+RATES = {"gb_s", "ceiling_gb_s", "read_share", "gflop_s", "ceiling_gflop_s", "multiply_share",
+         "share", "tok_s", "tok_s_min", "tok_s_max"}
+SPEED = RATES | {"shape", "quant", "batch", "tokens", "arithmetic"}
+
+# Of each benchmark: flags, and the keys of its lines.
+BENCHES = {
+    "sharing": (["--shape", "tiny"], {"functions", "pss_per_further_function_kib", "adapter_kib"}),
+    "coldstart": (["--shape", "tiny"], {"shape", "runs", "warm_ms", "cold_ms", "spawn_ms"}),
+    "gateway": ([], {"path", "connections", "requests_s", "p50_ms", "p99_ms"}),
+    "ceilings": ([], {"ceiling", "threads", "isa", "runs"}),
+    "decode": (["--tokens", "8", "--batch", "3"], SPEED),
+    "prefill": (["--tokens", "300"], SPEED),
+    "batch": (["--tokens", "8", "--batch", "5"], SPEED),
+    "longctx": (["--tokens", "8"], SPEED | {"context", "kv_bytes_per_token", "short_ratio",
+                                            "predicted_tok_s", "ratio"}),
+    "mixed": (["--tokens", "8"], {"case", "tok_s", "base_tok_s", "ratio", "adapters", "rank"}),
+}
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return tmp_path_factory.mktemp("bench")
+
+
+def bench(directory, name, *flags, **more):
+    done = subprocess.run([str(SLLORA), "bench", name, "--runs", "1", "--dir", str(directory),
+                           *flags], capture_output=True, text=True, timeout=300, **more)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def lines_of(directory, name, *flags):
+    model = ["--shape", "tiny", "--mib", "16"]
+    lines = [json.loads(line) for line in bench(directory, name, "--json", *model, *flags)]
+    for line in lines:
+        assert line["bench"] == name
+        for key, value in line.items():
+            if isinstance(value, (int, float)) and ("tok_s" in key or key in RATES or
+                                                    "ratio" in key):
+                assert math.isfinite(value) and value > 0, (key, line)
+    return lines
+
+
+def test_all_names_are_here():
+    text = subprocess.run([str(SLLORA), "bench", "--help"], capture_output=True, text=True).stdout
+    names = set(re.findall(r"^  (\w+) {2,}\S", text, re.M)) - {"all"}
+    assert names == set(BENCHES)
+
+
+@pytest.mark.parametrize("name", BENCHES)
+def test_runs(directory, name):
+    flags, keys = BENCHES[name]
+    lines = lines_of(directory, name, *flags)
+    assert lines
+    for line in lines:
+        assert keys <= set(line), line
+
+
+def test_ceilings_are_complete(directory):
+    lines = lines_of(directory, "ceilings")
+    found = {(line["ceiling"], line["threads"]) for line in lines}
+    assert {("read", 1), ("f32", 1), ("int8", 1), ("disk", 1)} <= found
+    for line in lines:
+        assert ("gb_s" in line) == (line["ceiling"] in ("read", "disk"))
+        assert ("gflop_s" in line) == (line["ceiling"] in ("f32", "bf16", "int8"))
+
+
+def test_batches_double(directory):
+    assert [line["batch"] for line in lines_of(directory, "batch", "--batch", "5")] == [1, 2, 4]
+
+
+def test_quant_and_threads_are_those_asked_for(directory):
+    line, = lines_of(directory, "decode", "--quant", "f32", "--threads", "1", "--tokens", "4")
+    assert (line["quant"], line["threads"], line["arithmetic"]) == ("f32", 1, "f32")
+
+
+def test_for_people(directory):
+    line, = bench(directory, "decode", "--shape", "tiny", "--mib", "4", "--tokens", "4")
+    assert line.startswith("bench decode") and "tok_s" in line and "{" not in line
+
+
+@pytest.mark.parametrize("flags, said", [
+    (["decode", "--quant", "int3"], "int3"),
+    (["decode", "--batch", "65"], "batch"),
+    (["mixed", "--batch", "33"], "32"),
+    (["decode", "--shape", "none"], "synth.log"),
+])
+def test_refusals(directory, flags, said):
+    done = subprocess.run([str(SLLORA), "bench", "--dir", str(directory), *flags],
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode in (1, 2) and said in done.stderr, done
