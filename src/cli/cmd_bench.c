@@ -30,6 +30,8 @@ static const struct {
     {"prefill", "prompt tokens a second beside the arithmetic ceiling", NULL, true, 0},
     {"batch", "decode of 1, 2, 4, ... sequences at a time, beside both ceilings", NULL, true, 0},
     {"longctx", "decode after 512, 2,048 and 8,192 tokens, against a short context", NULL, true, 0},
+    {"kernels", "each kernel by itself over the shapes of the model, beside both ceilings", NULL,
+     true, 0},
     {"mixed", "with adapters against without, in alternation", NULL, true, ENGINE_ADAPTERS},
 };
 
@@ -53,7 +55,8 @@ static const struct argp_option options[] = {
     {"threads", 't', "N", 0,
      "of the engine (all processors; ceilings and kernels: 1, 2, 4, ... and all)", 1},
     {"runs", 'r', "N", 0, "the median of so many is printed (5; coldstart 15)", 1},
-    {"mib", OPT_MIB, "N", 0, "memory, and file, that ceilings are measured with (1024)", 1},
+    {"mib", OPT_MIB, "N", 0,
+     "memory, and file, that ceilings are measured with (1024; kernels 256)", 1},
     {"dir", OPT_DIR, "DIR", 0, "keep checkpoints here for the next time", 1},
     {"json", 'j', NULL, 0, "one JSON object a line", 1},
     {0},

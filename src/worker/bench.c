@@ -8,21 +8,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CEILING_MIB 1024u
-
 static const struct {
     const char *name;
     bench_run *run;
     bool has_model; /* DIR is a checkpoint */
     uint32_t batch_max;
-    uint32_t batch, tokens, runs; /* where nothing else is asked for */
+    uint32_t batch, tokens, runs, mib; /* where nothing else is asked for */
 } benches[] = {
-    {"ceilings", bench_ceilings, false, 1, 1, 1, 5},
-    {"decode", bench_decode, true, BENCH_STREAMS_MAX, 1, 64, 5},
-    {"prefill", bench_prefill, true, BENCH_STREAMS_MAX, 1, 512, 5},
-    {"batch", bench_batch, true, BENCH_STREAMS_MAX, 32, 32, 5},
-    {"longctx", bench_longctx, true, 1, 1, 32, 5},
-    {"mixed", bench_mixed, true, BENCH_ADAPTERS_MAX, 8, 32, 5},
+    {"ceilings", bench_ceilings, false, 1, 1, 1, 5, 1024},
+    {"decode", bench_decode, true, BENCH_STREAMS_MAX, 1, 64, 5, 1024},
+    {"prefill", bench_prefill, true, BENCH_STREAMS_MAX, 1, 512, 5, 1024},
+    {"batch", bench_batch, true, BENCH_STREAMS_MAX, 32, 32, 5, 1024},
+    {"longctx", bench_longctx, true, 1, 1, 32, 5, 1024},
+    {"mixed", bench_mixed, true, BENCH_ADAPTERS_MAX, 8, 32, 5, 1024},
+    {"kernels", bench_kernels, true, 1, 1, 1, 5, 256},
 };
 
 #define BENCH_COUNT (sizeof benches / sizeof benches[0])
@@ -39,7 +38,7 @@ static const struct argp_option options[] = {
     {"tokens", 'n', "N", 0, "tokens of the prompt, or to decode", 0},
     {"threads", 't', "N", 0, "0: all processors", 0},
     {"runs", 'r', "N", 0, "the median of so many is printed", 0},
-    {"mib", 'm', "N", 0, "memory, and file, that ceilings are measured with (1024)", 0},
+    {"mib", 'm', "N", 0, "memory, and file, that ceilings are measured with", 0},
     {0},
 };
 
@@ -70,6 +69,8 @@ static void finish(struct argp_state *state, struct arguments *a)
     b->batch = b->batch > 0 ? b->batch : benches[a->index].batch;
     b->tokens = b->tokens > 0 ? b->tokens : benches[a->index].tokens;
     b->runs = b->runs > 0 ? b->runs : benches[a->index].runs;
+    if (b->ceiling_bytes == 0)
+        b->ceiling_bytes = (uint64_t)benches[a->index].mib << 20;
     if (b->batch > benches[a->index].batch_max)
         argp_error(state, "%s: %u sequences at most", b->name, benches[a->index].batch_max);
 }
@@ -123,9 +124,7 @@ int bench_main(int argc, char **argv)
                                      .parser = parse,
                                      .args_doc = "NAME DIR",
                                      .doc = "Measures the engine; started by `sllora bench`."};
-    static struct arguments a = {.bench = {.shape = "own",
-                                           .dtype = IMAGE_BF16,
-                                           .ceiling_bytes = (uint64_t)CEILING_MIB << 20}};
+    static struct arguments a = {.bench = {.shape = "own", .dtype = IMAGE_BF16}};
     struct error err = {0};
     argp_parse(&argp, argc, argv, 0, NULL, &a);
     struct bench *b = &a.bench;

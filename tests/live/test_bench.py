@@ -23,6 +23,7 @@ BENCHES = {
     "batch": (["--tokens", "8", "--batch", "5"], SPEED),
     "longctx": (["--tokens", "8"], SPEED | {"context", "kv_bytes_per_token", "short_ratio",
                                             "predicted_tok_s", "ratio"}),
+    "kernels": (["--threads", "2"], {"kernel", "threads", "us", "gb_s", "ceiling_gb_s", "share"}),
     "mixed": (["--tokens", "8"], {"case", "tok_s", "base_tok_s", "ratio", "adapters", "rank"}),
 }
 
@@ -64,6 +65,21 @@ def test_runs(directory, name):
     assert lines
     for line in lines:
         assert keys <= set(line), line
+
+
+@pytest.mark.parametrize("quant, products", [
+    ("bf16", {"matmul", "matmul_half"}), ("f32", {"matmul"}),
+    ("int8", {"matmul_quantised"}), ("int4", {"matmul_quantised"}),
+])
+def test_kernels_of_every_format(directory, quant, products):
+    lines = lines_of(directory, "kernels", "--threads", "1", "--quant", quant)
+    of_matrices = [line for line in lines if line.get("out") == 4096]
+    found = {line["kernel"] for line in of_matrices}
+    assert found and found <= products
+    for line in of_matrices:
+        assert line["gflop_s"] > 0 and line["rows"] in (1, 2, 4, 8, 16)
+    assert {"rms_norm", "rope", "silu_mul", "argmax", "log_sum_exp"} <= {
+        line["kernel"] for line in lines}
 
 
 def test_ceilings_are_complete(directory):
