@@ -24,8 +24,8 @@
  * in each); 2 of w and 1 of x beside them. */
 #define PANEL_ROWS 8
 
-/* Of quantised ones: 12 sums of a group and 12 of all groups, 4 of w, 1 of x. */
-#define QUANTISED_ROWS 6
+/* Of quantised ones: 16 sums of a group, 4 of w, 1 of x; those of all groups wait in memory. */
+#define QUANTISED_ROWS 8
 
 typedef __m512 vec;
 typedef __m512d vecd;

@@ -97,6 +97,7 @@ INLINE vec vec_exp(vec x)
 #include "kernels/vector_matmul.h"
 #include "kernels/vector_panels.h"
 #include "kernels/vector_quantised.h"
+#include "kernels/vector_blocks.h"
 #include "kernels/vector_attention.h"
 
 /* --- conversions --- */

@@ -1,7 +1,6 @@
 /*
- * Part of vector.h: products with a matrix that lies in panels. One stream of weights, in the order
- * of addresses, whatever the number of rows; a lane belongs to one output, so nothing is added
- * across lanes at the end.
+ * Part of vector.h: a panel of bf16 times a few rows. One stream of weights in the order of
+ * addresses; a lane belongs to one output, so nothing is added across lanes at the end.
  */
 #define PANEL_VECS ((int)KERNEL_PANEL_OUTS / VEC_LANES)
 
@@ -89,40 +88,42 @@ INLINE void panel_store(float *y, vec acc[PANEL_VECS], const float *bias, uint32
     }
 }
 
-/* What is fetched while w is used. It may lie beyond the matrix, whose end only the caller knows:
- * there the next one of the forward pass begins, and fetching what is no memory does nothing. */
-INLINE const char *ahead_of(const char *w)
+/* What is fetched into the second-level cache while weights are used: two cache lines a step, from
+ * `at`, which then moves on by `step` bytes, 128 or less. */
+struct fetch {
+    const char *at;
+    size_t step;
+};
+
+#define STEP_BYTES 128 /* of a panel: all outputs of two inputs in bf16, of four in int8 */
+_Static_assert(KERNEL_PANEL_OUTS * 4 == STEP_BYTES, "four bytes of each output");
+
+INLINE void fetch_step(struct fetch *f)
 {
-    return (const char *)((uintptr_t)w + AHEAD_BYTES);
+    _mm_prefetch(f->at, _MM_HINT_T1);
+    _mm_prefetch(f->at + 64, _MM_HINT_T1);
+    f->at += f->step;
 }
 
-/*
- * The outputs of one panel for row_count rows. Weights are read once and in the order of addresses,
- * however many the rows: `ahead` is what is fetched into the second-level cache meanwhile.
- */
-INLINE void panel_tile(float *y, size_t y_stride, const void *x, size_t x_stride, const char *w,
-                       const struct operands types, const char *ahead, const float *bias,
+/* The outputs of one panel for row_count rows of x, x_bytes apart. */
+INLINE void panel_tile(float *y, size_t y_stride, const char *x, size_t x_bytes, const char *w,
+                       const struct operands types, struct fetch fetch, const float *bias,
                        uint32_t in, uint32_t outs, int accumulate, const int row_count)
 {
-    const int step_bytes = PANEL_VECS * (int)sizeof(vec);
     vec acc[PANEL_ROWS][PANEL_VECS];
+    const void *xs[PANEL_ROWS];
 #pragma GCC unroll 8
-    for (int r = 0; r < row_count; r++)
+    for (int r = 0; r < row_count; r++) {
+        xs[r] = x + (size_t)r * x_bytes;
 #pragma GCC unroll 4
         for (int v = 0; v < PANEL_VECS; v++)
             acc[r][v] = vec_set1(0);
-    const void *xs[PANEL_ROWS];
-#pragma GCC unroll 8
-    for (int r = 0; r < row_count; r++)
-        xs[r] = element_at(x, types.x, r * x_stride);
+    }
     size_t k = 0;
     for (; in - k >= 2; k += 2) {
-#pragma GCC unroll 2
-        for (int line = 0; line < step_bytes; line += 64)
-            _mm_prefetch(ahead + line, _MM_HINT_T1);
-        ahead += step_bytes;
+        fetch_step(&fetch);
         panel_step(acc, xs, w, types, k, 1, row_count);
-        w += step_bytes;
+        w += STEP_BYTES;
     }
     if (k < in)
         panel_step(acc, xs, w, types, k, 0, row_count);
@@ -130,76 +131,3 @@ INLINE void panel_tile(float *y, size_t y_stride, const void *x, size_t x_stride
     for (int r = 0; r < row_count; r++)
         panel_store(y + r * y_stride, acc[r], bias, outs, accumulate);
 }
-
-/* Panels [0, outs) of row_count rows. */
-INLINE void panel_strip(float *y, size_t y_stride, const void *x, size_t x_stride, const char *w,
-                        const struct operands types, const float *bias, uint32_t in, uint32_t outs,
-                        int accumulate, const int row_count)
-{
-    size_t panel_bytes = kernel_panel_bytes(KERNEL_PANELS, in);
-    for (uint32_t o = 0; o < outs; o += KERNEL_PANEL_OUTS, w += panel_bytes) {
-        uint32_t count = outs - o < KERNEL_PANEL_OUTS ? outs - o : KERNEL_PANEL_OUTS;
-        panel_tile(y + o, y_stride, x, x_stride, w, types, ahead_of(w),
-                   bias != NULL ? bias + o : NULL, in, count, accumulate, row_count);
-    }
-}
-
-INLINE void matmul_over_panels(float *y, size_t y_stride, const void *x, size_t x_stride,
-                               const char *w, const struct operands types, const float *bias,
-                               uint32_t rows, uint32_t in, uint32_t out_begin, uint32_t out_end,
-                               int accumulate)
-{
-    size_t panel_bytes = kernel_panel_bytes(KERNEL_PANELS, in);
-    uint32_t block_panels = (uint32_t)(BLOCK_WEIGHT_BYTES / panel_bytes);
-    uint32_t block_outs = (block_panels > 0 ? block_panels : 1) * KERNEL_PANEL_OUTS;
-    uint32_t tile_count = rows / PANEL_ROWS + (rows % PANEL_ROWS != 0);
-    assert(out_begin % KERNEL_PANEL_OUTS == 0);
-
-    for (uint32_t o = out_begin, outs; o < out_end; o += outs) {
-        outs = out_end - o < block_outs ? out_end - o : block_outs;
-        const char *wo = w + o / KERNEL_PANEL_OUTS * panel_bytes;
-        const float *b = bias != NULL ? bias + o : NULL;
-        for (uint32_t t = 0, r = 0, count; t < tile_count; t++, r += count) {
-            count = (rows - r + tile_count - t - 1) / (tile_count - t);
-            float *yr = y + r * y_stride + o;
-            const void *xr = element_at(x, types.x, r * x_stride);
-            switch (count) {
-#define CASE(n)                                                                                    \
-    case n:                                                                                        \
-        panel_strip(yr, y_stride, xr, x_stride, wo, types, b, in, outs, accumulate, n);            \
-        break;
-                CASE(1)
-                CASE(2)
-#if PANEL_ROWS > 2
-                CASE(3)
-                CASE(4)
-                CASE(5)
-                CASE(6)
-                CASE(7)
-                CASE(8)
-#endif
-#undef CASE
-            default:
-                assert(0);
-            }
-        }
-    }
-}
-
-static void matmul_panels(float *y, size_t y_stride, const float *x, size_t x_stride, const void *w,
-                          const float *bias, uint32_t rows, uint32_t in, uint32_t out_begin,
-                          uint32_t out_end, int accumulate)
-{
-    matmul_over_panels(y, y_stride, x, x_stride, w, (struct operands){KERNEL_F32, KERNEL_BF16},
-                       bias, rows, in, out_begin, out_end, accumulate);
-}
-
-#ifdef DOT_LANES
-static void matmul_half_panels(float *y, size_t y_stride, const uint16_t *x, size_t x_stride,
-                               const void *w, const float *bias, uint32_t rows, uint32_t in,
-                               uint32_t out_begin, uint32_t out_end, int accumulate)
-{
-    matmul_over_panels(y, y_stride, x, x_stride, w, (struct operands){KERNEL_BF16, KERNEL_BF16},
-                       bias, rows, in, out_begin, out_end, accumulate);
-}
-#endif

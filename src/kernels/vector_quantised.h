@@ -1,11 +1,10 @@
 /*
- * Part of vector.h: quantised rows, and their products with quantised matrices. Within a group all
- * arithmetic is of whole numbers and exact, so its order is free; between groups it is the order of
- * the inputs.
+ * Part of vector.h: rows rounded to int8, and a quantised panel times a few of them. Within a group
+ * all arithmetic is of whole numbers and exact, so its order is free; between groups it is the
+ * order of the inputs.
  */
 #define QUANTISED_VECS ((int)KERNEL_PANEL_OUTS / VEC_LANES)
 #define SCALES_BYTES (KERNEL_PANEL_OUTS * sizeof(uint16_t))
-#define WORD_BYTES ((size_t)KERNEL_PANEL_OUTS * 4)
 
 /* The offsets of codes as powers of two. */
 #define INT8_OFFSET_BITS 7
@@ -74,6 +73,9 @@ static void quantise(void *to, const float *from, uint32_t n)
 
 /* --- products --- */
 
+/* Tables have room for the rows of any kind of panel. */
+_Static_assert(QUANTISED_ROWS <= PANEL_ROWS, "one switch serves both kinds");
+
 /* The 4 codes from k on in every lane. */
 INLINE veci codes_set1(const int8_t *codes)
 {
@@ -83,9 +85,9 @@ INLINE veci codes_set1(const int8_t *codes)
 }
 
 /* acc[r] += the products of one word of each output with the codes of x from k on */
-INLINE void quantised_step(veci acc[QUANTISED_ROWS][QUANTISED_VECS], const char *word,
-                           const struct quantised_row x[QUANTISED_ROWS], size_t k,
-                           const int is_int4, const int row_count)
+INLINE void quantised_step(veci acc[PANEL_ROWS][QUANTISED_VECS], const char *word,
+                           const struct quantised_row x[PANEL_ROWS], size_t k, const int is_int4,
+                           const int row_count)
 {
 #pragma GCC unroll 4
     for (int v = 0; v < QUANTISED_VECS; v++) {
@@ -102,27 +104,25 @@ INLINE void quantised_step(veci acc[QUANTISED_ROWS][QUANTISED_VECS], const char 
 }
 
 /* sums[r] += the group's products, as floats */
-INLINE void quantised_group(vec sums[QUANTISED_ROWS][QUANTISED_VECS], const char *group,
-                            const char *ahead, const struct quantised_row x[QUANTISED_ROWS],
-                            size_t g, const int is_int4, const int row_count)
+INLINE void quantised_group(vec sums[PANEL_ROWS][QUANTISED_VECS], const char *group,
+                            struct fetch *fetch, const struct quantised_row x[PANEL_ROWS], size_t g,
+                            const int is_int4, const int row_count)
 {
     const size_t step = is_int4 ? 8 : 4;
     const char *words = group + SCALES_BYTES;
-    veci acc[QUANTISED_ROWS][QUANTISED_VECS];
+    veci acc[PANEL_ROWS][QUANTISED_VECS];
 #pragma GCC unroll 8
     for (int r = 0; r < row_count; r++)
 #pragma GCC unroll 4
         for (int v = 0; v < QUANTISED_VECS; v++)
             acc[r][v] = veci_shift_left(veci_set1(x[r].minus_sums[g]),
                                         is_int4 ? INT4_OFFSET_BITS : INT8_OFFSET_BITS);
-    _mm_prefetch(ahead, _MM_HINT_T1);
-    ahead += SCALES_BYTES;
+    _mm_prefetch(fetch->at, _MM_HINT_T1);
+    fetch->at += SCALES_BYTES;
 #pragma GCC unroll 16
     for (size_t k = 0; k < KERNEL_GROUP; k += step) {
-#pragma GCC unroll 2
-        for (size_t line = 0; line < WORD_BYTES; line += 64)
-            _mm_prefetch(ahead + k / step * WORD_BYTES + line, _MM_HINT_T1);
-        quantised_step(acc, words + k / step * WORD_BYTES, x, g * KERNEL_GROUP + k, is_int4,
+        fetch_step(fetch);
+        quantised_step(acc, words + k / step * STEP_BYTES, x, g * KERNEL_GROUP + k, is_int4,
                        row_count);
     }
 #pragma GCC unroll 4
@@ -135,94 +135,27 @@ INLINE void quantised_group(vec sums[QUANTISED_ROWS][QUANTISED_VECS], const char
     }
 }
 
-/* The outputs of one panel for row_count rows. */
-INLINE void quantised_tile(float *y, size_t y_stride, const char *x, const char *panel,
-                           const char *ahead, const float *bias, uint32_t in, uint32_t outs,
-                           int accumulate, const int is_int4, const int row_count)
+/* The outputs of one panel for row_count rows of x, x_bytes apart. */
+INLINE void quantised_tile(float *y, size_t y_stride, const char *x, size_t x_bytes,
+                           const char *panel, struct fetch fetch, const float *bias, uint32_t in,
+                           uint32_t outs, int accumulate, const int is_int4, const int row_count)
 {
-    const size_t group_bytes = kernel_group_bytes(is_int4 ? KERNEL_INT4 : KERNEL_INT8);
-    struct quantised_row rows[QUANTISED_ROWS];
-    vec sums[QUANTISED_ROWS][QUANTISED_VECS];
+    struct quantised_row rows[PANEL_ROWS];
+    vec sums[PANEL_ROWS][QUANTISED_VECS];
 #pragma GCC unroll 8
     for (int r = 0; r < row_count; r++) {
-        rows[r] = quantised_row_of(x + (size_t)r * kernel_quantised_bytes(in), in);
+        rows[r] = quantised_row_of(x + (size_t)r * x_bytes, in);
 #pragma GCC unroll 4
         for (int v = 0; v < QUANTISED_VECS; v++)
             sums[r][v] = vec_set1(0);
     }
     for (uint32_t g = 0; g < kernel_groups(in); g++) {
-        quantised_group(sums, panel, ahead, rows, g, is_int4, row_count);
-        panel += group_bytes;
-        ahead += group_bytes;
+        quantised_group(sums, panel, &fetch, rows, g, is_int4, row_count);
+        panel += kernel_group_bytes(is_int4 ? KERNEL_INT4 : KERNEL_INT8);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < row_count; r++)
         panel_store(y + r * y_stride, sums[r], bias, outs, accumulate);
-}
-
-INLINE void quantised_strip(float *y, size_t y_stride, const char *x, const char *w,
-                            const float *bias, uint32_t in, uint32_t outs, int accumulate,
-                            const int is_int4, const int row_count)
-{
-    size_t panel_bytes = kernel_panel_bytes(is_int4 ? KERNEL_INT4 : KERNEL_INT8, in);
-    for (uint32_t o = 0; o < outs; o += KERNEL_PANEL_OUTS, w += panel_bytes) {
-        uint32_t count = outs - o < KERNEL_PANEL_OUTS ? outs - o : KERNEL_PANEL_OUTS;
-        quantised_tile(y + o, y_stride, x, w, ahead_of(w), bias != NULL ? bias + o : NULL, in,
-                       count, accumulate, is_int4, row_count);
-    }
-}
-
-INLINE void quantised_matmul(float *y, size_t y_stride, const char *x, const char *w,
-                             const float *bias, uint32_t rows, uint32_t in, uint32_t out_begin,
-                             uint32_t out_end, int accumulate, const int is_int4)
-{
-    size_t panel_bytes = kernel_panel_bytes(is_int4 ? KERNEL_INT4 : KERNEL_INT8, in);
-    uint32_t block_panels = (uint32_t)(BLOCK_WEIGHT_BYTES / panel_bytes);
-    uint32_t block_outs = (block_panels > 0 ? block_panels : 1) * KERNEL_PANEL_OUTS;
-    uint32_t tile_count = rows / QUANTISED_ROWS + (rows % QUANTISED_ROWS != 0);
-    assert(out_begin % KERNEL_PANEL_OUTS == 0);
-
-    for (uint32_t o = out_begin, outs; o < out_end; o += outs) {
-        outs = out_end - o < block_outs ? out_end - o : block_outs;
-        const char *wo = w + o / KERNEL_PANEL_OUTS * panel_bytes;
-        const float *b = bias != NULL ? bias + o : NULL;
-        for (uint32_t t = 0, r = 0, count; t < tile_count; t++, r += count) {
-            count = (rows - r + tile_count - t - 1) / (tile_count - t);
-            float *yr = y + r * y_stride + o;
-            const char *xr = x + (size_t)r * kernel_quantised_bytes(in);
-            switch (count) {
-#define CASE(n)                                                                                    \
-    case n:                                                                                        \
-        quantised_strip(yr, y_stride, xr, wo, b, in, outs, accumulate, is_int4, n);                \
-        break;
-                CASE(1)
-                CASE(2)
-#if QUANTISED_ROWS > 2
-                CASE(3)
-                CASE(4)
-                CASE(5)
-                CASE(6)
-#endif
-#undef CASE
-            default:
-                assert(0);
-            }
-        }
-    }
-}
-
-static void matmul_int8(float *y, size_t y_stride, const void *x, const void *w, const float *bias,
-                        uint32_t rows, uint32_t in, uint32_t out_begin, uint32_t out_end,
-                        int accumulate)
-{
-    quantised_matmul(y, y_stride, x, w, bias, rows, in, out_begin, out_end, accumulate, 0);
-}
-
-static void matmul_int4(float *y, size_t y_stride, const void *x, const void *w, const float *bias,
-                        uint32_t rows, uint32_t in, uint32_t out_begin, uint32_t out_end,
-                        int accumulate)
-{
-    quantised_matmul(y, y_stride, x, w, bias, rows, in, out_begin, out_end, accumulate, 1);
 }
 
 /* --- single rows --- */
@@ -235,7 +168,7 @@ INLINE void load_row_quantised(float *to, const char *w, uint32_t in, uint32_t r
     w += row / KERNEL_PANEL_OUTS * kernel_panel_bytes(dtype, in);
     for (uint32_t k = 0; k < in; k += step) {
         const char *group = w + k / KERNEL_GROUP * kernel_group_bytes(dtype);
-        const char *words = group + SCALES_BYTES + k % KERNEL_GROUP / step * WORD_BYTES;
+        const char *words = group + SCALES_BYTES + k % KERNEL_GROUP / step * STEP_BYTES;
         uint32_t bits = (uint32_t)((const uint16_t *)(const void *)group)[lane] << 16;
         uint8_t word[4];
         float scale, values[8];
