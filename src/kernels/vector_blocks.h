@@ -73,7 +73,8 @@ INLINE void matmul_over_panels(float *y, size_t y_stride, const char *x, size_t 
         const char *wo = w + o / KERNEL_PANEL_OUTS * panel_bytes;
         const float *b = bias != NULL ? bias + o : NULL;
         for (uint32_t t = 0, r = 0, count; t < tile_count; t++, r += count) {
-            struct fetch fetch = fetch_of(wo, outs / KERNEL_PANEL_OUTS * panel_bytes, t, tile_count);
+            struct fetch fetch =
+                fetch_of(wo, outs / KERNEL_PANEL_OUTS * panel_bytes, t, tile_count);
             float *yr = y + r * y_stride + o;
             const char *xr = x + r * x_bytes;
             count = (rows - r + tile_count - t - 1) / (tile_count - t);
