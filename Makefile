@@ -26,6 +26,9 @@ KERNEL_FLAGS_avx512bf16 := $(KERNEL_FLAGS_avx512) -mavx512bf16 -mavx512vnni
 
 LLHTTP_OBJ := $(patsubst %,$(BUILD)/llhttp/%.o,api http llhttp)
 
+# A peer of the kernels' benchmark, where somebody has installed libdnnl-dev.
+ONEDNN := $(if $(wildcard /usr/include/oneapi/dnnl/dnnl.h),$(BUILD)/sllora-onednn)
+
 # Reverse order of use: a library may call only what stands to its right (checked by `make tidy`).
 SLLORA_LIBS := cli daemon sim gateway store sched policy sandbox wire base
 WORKER_LIBS := worker engine kernels weights model sandbox wire base
@@ -51,7 +54,7 @@ FUZZ  := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz/fuzz_*
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-all: $(BUILD)/sllora $(BUILD)/sllora-worker ## build both programs into build/
+all: $(BUILD)/sllora $(BUILD)/sllora-worker $(ONEDNN) ## build both programs into build/
 
 demo: ## install what is missing, build, start the service, ask three functions
 	@tools/setup.sh --no-python
@@ -93,7 +96,7 @@ tidy: ## include direction, line and function length, banned calls, leftover mar
 	@python3 tools/tidy.py
 
 format: ## rewrite the sources in the house format
-	@clang-format -i $$(git ls-files 'src/*.c' 'src/*.h' 'tests/*.c' 'tests/*.h')
+	@clang-format -i $$(git ls-files 'src/*.c' 'src/*.h' 'tests/*.c' 'tests/*.h' 'bench/*.c')
 
 setup: ## install the packages of packages.apt and the Python environment of the live tests
 	@tools/setup.sh
@@ -143,6 +146,11 @@ $(BUILD)/sllora: $(BUILD)/obj/cli/main.o $(foreach l,$(SLLORA_LIBS),$(call lib,$
 $(BUILD)/sllora-worker: $(BUILD)/obj/worker/main.o $(foreach l,$(WORKER_LIBS),$(call lib,$(l)))
 	@echo "  LD    $@"
 	@$(CC) $(LDFLAGS) -o $@ $^ $(WORKER_SYS)
+
+$(BUILD)/sllora-onednn: bench/onednn.c
+	@mkdir -p $(@D)
+	@echo "  LD    $@"
+	@$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $< -ldnnl
 
 # --- tests: each its own program ---
 

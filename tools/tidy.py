@@ -146,7 +146,8 @@ def check_purity():
 
 
 def main():
-    sources = tracked("src/*.c", "src/*.h", "src/*.cu", "tests/*.c", "tests/*.h")
+    sources = tracked("src/*.c", "src/*.h", "src/*.cu", "tests/*.c", "tests/*.h",
+                      "bench/*.c")
     for path in sources:
         text = (ROOT / path).read_text()
         lines = text.rstrip("\n").split("\n")

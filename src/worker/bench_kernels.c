@@ -35,12 +35,15 @@ static double seconds(const struct kernel_case *c)
 double kernel_measure(const struct kernel_case *c, json_t *line)
 {
     const struct bench *b = c->b;
-    double us[BENCH_RUNS_MAX];
+    double us[BENCH_RUNS_MAX], peer_us[BENCH_RUNS_MAX] = {0}, ratios[BENCH_RUNS_MAX];
     double read = ceiling_read_gb_s(b->kernels, c->pool, &b->memory);
     double multiply = ceiling_multiply_gop_s(b->kernels, c->pool, c->arithmetic);
     call(c, 1); /* warm */
-    for (uint32_t run = 0; run < b->runs; run++)
+    for (uint32_t run = 0; run < b->runs; run++) {
         us[run] = seconds(c) * 1e6;
+        peer_us[run] = c->peer_us != NULL ? c->peer_us(c->job) : 0;
+        ratios[run] = peer_us[run] / us[run];
+    }
     double took_us = bench_set_spread(line, "us", us, b->runs);
     double gb_s = c->bytes / took_us / 1e3, gop_s = c->operations / took_us / 1e3;
     bench_set(line, "gb_s", gb_s);
@@ -53,6 +56,11 @@ double kernel_measure(const struct kernel_case *c, json_t *line)
         share = gop_s / multiply > share ? gop_s / multiply : share;
     }
     bench_set(line, "share", share);
+    if (bench_middle(peer_us, b->runs) > 0) {
+        bench_set_text(line, "peer", c->peer);
+        bench_set_spread(line, "peer_us", peer_us, b->runs);
+        bench_set_spread(line, "ratio", ratios, b->runs);
+    }
     return took_us;
 }
 
@@ -93,7 +101,12 @@ int bench_kernels(struct bench *b, struct error *err)
         if (r < 0)
             break;
         bench_progress(b, "%u of %u threads", counts[i], pool_threads(b->pool));
-        r = kernels_products(b, pool, err);
+        struct onednn peer;
+        if (!onednn_open(&peer, counts[i]))
+            bench_progress(b, "without oneDNN: it is not installed (libdnnl-dev), or was not when "
+                              "this was built");
+        r = kernels_products(b, pool, &peer, err);
+        onednn_close(&peer);
         if (r == 0)
             r = kernels_rows(b, pool, err);
         pool_close(pool);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "worker/bench_model.h"
+#include "worker/bench_onednn.h"
 
 /* One case on one number of threads. */
 struct kernel_case {
@@ -16,6 +17,9 @@ struct kernel_case {
     double bytes;               /* read and written for one unit, beyond the caches */
     double operations;          /* of one unit; 0: none are counted */
     enum kernel_arithmetic arithmetic;
+    /* A run of a peer, in microseconds of one unit, after each of ours; NULL or 0: there is none */
+    double (*peer_us)(void *job);
+    const char *peer;
 };
 
 /* Measures the machine's ceilings with these threads, then runs; adds times, rates and shares to
@@ -30,5 +34,6 @@ void kernel_memory_free(void *memory, size_t bytes);
 size_t kernel_beyond_caches(const struct bench *b);
 
 /* The kinds of kernels; each prints its lines for one number of threads. */
-int kernels_products(const struct bench *b, struct pool *pool, struct error *err);
+int kernels_products(const struct bench *b, struct pool *pool, const struct onednn *peer,
+                     struct error *err);
 int kernels_rows(const struct bench *b, struct pool *pool, struct error *err);

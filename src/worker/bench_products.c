@@ -34,6 +34,8 @@ struct shape {
 };
 
 struct product {
+    const struct bench *b;
+    const struct onednn *peer;
     const struct kernels *k;
     const struct shape *shape;
     enum form form;
@@ -76,6 +78,20 @@ static void next_copies(void *argument)
 {
     struct product *p = argument;
     p->at = (p->at + p->copies_per_call) % p->copies;
+}
+
+/* The same product of a peer, whose int8 has one scale where ours has one for each group. */
+static double peer_us(void *argument)
+{
+    const struct product *p = argument;
+    const struct shape *s = p->shape;
+    const char *type = p->form == AS_HALF                                   ? "bf16"
+                       : p->form == AS_FLOAT && s->dtype == KERNEL_F32      ? "f32"
+                       : p->form == AS_QUANTISED && s->dtype == KERNEL_INT8 ? "int8"
+                                                                            : NULL;
+    if (type == NULL)
+        return 0;
+    return onednn_us(p->peer, type, p->rows, s->in, s->out, kernel_beyond_caches(p->b));
 }
 
 /* --- operands --- */
@@ -189,6 +205,8 @@ static void print_product(const struct bench *b, struct pool *pool, struct produ
         .bytes = (double)p->copy_bytes,
         .operations = 2.0 * p->rows * s->in * s->out,
         .arithmetic = forms[p->form].arithmetic,
+        .peer_us = peer_us,
+        .peer = "onednn",
     };
     json_t *line = bench_line(b, pool_threads(pool));
     bench_set_text(line, "kernel", forms[p->form].name);
@@ -207,10 +225,10 @@ static bool has_form(const struct kernels *k, uint32_t dtype, enum form form)
                              : k->matmul_quantised[dtype] != NULL;
 }
 
-static int print_shape(const struct bench *b, struct pool *pool, const struct shape *s,
-                       struct error *err)
+static int print_shape(const struct bench *b, struct pool *pool, const struct onednn *peer,
+                       const struct shape *s, struct error *err)
 {
-    struct product p = {.k = b->kernels, .shape = s};
+    struct product p = {.b = b, .peer = peer, .k = b->kernels, .shape = s};
     bench_progress(b, "%u -> %u, %s", s->in, s->out, s->weights);
     int r = open_rows(&p, pool_threads(pool), err);
     if (r == 0)
@@ -243,7 +261,8 @@ static uint32_t add_shape(struct shape *shapes, uint32_t count, const struct wei
     return count + 1;
 }
 
-int kernels_products(const struct bench *b, struct pool *pool, struct error *err)
+int kernels_products(const struct bench *b, struct pool *pool, const struct onednn *peer,
+                     struct error *err)
 {
     struct shape shapes[LINEAR_COUNT + 4];
     uint32_t count = 0, hidden = b->backbone.config->hidden, ffn = b->backbone.config->ffn;
@@ -261,6 +280,6 @@ int kernels_products(const struct bench *b, struct pool *pool, struct error *err
         count = add_shape(shapes, count, &adapter[i], ROWS_MAX);
     int r = 0;
     for (uint32_t i = 0; r == 0 && i < count; i++)
-        r = print_shape(b, pool, &shapes[i], err);
+        r = print_shape(b, pool, peer, &shapes[i], err);
     return r;
 }
