@@ -185,8 +185,9 @@ static void print_status(const json_t *d)
            cli_bytes_text(json_number_value(json_object_get(d, "memory_budget_bytes")), budget,
                           sizeof budget));
     json_array_foreach(json_object_get(d, "backbones"), i, o)
-        printf("backbone %-20s %10s  %s, %lld functions, %lld KiB pages\n",
+        printf("backbone %-20s %-4s %10s  %s, %lld functions, %lld KiB pages\n",
                json_string_value(json_object_get(o, "name")),
+               json_string_value(json_object_get(o, "quant")),
                cli_bytes_text(json_number_value(json_object_get(o, "bytes")), bytes, sizeof bytes),
                json_is_true(json_object_get(o, "resident")) ? "resident" : "on disk",
                json_integer_value(json_object_get(o, "functions")),

@@ -54,12 +54,12 @@ static json_t *function_json(const struct daemon *d, uint32_t index)
                           (json_int_t)f->f.generation, "created",
                           (json_int_t)(f->f.created_us / 1000000), "state", state_word(view.state),
                           "waiting", (int)view.waiting, "running", (int)view.running);
-    json_object_set_new(o, "backbone",
-                        json_pack("{s:s, s:o, s:I, s:b, s:f, s:i}", "name", b->image.label,
-                                  "digest", digest_json(&b->image.digest), "bytes",
-                                  (json_int_t)b->image.bytes, "resident", b->reader_fd >= 0,
-                                  "load_ms", (double)b->load_us / 1e3, "page_bytes",
-                                  (int)b->page_bytes));
+    json_object_set_new(
+        o, "backbone",
+        json_pack("{s:s, s:s?, s:o, s:I, s:b, s:f, s:i}", "name", b->image.label, "quant",
+                  image_quant_name(b->image.dtype), "digest", digest_json(&b->image.digest),
+                  "bytes", (json_int_t)b->image.bytes, "resident", b->reader_fd >= 0, "load_ms",
+                  (double)b->load_us / 1e3, "page_bytes", (int)b->page_bytes));
     json_object_set_new(o, "adapter",
                         !f->f.has_adapter
                             ? json_null()
@@ -171,7 +171,8 @@ static json_t *backbones_json(const struct daemon *d)
             continue;
         json_t *pid = b->keeper != NULL ? json_integer(proc_pid(b->keeper)) : json_null();
         json_array_append_new(
-            list, json_pack("{s:s, s:o, s:I, s:b, s:i, s:i, s:o}", "name", b->image.label, "digest",
+            list, json_pack("{s:s, s:s?, s:o, s:I, s:b, s:i, s:i, s:o}", "name", b->image.label,
+                            "quant", image_quant_name(b->image.dtype), "digest",
                             digest_json(&b->image.digest), "bytes", (json_int_t)b->image.bytes,
                             "resident", b->reader_fd >= 0, "page_bytes", (int)b->page_bytes,
                             "functions", (int)b->functions, "keeper_pid", pid));

@@ -188,6 +188,7 @@ static int keep_image(struct deploy *j, const struct wire_packed *p, struct erro
     struct registry_image image = {.digest = p->digest,
                                    .bytes = p->bytes,
                                    .kind = j->packing_adapter ? IMAGE_ADAPTER : IMAGE_BACKBONE,
+                                   .dtype = packing_dtype(j),
                                    .rank = certificate_rank(j->certificate)};
     snprintf(image.label, sizeof image.label, "%.127s", base_name(dir));
     bool was_there = false;

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SCHEMA_VERSION 2
+#define SCHEMA_VERSION 3
 #define APPLICATION_ID 0x534c4f52 /* "SLOR" */
 
 struct registry {
@@ -18,7 +18,8 @@ struct registry {
 static const char schema[] =
     "CREATE TABLE owners (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);"
     "CREATE TABLE images (digest BLOB PRIMARY KEY, kind INTEGER NOT NULL, bytes INTEGER NOT NULL,"
-    "  label TEXT NOT NULL, rank INTEGER NOT NULL, certificate TEXT) WITHOUT ROWID;"
+    "  label TEXT NOT NULL, dtype INTEGER NOT NULL, rank INTEGER NOT NULL, certificate TEXT) "
+    "WITHOUT ROWID;"
     "CREATE TABLE sources (key BLOB PRIMARY KEY, image BLOB NOT NULL) WITHOUT ROWID;"
     "CREATE TABLE functions (name TEXT PRIMARY KEY, owner INTEGER NOT NULL REFERENCES owners(id),"
     "  isolation INTEGER NOT NULL, generation INTEGER NOT NULL, created_us INTEGER NOT NULL,"
@@ -316,8 +317,8 @@ int registry_put_image(struct registry *r, const struct registry_image *i, const
 {
     sqlite3_stmt *st = NULL;
     int n = prepare(r, &st,
-                    "INSERT OR REPLACE INTO images(digest,kind,bytes,label,rank,certificate) "
-                    "VALUES(?1,?2,?3,?4,?5,?6)",
+                    "INSERT OR REPLACE INTO images(digest,kind,bytes,label,rank,certificate,dtype) "
+                    "VALUES(?1,?2,?3,?4,?5,?6,?7)",
                     "storing the image", err);
     if (n < 0)
         return n;
@@ -327,6 +328,7 @@ int registry_put_image(struct registry *r, const struct registry_image *i, const
     sqlite3_bind_text(st, 4, i->label, -1, SQLITE_TRANSIENT);
     sqlite3_bind_int64(st, 5, i->rank);
     sqlite3_bind_text(st, 6, certificate, -1, SQLITE_TRANSIENT);
+    sqlite3_bind_int64(st, 7, i->dtype);
     return run(r, st, "storing the image", err);
 }
 
@@ -334,7 +336,7 @@ int registry_get_image(struct registry *r, const struct digest *d, struct regist
                        struct error *err)
 {
     sqlite3_stmt *st = NULL;
-    int n = prepare(r, &st, "SELECT kind,bytes,label,rank FROM images WHERE digest=?1",
+    int n = prepare(r, &st, "SELECT kind,bytes,label,rank,dtype FROM images WHERE digest=?1",
                     "reading the image", err);
     if (n < 0)
         return n;
@@ -344,7 +346,8 @@ int registry_get_image(struct registry *r, const struct digest *d, struct regist
         struct registry_image i = {.digest = *d,
                                    .kind = (uint32_t)sqlite3_column_int64(st, 0),
                                    .bytes = (uint64_t)sqlite3_column_int64(st, 1),
-                                   .rank = (uint32_t)sqlite3_column_int64(st, 3)};
+                                   .rank = (uint32_t)sqlite3_column_int64(st, 3),
+                                   .dtype = (uint32_t)sqlite3_column_int64(st, 4)};
         snprintf(i.label, sizeof i.label, "%s", (const char *)sqlite3_column_text(st, 2));
         *ret = i;
     } else if (step == SQLITE_DONE) {

@@ -32,6 +32,7 @@ struct registry_image {
     struct digest digest;
     uint64_t bytes;
     uint32_t kind;   /* enum image_kind */
+    uint32_t dtype;  /* enum image_dtype of the matrices, as the packer was asked for it */
     uint32_t rank;   /* adapters: the largest */
     char label[128]; /* for people: the directory's name */
 };

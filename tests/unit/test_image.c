@@ -194,7 +194,41 @@ static void test_tensors(void **state)
     c.tensors[1].dtype = IMAGE_BF16;
     c.tensors[1].bytes /= 2;
     refuse_backbone(&c, size, "not f32");
+    /* A matrix that says it is quantised is as long as its panels, or it is refused. */
+    c.tensors[4].dtype = IMAGE_INT8;
+    refuse_backbone(&c, size, "impossible description");
+    c.tensors[4].dtype = IMAGE_INT4;
+    c.tensors[4].bytes = image_panel_bytes(IMAGE_INT4, 4);
+    refuse_backbone(&c, size, "does not lie in its weights");
     free(c.bytes);
+}
+
+static void test_sizes(void **state)
+{
+    (void)state;
+    static const struct {
+        enum image_dtype dtype;
+        uint32_t rows, cols;
+        uint64_t bytes;
+    } sizes[] = {
+        {IMAGE_F32, 3, 5, 60},
+        {IMAGE_BF16, 3, 5, 30},
+        {IMAGE_PANELS, 1, 1, 32 * 2 * 2},
+        {IMAGE_PANELS, 33, 5, 2 * 32 * 6 * 2},
+        {IMAGE_INT8, 1, 1, 32 * 2 + 32 * 64},
+        {IMAGE_INT8, 32, 64, 32 * 2 + 32 * 64},
+        {IMAGE_INT8, 33, 65, 4 * (32 * 2 + 32 * 64)},
+        {IMAGE_INT4, 32, 64, 32 * 2 + 32 * 32},
+        {IMAGE_INT4, 128256, 2048, 128256ull * 2048 * 17 / 32}, /* 4.25 bits a weight */
+    };
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        assert_true(image_tensor_bytes(sizes[i].rows, sizes[i].cols, sizes[i].dtype, &bytes));
+        assert_int_equal(bytes, sizes[i].bytes);
+    }
+    for (uint32_t dtype = 0; dtype <= IMAGE_DTYPE_COUNT; dtype++)
+        assert_false(image_tensor_bytes(UINT32_MAX, UINT32_MAX, dtype, &bytes));
+    assert_false(image_tensor_bytes(1, 1, IMAGE_DTYPE_COUNT, &bytes));
 }
 
 static void test_adapters(void **state)
@@ -242,9 +276,8 @@ int main(void)
     backbone = tiny_backbone();
     adapter = tiny_adapter(&backbone.digest);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_open),
-        cmocka_unit_test(test_header),
-        cmocka_unit_test(test_tensors),
+        cmocka_unit_test(test_open),     cmocka_unit_test(test_header),
+        cmocka_unit_test(test_tensors),  cmocka_unit_test(test_sizes),
         cmocka_unit_test(test_adapters),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

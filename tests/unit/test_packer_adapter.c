@@ -77,37 +77,44 @@ static void test_contradictions(void **state)
 
 /* An embedding that came along with its LoRA and is the backbone's is not stored again; another one
  * takes its place, in a tied model as the head too. */
-static void test_base_layer(void **state)
+static void check_base_layer(const struct packed *base, enum image_dtype dtype, bool differs)
 {
-    (void)state;
-    struct packed base;
     struct packed p;
     struct packing_dir d;
     struct backbone b;
     struct adapter a;
     struct error err = {0};
     const uint16_t other = 0x4040; /* 3 */
-    pack(&base, MODEL, IMAGE_F32);
-    assert_int_equal(backbone_open(&b, base.base, base.result.bytes, &err), 0);
+    assert_int_equal(backbone_open(&b, base->base, base->result.bytes, &err), 0);
     assert_int_equal(b.config->tied_embeddings, 1);
-    for (int differs = 0; differs < 2; differs++) {
-        open_dir(&d, MODEL "/adapters/lora-embed");
-        if (differs)
-            patch_value(&d, FILE_MODEL, "embed_tokens.base_layer.weight", 2, &other, 2);
-        assert_int_equal(packing_pack_files(&p, &d, IMAGE_F32, &b, &base.result.digest, &err), 0);
-        assert_int_equal(adapter_open(&a, p.base, p.result.bytes, &b, &base.result.digest, &err),
-                         0);
-        assert_int_equal(a.is_pure_lora, !differs);
-        assert_int_equal(a.view.embed.data != b.embed.data, differs);
-        assert_int_equal(a.view.head.data != b.head.data, differs);
+    open_dir(&d, MODEL "/adapters/lora-embed");
+    if (differs)
+        patch_value(&d, FILE_MODEL, "embed_tokens.base_layer.weight", 2, &other, 2);
+    assert_int_equal(packing_pack_files(&p, &d, dtype, &b, &base->result.digest, &err), 0);
+    assert_int_equal(adapter_open(&a, p.base, p.result.bytes, &b, &base->result.digest, &err), 0);
+    assert_int_equal(a.is_pure_lora, !differs);
+    assert_int_equal(a.view.embed.data != b.embed.data, differs);
+    assert_int_equal(a.view.head.data != b.head.data, differs);
+    if (dtype == IMAGE_F32)
         assert_true(((const float *)a.view.head.data)[1] ==
                     (differs ? 3 : ((const float *)b.head.data)[1]));
-        adapter_close(&a);
-        packing_release(&p);
-        packing_close_dir(&d);
-    }
+    adapter_close(&a);
+    packing_release(&p);
+    packing_close_dir(&d);
     backbone_close(&b);
-    packing_release(&base);
+}
+
+static void test_base_layer(void **state)
+{
+    (void)state;
+    static const enum image_dtype dtypes[] = {IMAGE_F32, IMAGE_BF16, IMAGE_INT8, IMAGE_INT4};
+    for (size_t i = 0; i < sizeof dtypes / sizeof dtypes[0]; i++) {
+        struct packed base;
+        pack(&base, MODEL, dtypes[i]);
+        for (int differs = 0; differs < 2; differs++)
+            check_base_layer(&base, dtypes[i] == IMAGE_F32 ? IMAGE_F32 : IMAGE_BF16, differs);
+        packing_release(&base);
+    }
 }
 
 /* The same adapter has the same name however its configuration is written down. */

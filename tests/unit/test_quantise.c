@@ -1,7 +1,7 @@
 /* Rounding to int8 and int4: what stands in a panel, read by the formula of image.h as it is
  * written out here, is as near to the values as quantise.h says. */
 #include "base/rng.h"
-#include "weights/convert.h"
+#include "unit/quantised.h"
 #include "weights/quantise.h"
 
 #include <math.h>
@@ -13,43 +13,10 @@
 
 #include <cmocka.h>
 
-#define ROWS 32u
-#define GROUP 64u
+#define ROWS QUANTISED_ROWS
+#define GROUP QUANTISED_GROUP
 
 static const enum image_dtype dtypes[] = {IMAGE_INT8, IMAGE_INT4};
-
-/* --- reading a panel --- */
-
-static const uint8_t *group_of(const uint8_t *panel, enum image_dtype dtype, uint32_t col)
-{
-    size_t codes = dtype == IMAGE_INT8 ? ROWS * GROUP : ROWS * GROUP / 2;
-    return panel + col / GROUP * (ROWS * 2 + codes);
-}
-
-static float scale_of(const uint8_t *panel, enum image_dtype dtype, uint32_t row, uint32_t col)
-{
-    uint16_t half;
-    memcpy(&half, group_of(panel, dtype, col) + (size_t)row * 2, 2);
-    uint32_t bits = (uint32_t)half << 16;
-    float value;
-    memcpy(&value, &bits, 4);
-    return value;
-}
-
-static int code_of(const uint8_t *panel, enum image_dtype dtype, uint32_t row, uint32_t col)
-{
-    const uint8_t *codes = group_of(panel, dtype, col) + ROWS * 2;
-    col %= GROUP;
-    if (dtype == IMAGE_INT8)
-        return codes[(col / 4 * ROWS + row) * 4 + col % 4] - 128;
-    uint8_t both = codes[(col / 8 * ROWS + row) * 4 + col % 4];
-    return (col % 8 < 4 ? both & 15 : both >> 4) - 8;
-}
-
-static double value_of(const uint8_t *panel, enum image_dtype dtype, uint32_t row, uint32_t col)
-{
-    return (double)scale_of(panel, dtype, row, col) * code_of(panel, dtype, row, col);
-}
 
 static uint8_t *make(enum image_dtype dtype, const float *rows, uint32_t row_count, uint32_t cols)
 {
@@ -95,7 +62,7 @@ static void check_group(const char *what, const uint8_t *panel, enum image_dtype
                         uint32_t cols, uint32_t row, uint32_t first, const float *values)
 {
     uint32_t count = cols - first < GROUP ? cols - first : GROUP;
-    double scale = (double)scale_of(panel, dtype, row, first);
+    double scale = (double)quantised_scale(panel, dtype, row, first);
     double largest = (double)largest_of(values, count);
     double low = dtype == IMAGE_INT8 ? -127 : -8;
     double high = dtype == IMAGE_INT8 ? 127 : 7;
@@ -107,8 +74,8 @@ static void check_group(const char *what, const uint8_t *panel, enum image_dtype
              (scale * 127 < largest || scale > largest / 127 * (1 + 1 / 128.)))
         fail_msg("%s: scale %g for values up to %g", what, scale, largest);
     for (uint32_t i = 0; i < count; i++) {
-        int code = code_of(panel, dtype, row, first + i);
-        double error = value_of(panel, dtype, row, first + i) - (double)values[i];
+        int code = quantised_code(panel, dtype, row, first + i);
+        double error = quantised_value(panel, dtype, row, first + i) - (double)values[i];
         double bound = fabs(scale) * (0.5 + 1e-6);
         if (scale != 0) /* what lies beyond an end is cut off there */
             bound += fabs(scale) * fmax(0, fmax((double)values[i] / scale - high - 0.5,
@@ -125,7 +92,7 @@ static void check_group(const char *what, const uint8_t *panel, enum image_dtype
     if (dtype == IMAGE_INT4 && scale != 0 && sum > plain)
         fail_msg("%s: squared error %g, without a search %g", what, sum, plain);
     for (uint32_t i = first + count; i < first + GROUP; i++)
-        assert_int_equal(code_of(panel, dtype, row, i), 0);
+        assert_int_equal(quantised_code(panel, dtype, row, i), 0);
 }
 
 static void check(const char *what, const float *rows, uint32_t row_count, uint32_t cols)
@@ -138,8 +105,8 @@ static void check(const char *what, const float *rows, uint32_t row_count, uint3
                             rows + (size_t)row * cols + first);
         for (uint32_t row = row_count; row < ROWS; row++)
             for (uint32_t col = 0; col < (cols + GROUP - 1) / GROUP * GROUP; col++) {
-                assert_int_equal(code_of(panel, dtypes[d], row, col), 0);
-                assert_true(scale_of(panel, dtypes[d], row, col) == 0);
+                assert_int_equal(quantised_code(panel, dtypes[d], row, col), 0);
+                assert_true(quantised_scale(panel, dtypes[d], row, col) == 0);
             }
         free(panel);
     }
@@ -196,10 +163,10 @@ static void test_special(void **state)
             rows[i] = levels[2 + i / GROUP % 2];
         uint8_t *panel = make(dtypes[d], rows, LEVELS, GROUP);
         for (uint32_t i = 0; i < LEVELS * GROUP; i++)
-            if (fabs(value_of(panel, dtypes[d], i / GROUP, i % GROUP) / (double)rows[i] - 1) >
-                1 / 128.)
+            if (fabs(quantised_value(panel, dtypes[d], i / GROUP, i % GROUP) / (double)rows[i] -
+                     1) > 1 / 128.)
                 fail_msg("%g became %g", (double)rows[i],
-                         value_of(panel, dtypes[d], i / GROUP, i % GROUP));
+                         quantised_value(panel, dtypes[d], i / GROUP, i % GROUP));
         free(panel);
     }
 }
@@ -213,7 +180,7 @@ static void test_exact(void **state)
         rows[i] = 0.375f * (float)((int)(i * 7 % 16) - 8);
     uint8_t *panel = make(IMAGE_INT4, rows, ROWS, GROUP);
     for (uint32_t i = 0; i < ROWS * GROUP; i++)
-        assert_true(value_of(panel, IMAGE_INT4, i / GROUP, i % GROUP) == (double)rows[i]);
+        assert_true(quantised_value(panel, IMAGE_INT4, i / GROUP, i % GROUP) == (double)rows[i]);
     free(panel);
     for (uint32_t i = 0; i < ROWS * GROUP; i++)
         rows[i] = 0.375f * (float)((int)(i * 31 % 255) - 127) + 0.0f;
@@ -221,7 +188,7 @@ static void test_exact(void **state)
         rows[r * GROUP] = 127 * 0.375f;
     panel = make(IMAGE_INT8, rows, ROWS, GROUP);
     for (uint32_t i = 0; i < ROWS * GROUP; i++)
-        assert_true(value_of(panel, IMAGE_INT8, i / GROUP, i % GROUP) == (double)rows[i]);
+        assert_true(quantised_value(panel, IMAGE_INT8, i / GROUP, i % GROUP) == (double)rows[i]);
     free(panel);
 }
 
@@ -241,10 +208,11 @@ static void test_alone(void **state)
             for (uint32_t first = 0; first < COLS; first += GROUP) {
                 uint32_t count = COLS - first < GROUP ? COLS - first : GROUP;
                 uint8_t *one = make(dtypes[d], rows + row * COLS + first, 1, count);
-                assert_true(scale_of(one, dtypes[d], 0, 0) == scale_of(all, dtypes[d], row, first));
+                assert_true(quantised_scale(one, dtypes[d], 0, 0) ==
+                            quantised_scale(all, dtypes[d], row, first));
                 for (uint32_t i = 0; i < count; i++)
-                    assert_int_equal(code_of(one, dtypes[d], 0, i),
-                                     code_of(all, dtypes[d], row, first + i));
+                    assert_int_equal(quantised_code(one, dtypes[d], 0, i),
+                                     quantised_code(all, dtypes[d], row, first + i));
                 free(one);
             }
         free(all);

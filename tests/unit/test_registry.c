@@ -97,7 +97,7 @@ static void test_certificates(void **state)
     struct world *w = *state;
     struct error err = {0};
     struct registry_image adapter = {
-        .digest = digest_of_byte(2), .bytes = 9, .kind = 2, .rank = 16};
+        .digest = digest_of_byte(2), .bytes = 9, .kind = 2, .dtype = 3, .rank = 16};
     struct registry_image backbone = {.digest = digest_of_byte(3), .bytes = 8, .kind = 1};
     struct registry_image got;
     char *text = NULL;
@@ -106,6 +106,7 @@ static void test_certificates(void **state)
     reopen(w);
     assert_int_equal(registry_get_image(w->registry, &adapter.digest, &got, &err), 0);
     assert_int_equal(got.rank, 16);
+    assert_int_equal(got.dtype, 3);
     assert_int_equal(registry_get_certificate(w->registry, &adapter.digest, &text, &err), 0);
     assert_string_equal(text, "{\"a\":1}");
     free(text);
