@@ -34,6 +34,9 @@ static int check_options(const struct engine_options *o, const struct model_conf
     if (o->adapters_max > ENGINE_ADAPTERS_MAX)
         return error_set(err, -EINVAL, "adapters_max is %u: it must be at most %u", o->adapters_max,
                          ENGINE_ADAPTERS_MAX);
+    if (o->kv_dtype > ENGINE_KV_INT8)
+        return error_set(err, -EINVAL, "kv_dtype is %u: it must be auto, bf16 or int8",
+                         o->kv_dtype);
     if (o->context_max > c->context_max)
         return error_set(err, -EINVAL, "context_max is %u: the model's context is %u tokens",
                          o->context_max, c->context_max);
@@ -57,6 +60,14 @@ static int allocate_tables(struct engine *e, struct error *err)
     return 0;
 }
 
+static enum kernel_kv kv_type(const struct backbone *b, enum engine_kv_dtype dtype)
+{
+    if (dtype == ENGINE_KV_AUTO)
+        return b->layers[0].linears[LINEAR_K].weight.dtype == IMAGE_F32 ? KERNEL_KV_F32
+                                                                        : KERNEL_KV_BF16;
+    return dtype == ENGINE_KV_INT8 ? KERNEL_KV_INT8 : KERNEL_KV_BF16;
+}
+
 int engine_open(struct engine **ret, const struct backbone *b, const struct engine_options *options,
                 struct error *err)
 {
@@ -66,16 +77,16 @@ int engine_open(struct engine **ret, const struct backbone *b, const struct engi
     struct engine *e = calloc(1, sizeof(*e));
     if (!e)
         return error_set(err, -ENOMEM, "no memory for an engine");
+    enum kernel_kv kv = kv_type(b, options->kv_dtype);
     e->backbone = b;
     e->options = *options;
     if (e->options.context_max == 0)
         e->options.context_max = b->config->context_max;
     rc = allocate_tables(e, err);
     if (rc == 0)
-        rc = kv_open(&e->kv, b->config, forward_kv_dtype(b) == KERNEL_F32 ? 4 : 2,
-                     e->options.kv_bytes, e->options.prefix_cache, err);
+        rc = kv_open(&e->kv, b->config, kv, e->options.kv_bytes, e->options.prefix_cache, err);
     if (rc == 0)
-        rc = forward_open(&e->forward, b, &e->kv, e->options.threads, e->options.rows_max,
+        rc = forward_open(&e->forward, b, &e->kv, kv, e->options.threads, e->options.rows_max,
                           e->options.context_max, err);
     if (rc < 0) {
         engine_close(e);

@@ -23,6 +23,10 @@
 #define ENGINE_BIASES_MAX 300u
 #define ENGINE_KV_BLOCK_TOKENS 16u
 
+/* How precise the KV cache is: auto is float32 for a backbone of float32 matrices, else bf16. int8
+ * takes half of bf16's memory and two floats more for a position of a KV head. */
+enum engine_kv_dtype { ENGINE_KV_AUTO, ENGINE_KV_BF16, ENGINE_KV_INT8 };
+
 struct engine_options {
     uint32_t threads;       /* 0: the processors this process may use */
     uint32_t sequences_max; /* at one time */
@@ -30,6 +34,7 @@ struct engine_options {
     uint64_t kv_bytes;      /* address space of the KV pool; memory is taken as blocks are used */
     uint32_t adapters_max;  /* adapter slots */
     uint32_t context_max;   /* 0: the model's */
+    enum engine_kv_dtype kv_dtype;
     bool prefix_cache; /* keep the KV blocks of known tokens for prompts that begin with them */
 };
 

@@ -48,6 +48,16 @@ struct norm_job {
     uint32_t count;
 };
 
+#define NORM_NONE NORM_LAYER_COUNT
+
+struct residual_job {
+    struct forward *forward;
+    const struct batch *batch;
+    uint32_t layer;
+    enum norm_index post_norm; /* of what is added, in models that have post_norms */
+    enum norm_index next_norm; /* or NORM_NONE */
+};
+
 void forward_run(struct forward *f, uint64_t work, pool_fn *fn, void *argument,
                  uint32_t chunk_count)
 {
@@ -193,106 +203,30 @@ static void apply_norm(struct forward *f, const struct batch *b, uint32_t layer,
     forward_run(f, (uint64_t)width * count * b->row_count, norm_chunk, &job, b->row_count);
 }
 
-/* The residual stream takes up what attention or MLP found. */
-static void add_residual(struct forward *f, const struct batch *b, uint32_t layer,
-                         enum norm_index post_norm)
+static void residual_chunk(void *argument, uint32_t row, uint32_t thread)
 {
-    const struct model_config *c = f->backbone->config;
-    if (c->post_norms)
-        apply_norm(f, b, layer, post_norm, f->act.y, f->act.y, c->hidden, 1);
-    f->kernels->add(f->act.x, f->act.y, b->row_count * c->hidden);
-}
-
-/* --- sequence work: positions, KV cache, attention; private to the sequence's owner --- */
-
-struct attend_job {
-    struct forward *forward;
-    const struct batch *batch;
-    uint32_t layer;
-};
-
-static uint32_t window_begin(const struct model_config *c, uint32_t layer, uint32_t position)
-{
-    bool slides = model_layer_kind(c, layer) == MODEL_LAYER_SLIDING;
-    uint32_t window = slides ? c->sliding_window : 0;
-    return window && position + 1 > window ? position + 1 - window : 0;
-}
-
-static void angles(struct forward *f, const struct batch *b)
-{
-    for (uint32_t kind = 0; kind < MODEL_LAYER_KIND_COUNT; kind++) {
-        const struct rope *rope = &f->ropes[kind];
-        if (!f->has_kind[kind])
-            continue;
-        size_t half = rope->half_dim;
-        for (size_t r = 0; r < b->row_count; r++)
-            rope_angles(rope, b->rows[r].position, b->rows[r].is_long, f->act.cos[kind] + r * half,
-                        f->act.sin[kind] + r * half);
-    }
-}
-
-/* Rotates q and k of one row and stores k and v in the cache. */
-static void remember_chunk(void *argument, uint32_t chunk, uint32_t thread)
-{
-    const struct attend_job *job = argument;
+    const struct residual_job *job = argument;
     const struct forward *f = job->forward;
     const struct model_config *c = f->backbone->config;
-    const struct forward_row *row = &job->batch->rows[chunk];
-    enum model_layer_kind kind = model_layer_kind(c, job->layer);
-    const float *cos = f->act.cos[kind] + (size_t)chunk * f->ropes[kind].half_dim;
-    const float *sin = f->act.sin[kind] + (size_t)chunk * f->ropes[kind].half_dim;
-    float *k = f->act.k + (size_t)chunk * f->kv_width;
-    const float *v = f->act.v + (size_t)chunk * f->kv_width;
+    const struct backbone_layer *layer = &lora_view(f, job->batch, row)->layers[job->layer];
+    float *x = f->act.x + (size_t)row * c->hidden, *y = f->act.y + (size_t)row * c->hidden;
     (void)thread;
-
-    f->kernels->rope(f->act.q + (size_t)chunk * f->q_width, cos, sin, c->head_count, c->head_dim,
-                     c->rotary_dim);
-    f->kernels->rope(k, cos, sin, c->kv_head_count, c->head_dim, c->rotary_dim);
-    assert(row->position / ENGINE_KV_BLOCK_TOKENS < row->kv->count);
-    uint32_t block = row->kv->ids[row->position / ENGINE_KV_BLOCK_TOKENS];
-    size_t in_block = (size_t)(row->position % ENGINE_KV_BLOCK_TOKENS) * f->kv->row_bytes;
-    for (uint32_t h = 0; h < c->kv_head_count; h++) {
-        uint8_t *keys = kv_head_at(f->kv, block, job->layer, KV_KEY, h);
-        uint8_t *values = kv_head_at(f->kv, block, job->layer, KV_VALUE, h);
-        f->kernels->store[f->kv_dtype](keys + in_block, k + h * c->head_dim, c->head_dim);
-        f->kernels->store[f->kv_dtype](values + in_block, v + h * c->head_dim, c->head_dim);
-    }
+    if (c->post_norms)
+        f->kernels->rms_norm(y, y, layer->norms[job->post_norm], c->hidden, c->norm_eps);
+    f->kernels->add(x, y, c->hidden);
+    if (job->next_norm != NORM_NONE)
+        f->kernels->rms_norm(f->act.h + (size_t)row * c->hidden, x, layer->norms[job->next_norm],
+                             c->hidden, c->norm_eps);
 }
 
-/* The query heads of one row that share one KV head; chunks of one head follow each other. */
-static void attend_chunk(void *argument, uint32_t chunk, uint32_t thread)
+/* The residual stream takes up what attention or MLP found; the norm that comes next leaves in
+ * act.h what it makes of the stream. */
+static void add_residual(struct forward *f, const struct batch *b, uint32_t layer,
+                         enum norm_index post_norm, enum norm_index next_norm)
 {
-    const struct attend_job *job = argument;
-    const struct forward *f = job->forward;
-    const struct model_config *c = f->backbone->config;
-    const struct forward_scratch *s = &f->scratch[thread];
-    uint32_t kv_head = chunk / job->batch->row_count, r = chunk % job->batch->row_count;
-    const struct forward_row *row = &job->batch->rows[r];
-    uint32_t begin = window_begin(c, job->layer, row->position), end = row->position + 1;
-    uint32_t group = c->head_count / c->kv_head_count;
-
-    for (uint32_t i = begin / ENGINE_KV_BLOCK_TOKENS; i <= row->position / ENGINE_KV_BLOCK_TOKENS;
-         i++) {
-        s->key_blocks[i] = kv_head_at(f->kv, row->kv->ids[i], job->layer, KV_KEY, kv_head);
-        s->value_blocks[i] = kv_head_at(f->kv, row->kv->ids[i], job->layer, KV_VALUE, kv_head);
-    }
-    size_t at = (size_t)r * f->q_width + (size_t)kv_head * group * c->head_dim;
-    f->kernels->attention[f->kv_dtype](f->act.h + at, f->act.q + at, s->key_blocks, s->value_blocks,
-                                       ENGINE_KV_BLOCK_TOKENS, begin, end, c->head_dim, group,
-                                       c->attention_scale, s->scores);
-}
-
-/* The border: q, k, v of all rows in, attention output [rows, heads * head_dim] in act.h out. */
-static void forward_attend(struct forward *f, const struct batch *b, uint32_t layer)
-{
-    struct attend_job job = {f, b, layer};
-    const struct model_config *c = f->backbone->config;
-    uint64_t positions = 0;
-    for (uint32_t r = 0; r < b->row_count; r++)
-        positions += b->rows[r].position + 1 - window_begin(c, layer, b->rows[r].position);
-    forward_run(f, (uint64_t)b->row_count * (f->q_width + 2 * f->kv_width), remember_chunk, &job,
+    struct residual_job job = {f, b, layer, post_norm, next_norm};
+    forward_run(f, (uint64_t)b->row_count * f->backbone->config->hidden, residual_chunk, &job,
                 b->row_count);
-    forward_run(f, positions * f->q_width * 2, attend_chunk, &job, b->row_count * c->kv_head_count);
 }
 
 /* --- the model --- */
@@ -306,7 +240,7 @@ void forward(struct forward *f, const struct batch *b)
     f->rows_touched = rows > f->rows_touched ? rows : f->rows_touched;
 
     lora_embed(f, b);
-    angles(f, b);
+    attend_begin(f, b);
     for (uint32_t i = 0; i < c->layer_count; i++) {
         const struct linear_weights *w = f->backbone->layers[i].linears;
         const struct linear qkv[] = {
@@ -329,11 +263,10 @@ void forward(struct forward *f, const struct batch *b)
         }
         forward_attend(f, b, i);
         apply_linears(f, b, &o, 1);
-        add_residual(f, b, i, NORM_POST_ATTN);
-        apply_norm(f, b, i, NORM_MLP, a->h, a->x, c->hidden, 1);
+        add_residual(f, b, i, NORM_POST_ATTN, NORM_MLP);
         apply_gated(f, b, gate_up);
         apply_linears(f, b, &down, 1);
-        add_residual(f, b, i, NORM_POST_MLP);
+        add_residual(f, b, i, NORM_POST_MLP, NORM_NONE);
     }
 }
 
@@ -378,13 +311,7 @@ void forward_logits(struct forward *f, const struct batch *b, const uint32_t *ro
 
 /* --- memory --- */
 
-uint32_t forward_kv_dtype(const struct backbone *b)
-{
-    return b->layers[0].linears[LINEAR_K].weight.dtype == IMAGE_F32 ? KERNEL_F32 : KERNEL_BF16;
-}
-
-/* Hands out `bytes` of the mapping at *offset; only counts while base is NULL. */
-static void *carve(uint8_t *base, uint64_t *offset, uint64_t bytes)
+void *forward_carve(uint8_t *base, uint64_t *offset, uint64_t bytes)
 {
     void *at = base ? base + *offset : NULL;
     *offset += (bytes + CACHE_LINE_BYTES - 1) / CACHE_LINE_BYTES * CACHE_LINE_BYTES;
@@ -404,46 +331,43 @@ static uint32_t input_width(const struct forward *f)
 }
 
 /* Lays everything out from `base` and returns the bytes it takes. */
-static uint64_t lay_out(struct forward *f, uint8_t *base, uint32_t threads, uint32_t context_max)
+static uint64_t lay_out(struct forward *f, uint8_t *base, uint32_t threads)
 {
     const struct model_config *c = f->backbone->config;
     struct activations *a = &f->act;
     uint64_t row = f->rows_max * sizeof(float), at = 0;
-    uint64_t blocks_bytes = kv_blocks_for(context_max) * sizeof(void *);
-    a->x = carve(base, &at, row * c->hidden);
-    a->h = carve(base, &at, row * f->h_width);
-    a->half = carve(base, &at, (uint64_t)f->rows_max * input_width(f) * sizeof(uint16_t));
-    a->quantised = carve(base, &at, f->rows_max * kernel_quantised_bytes(input_width(f)));
-    a->q = carve(base, &at, row * f->q_width);
-    a->k = carve(base, &at, row * f->kv_width);
-    a->v = carve(base, &at, row * f->kv_width);
-    a->y = carve(base, &at, row * c->hidden);
+    a->x = forward_carve(base, &at, row * c->hidden);
+    a->h = forward_carve(base, &at, row * f->h_width);
+    a->half = forward_carve(base, &at, (uint64_t)f->rows_max * input_width(f) * sizeof(uint16_t));
+    a->quantised = forward_carve(base, &at, f->rows_max * kernel_quantised_bytes(input_width(f)));
+    a->q = forward_carve(base, &at, row * f->q_width);
+    a->k = forward_carve(base, &at, row * f->kv_width);
+    a->v = forward_carve(base, &at, row * f->kv_width);
+    a->y = forward_carve(base, &at, row * c->hidden);
     for (uint32_t kind = 0; kind < MODEL_LAYER_KIND_COUNT; kind++) {
-        a->cos[kind] = carve(base, &at, row * f->ropes[kind].half_dim);
-        a->sin[kind] = carve(base, &at, row * f->ropes[kind].half_dim);
+        a->cos[kind] = forward_carve(base, &at, row * f->ropes[kind].half_dim);
+        a->sin[kind] = forward_carve(base, &at, row * f->ropes[kind].half_dim);
     }
-    a->shrunk = carve(base, &at, row * ADAPTER_RANK_MAX * 3);
+    a->shrunk = forward_carve(base, &at, row * ADAPTER_RANK_MAX * 3);
     for (uint32_t t = 0; t < threads; t++) {
         struct forward_scratch *s = &f->scratch[t];
-        s->scores = carve(
-            base, &at, (uint64_t)context_max * (c->head_count / c->kv_head_count) * sizeof(float));
-        s->key_blocks = carve(base, &at, blocks_bytes);
-        s->value_blocks = carve(base, &at, blocks_bytes);
-        s->candidates = carve(base, &at, c->vocab_count * sizeof(*s->candidates));
+        s->candidates = forward_carve(base, &at, c->vocab_count * sizeof(*s->candidates));
     }
+    attend_lay_out(f, base, &at);
     /* The layers are done with gate and up before there are logits. */
     uint64_t shared = at;
-    a->gate = carve(base, &at, row * c->ffn);
-    a->up = carve(base, &at, row * c->ffn);
-    a->logits = carve(base, &shared, logits_bytes(f, FORWARD_LOGIT_ROWS_MAX));
+    a->gate = forward_carve(base, &at, row * c->ffn);
+    a->up = forward_carve(base, &at, row * c->ffn);
+    a->logits = forward_carve(base, &shared, logits_bytes(f, FORWARD_LOGIT_ROWS_MAX));
     return at > shared ? at : shared;
 }
 
 int forward_open(struct forward *ret, const struct backbone *b, struct kv_pool *kv,
-                 uint32_t threads, uint32_t rows_max, uint32_t context_max, struct error *err)
+                 enum kernel_kv kv_type, uint32_t threads, uint32_t rows_max, uint32_t context_max,
+                 struct error *err)
 {
     const struct model_config *c = b->config;
-    struct forward f = {.backbone = b, .kv = kv, .rows_max = rows_max};
+    struct forward f = {.backbone = b, .kv = kv, .kv_type = kv_type, .rows_max = rows_max};
     int rc = kernels_select(&f.kernels, err);
     if (rc == 0)
         rc = pool_open(&f.pool, threads, err);
@@ -455,7 +379,6 @@ int forward_open(struct forward *ret, const struct backbone *b, struct kv_pool *
     for (uint32_t layer = 0; layer < c->layer_count; layer++)
         f.has_kind[model_layer_kind(c, layer)] = true;
     f.gated_mul = c->activation == MODEL_GELU_TANH ? f.kernels->gelu_mul : f.kernels->silu_mul;
-    f.kv_dtype = forward_kv_dtype(b);
     f.q_width = c->head_count * c->head_dim;
     f.kv_width = c->kv_head_count * c->head_dim;
     f.h_width = c->hidden > f.q_width ? c->hidden : f.q_width;
@@ -464,7 +387,8 @@ int forward_open(struct forward *ret, const struct backbone *b, struct kv_pool *
         forward_close(&f);
         return error_set(err, -ENOMEM, "no memory for the scratch of %u threads", threads);
     }
-    f.act.bytes = lay_out(&f, NULL, threads, context_max);
+    attend_init(&f, context_max);
+    f.act.bytes = lay_out(&f, NULL, threads);
     void *base = mmap(NULL, f.act.bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base == MAP_FAILED) {
@@ -474,7 +398,7 @@ int forward_open(struct forward *ret, const struct backbone *b, struct kv_pool *
         return rc;
     }
     f.act.base = base;
-    lay_out(&f, base, threads, context_max);
+    lay_out(&f, base, threads);
     *ret = f;
     return 0;
 }

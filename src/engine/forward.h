@@ -8,6 +8,7 @@
  */
 #pragma once
 
+#include "engine/attend.h"
 #include "engine/kv.h"
 #include "engine/rope.h"
 #include "engine/sampler.h"
@@ -69,9 +70,8 @@ struct activations {
 
 /* What one thread needs to attend and to sample. */
 struct forward_scratch {
-    float *scores;                        /* [query heads of a KV head, context] */
-    const void **key_blocks;              /* [blocks of a context] */
-    const void **value_blocks;            /* likewise */
+    void *attend;                         /* of kernel_attend */
+    float *spans[2];                      /* see attend.h: what is so far, and one span */
     struct sampler_candidate *candidates; /* [vocab] */
 };
 
@@ -83,22 +83,22 @@ struct forward {
     struct rope ropes[MODEL_LAYER_KIND_COUNT];
     bool has_kind[MODEL_LAYER_KIND_COUNT]; /* some layer is of this kind */
     kernel_gated_mul *gated_mul;
-    uint32_t kv_dtype; /* enum kernel_dtype */
+    enum kernel_kv kv_type;
     uint32_t rows_max;
     uint32_t q_width;  /* heads * head_dim */
     uint32_t kv_width; /* kv_heads * head_dim */
     uint32_t h_width;  /* the larger of hidden and q_width */
     struct activations act;
     struct forward_scratch *scratch; /* [threads], owned; their arrays lie in the mapping */
-    uint32_t rows_touched;           /* most rows of one batch since the last trim */
+    struct attend attend;
+    uint32_t rows_touched; /* most rows of one batch since the last trim */
     uint32_t logit_rows_touched;
 };
 
-/* The KV cache is as precise as the backbone's matrices: f32, or bf16. */
-uint32_t forward_kv_dtype(const struct backbone *b);
-
+/* `kv` holds what is of kv_type. */
 int forward_open(struct forward *ret, const struct backbone *b, struct kv_pool *kv,
-                 uint32_t threads, uint32_t rows_max, uint32_t context_max, struct error *err);
+                 enum kernel_kv kv_type, uint32_t threads, uint32_t rows_max, uint32_t context_max,
+                 struct error *err);
 void forward_close(struct forward *f);
 
 /* Leaves the residual stream of the last layer in f->act.x, and the keys and values of the rows in
@@ -113,6 +113,9 @@ void forward_logits(struct forward *f, const struct batch *b, const uint32_t *ro
 /* Runs fn over chunks on the pool, or here when `work` multiply-adds in all are too few. */
 void forward_run(struct forward *f, uint64_t work, pool_fn *fn, void *argument,
                  uint32_t chunk_count);
+
+/* Hands out `bytes` of a mapping at *offset; only counts while base is NULL. */
+void *forward_carve(uint8_t *base, uint64_t *offset, uint64_t bytes);
 
 uint64_t forward_bytes(const struct forward *f);
 void forward_trim(struct forward *f);

@@ -6,26 +6,24 @@
  * A block is fresh (never taken), held by one or more sequences, given back, or idle: held by none,
  * but its content is known to the prefix index. All but the held ones are free.
  *
- * A block holds [layer][key | value][kv_head][block_tokens][head_dim]: the keys of one head lie
- * together, as kernel_attention reads them.
+ * A block holds [layer][kv_head] of what kernels/attention.h calls a block: keys and values of one
+ * head beside each other.
  */
 #pragma once
 
 #include "base/error.h"
 #include "engine/prefix.h"
+#include "kernels/attention.h"
 #include "model/config.h"
 
 #include <stdbool.h>
 #include <stdint.h>
 
-enum kv_part { KV_KEY = 0, KV_VALUE = 1 };
-
 struct kv_pool {
     uint8_t *base; /* owned mapping, block_count * block_bytes */
     uint64_t block_bytes;
-    uint64_t head_bytes; /* one head's keys (or values) in a block */
+    uint64_t head_bytes; /* one head's keys and values in a block */
     uint32_t kv_head_count;
-    uint32_t row_bytes; /* of one position of one head */
     uint32_t block_count;
     uint32_t fresh_index; /* blocks from here on were never taken */
     uint32_t *given_back; /* [block_count], owned: a stack of taken and returned blocks */
@@ -44,9 +42,9 @@ struct kv_blocks {
     uint32_t capacity;
 };
 
-/* `element_bytes`: 4 or 2. `bytes` is rounded down to whole blocks; less than one is refused. */
-int kv_open(struct kv_pool *ret, const struct model_config *c, uint32_t element_bytes,
-            uint64_t bytes, bool keeps_prefixes, struct error *err);
+/* `bytes` is rounded down to whole blocks; less than one is refused. */
+int kv_open(struct kv_pool *ret, const struct model_config *c, enum kernel_kv type, uint64_t bytes,
+            bool keeps_prefixes, struct error *err);
 void kv_close(struct kv_pool *p);
 
 /* Blocks that `token_count` positions need. */
@@ -67,12 +65,11 @@ void kv_hold(struct kv_pool *p, struct kv_blocks *b, uint32_t index, uint32_t bl
 /* Lets go of all blocks of `b`, the last first. */
 void kv_release(struct kv_pool *p, struct kv_blocks *b);
 
-/* [block_tokens, head_dim] of one head in block `id`. */
-static inline void *kv_head_at(const struct kv_pool *p, uint32_t id, uint32_t layer,
-                               enum kv_part part, uint32_t head)
+/* Keys and values of one head in block `id`. */
+static inline void *kv_head_at(const struct kv_pool *p, uint32_t id, uint32_t layer, uint32_t head)
 {
-    uint64_t in_block = ((uint64_t)layer * 2 + part) * p->kv_head_count + head;
-    return p->base + id * p->block_bytes + in_block * p->head_bytes;
+    return p->base + id * p->block_bytes +
+           ((uint64_t)layer * p->kv_head_count + head) * p->head_bytes;
 }
 
 /* Gives the memory of all free blocks but the idle ones back to the system. */

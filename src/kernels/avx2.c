@@ -15,8 +15,11 @@
 /* One row: a single sum, 16 bytes of bf16 in 4 cycles, would take in half of what memory gives. */
 #define LONE_ROW_OUTS 4
 
-/* 2 heads x 4 vectors of values: 8 sums, 4 of v, 1 of weight. */
-#define MIX_HEADS 2
+/* 4 queries x the 2 vectors of a word's positions: 8 sums, 2 of k, their words, 1 of q. */
+#define SCORE_QUERIES 4
+
+/* 2 queries x 4 vectors of values: 8 sums, 4 of v, 1 of weight. */
+#define MIX_QUERIES 2
 #define MIX_VECS 4
 
 /* 2 rows of a panel are 8 sums; 4 of w, the halves of one and x take the rest. */
@@ -76,6 +79,19 @@ static inline vec vec_of_high_halves(vec pairs)
     return _mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(pairs), mask));
 }
 
+/* Of four signed bytes a lane, byte `index` as a number. */
+static inline vec vec_of_byte(vec words, int index)
+{
+    __m256i up = _mm256_sll_epi32(_mm256_castps_si256(words), _mm_cvtsi32_si128(24 - 8 * index));
+    return _mm256_cvtepi32_ps(_mm256_srai_epi32(up, 24));
+}
+
+/* The bits of `mask` in every lane. */
+static inline vec vec_masked(vec words, uint32_t mask)
+{
+    return _mm256_and_ps(words, _mm256_castsi256_ps(_mm256_set1_epi32((int)mask)));
+}
+
 static inline void vec_store_f32(float *to, vec a)
 {
     _mm256_storeu_ps(to, a);
@@ -128,6 +144,13 @@ static inline vec vec_mul(vec a, vec b)
 static inline vec vec_div(vec a, vec b)
 {
     return _mm256_div_ps(a, b);
+}
+
+/* a * b, and 0 where a is 0, whatever b is */
+static inline vec vec_mul_or_0(vec a, vec b)
+{
+    __m256 is_not_0 = _mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_NEQ_UQ);
+    return _mm256_and_ps(_mm256_mul_ps(a, b), is_not_0);
 }
 
 /* a * b + c with one rounding */

@@ -16,8 +16,11 @@
 /* One row: 32 bytes of bf16 in the 4 cycles that a sum waits for itself are as fast as memory. */
 #define LONE_ROW_OUTS 1
 
-/* 4 heads x 4 vectors of values: 16 sums, 4 of v, 1 of weight. */
-#define MIX_HEADS 4
+/* Queries that go through a block of keys together: 8 sums under way hide their latency. */
+#define SCORE_QUERIES 8
+
+/* 4 queries x 4 vectors of values: 16 sums, 4 of v, 1 of weight. */
+#define MIX_QUERIES 4
 #define MIX_VECS 4
 
 /* 8 rows of a panel are 16 sums, enough under way to hide each other's latency (6 cycles, two begun
@@ -76,6 +79,19 @@ static inline vec vec_of_high_halves(vec pairs)
     return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(pairs), mask));
 }
 
+/* Of four signed bytes a lane, byte `index` as a number. */
+static inline vec vec_of_byte(vec words, int index)
+{
+    __m512i up = _mm512_sll_epi32(_mm512_castps_si512(words), _mm_cvtsi32_si128(24 - 8 * index));
+    return _mm512_cvtepi32_ps(_mm512_srai_epi32(up, 24));
+}
+
+/* The bits of `mask` in every lane. */
+static inline vec vec_masked(vec words, uint32_t mask)
+{
+    return _mm512_and_ps(words, _mm512_castsi512_ps(_mm512_set1_epi32((int)mask)));
+}
+
 static inline void vec_store_f32(float *to, vec a)
 {
     _mm512_storeu_ps(to, a);
@@ -125,6 +141,12 @@ static inline vec vec_mul(vec a, vec b)
 static inline vec vec_div(vec a, vec b)
 {
     return _mm512_div_ps(a, b);
+}
+
+/* a * b, and 0 where a is 0, whatever b is */
+static inline vec vec_mul_or_0(vec a, vec b)
+{
+    return _mm512_maskz_mul_ps(_mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_NEQ_UQ), a, b);
 }
 
 /* a * b + c with one rounding */

@@ -28,6 +28,23 @@ static inline vec dot(vec a, vec b, vec acc)
     return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b);
 }
 
+/* Of four signed bytes a lane, those at `index` and `index` + 1 as bf16, which holds them exactly:
+ * the lower half of such a float is 0. */
+static inline vec dot_of_bytes(vec words, int index)
+{
+    __m512i first = _mm512_castps_si512(vec_of_byte(words, index));
+    __m512i second = _mm512_castps_si512(vec_of_byte(words, index + 1));
+    return _mm512_castsi512_ps(_mm512_or_si512(_mm512_srli_epi32(first, 16), second));
+}
+
+/* Stores as bf16, rounded to nearest even with subnormals as 0, and returns what that is. */
+static inline vec dot_store(uint16_t *to, vec a)
+{
+    __m256i halves = (__m256i)_mm512_cvtneps_pbh(a);
+    _mm256_storeu_si256((__m256i *)to, halves);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+
 #define VEC_TABLE kernels_avx512bf16
 #define VEC_ISA KERNEL_ISA_AVX512BF16
 #include "kernels/vector.h"

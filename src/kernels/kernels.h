@@ -13,6 +13,7 @@
 #pragma once
 
 #include "base/error.h"
+#include "kernels/attention.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -93,7 +94,7 @@ typedef void kernel_matmul(float *y, size_t y_stride, const float *x, size_t x_s
 
 /* As kernel_matmul for w of bf16 (rows or panels), with x rounded to bf16 too (by kernel_store):
  * instructions that multiply pairs of them do twice the arithmetic. A product of two bf16 is exact
- * in float; the rounding of x is the whole difference, 2^-9 of each element at most. */
+ * in float; the rounding of x is the whole difference, 2^-8 of each element at most. */
 typedef void kernel_matmul_half(float *y, size_t y_stride, const uint16_t *x, size_t x_stride,
                                 const void *w, const float *bias, uint32_t rows, uint32_t in,
                                 uint32_t out_begin, uint32_t out_end, int accumulate);
@@ -134,19 +135,6 @@ typedef void kernel_load(float *to, const void *from, uint32_t n);
 /* Expands row `row` of w [*, in] to float [in]. */
 typedef void kernel_load_row(float *to, const void *w, uint32_t in, uint32_t row);
 
-/*
- * Attention of one position over the paged cache of one KV head, for the query heads that share it:
- *   out[h][d] = sum_p softmax_p(q[h] . k[p] * scale) v[p][d]   for p in [begin, end)
- * q, out [heads, dim]; a head's result does not depend on the others.
- * Block b of the sequence holds positions [b * block_tokens, (b + 1) * block_tokens); key_blocks[b]
- * points at this KV head's keys there, [block_tokens, dim], value_blocks[b] likewise.
- * scores: scratch for heads * (end - begin) floats.
- */
-typedef void kernel_attention(float *out, const float *q, const void *const *key_blocks,
-                              const void *const *value_blocks, uint32_t block_tokens,
-                              uint32_t begin, uint32_t end, uint32_t dim, uint32_t heads,
-                              float scale, float *scores);
-
 /* The index of the largest value, the first of equals. A NaN never wins; 0 when nothing is above
  * -infinity. */
 typedef uint32_t kernel_argmax(const float *x, uint32_t n);
@@ -177,7 +165,10 @@ struct kernels {
     kernel_matmul_half *matmul_half[KERNEL_DTYPE_COUNT];
     kernel_matmul_quantised *matmul_quantised[KERNEL_DTYPE_COUNT]; /* NULL but for quantised ones */
     kernel_quantise *quantise;
-    kernel_attention *attention[KERNEL_ROWS_COUNT]; /* by dtype of the cache */
+    kernel_kv_store *kv_store[KERNEL_KV_COUNT];
+    kernel_attend *attend[KERNEL_KV_COUNT];
+    kernel_attend_join *attend_join;
+    kernel_attend_end *attend_end;
     kernel_store *store[KERNEL_ROWS_COUNT];
     kernel_load *load[KERNEL_ROWS_COUNT];
     kernel_load_row *load_row[KERNEL_DTYPE_COUNT];

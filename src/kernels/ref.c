@@ -4,6 +4,7 @@
  * kernel's own rounding.
  */
 #include "kernels/isa.h"
+#include "kernels/kv_store.h"
 
 #include <assert.h>
 #include <math.h>
@@ -212,59 +213,109 @@ static void load_row_int4(float *to, const void *w, uint32_t in, uint32_t row)
 
 /* --- attention --- */
 
-static inline void attend_head(float *out, const float *q, const void *const *key_blocks,
-                               const void *const *value_blocks, enum kernel_dtype dtype,
-                               uint32_t block_tokens, uint32_t begin, uint32_t end, uint32_t dim,
-                               float scale, float *scores)
+/* Element `e` of the keys (or values) of position `index`, at what its scale makes of it. */
+static float kv_element(const void *block, enum kernel_kv kv, uint32_t dim, int is_value,
+                        uint32_t index, uint32_t d)
 {
-    float largest = -INFINITY;
+    const char *base = (const char *)block + (is_value ? kernel_kv_values_at(kv, dim) : 0);
+    uint32_t g = kernel_kv_group(kv);
+    size_t at = is_value ? (index / g * (size_t)dim + d) * g + index % g
+                         : (d / g * (size_t)KERNEL_KV_TOKENS + index) * g + d % g;
+    if (kv == KERNEL_KV_F32)
+        return ((const float *)(const void *)base)[at];
+    if (kv == KERNEL_KV_BF16)
+        return float_of_bf16(((const uint16_t *)(const void *)base)[at]);
+    float scale;
+    memcpy(&scale,
+           (const char *)block + kernel_kv_scales_at(kv, dim) +
+               (is_value ? KERNEL_KV_TOKENS + index : index) * sizeof(float),
+           sizeof scale);
+    return (float)((const int8_t *)base)[at] * scale;
+}
+
+/* The query's scores go to scratch. */
+static void attend_query(struct kernel_attention *ret, uint32_t query, const float *q,
+                         const struct kernel_attended *a, enum kernel_kv kv, uint32_t begin,
+                         uint32_t end)
+{
+    float *scores = a->scratch, largest = -INFINITY, *values = ret->values + (size_t)query * a->dim;
+    double sum = 0;
     for (uint32_t p = begin; p < end; p++) {
-        const void *block = key_blocks[p / block_tokens];
-        size_t row = (size_t)(p % block_tokens) * dim;
-        double sum = 0;
-        for (uint32_t d = 0; d < dim; d++)
-            sum += (double)q[d] * element(block, dtype, row + d);
-        scores[p - begin] = (float)sum * scale;
-        largest = fmaxf(largest, scores[p - begin]);
+        const void *block = a->blocks[p / KERNEL_KV_TOKENS];
+        double score = 0;
+        for (uint32_t d = 0; d < a->dim; d++)
+            score += (double)q[d] * kv_element(block, kv, a->dim, 0, p % KERNEL_KV_TOKENS, d);
+        scores[p] = (float)score * a->scale;
+        largest = fmaxf(largest, scores[p]);
     }
-    double total = 0;
     for (uint32_t p = begin; p < end; p++)
-        total += exp((double)scores[p - begin] - largest);
-    for (uint32_t d = 0; d < dim; d++) {
-        double sum = 0;
-        for (uint32_t p = begin; p < end; p++) {
-            const void *block = value_blocks[p / block_tokens];
-            size_t row = (size_t)(p % block_tokens) * dim;
-            sum += exp((double)scores[p - begin] - largest) * element(block, dtype, row + d);
+        sum += exp((double)scores[p] - largest);
+    for (uint32_t d = 0; d < a->dim; d++) {
+        double value = 0;
+        for (uint32_t p = begin; p < end; p++)
+            value +=
+                exp((double)scores[p] - largest) *
+                kv_element(a->blocks[p / KERNEL_KV_TOKENS], kv, a->dim, 1, p % KERNEL_KV_TOKENS, d);
+        values[d] = (float)value;
+    }
+    ret->largest[query] = largest;
+    ret->sum[query] = (float)sum;
+}
+
+static void attend(struct kernel_attention *ret, const struct kernel_attended *a, enum kernel_kv kv)
+{
+    for (uint32_t r = 0, query = 0; r < a->row_count; r++) {
+        uint32_t begin, end;
+        kernel_seen(a, r, &begin, &end);
+        for (uint32_t h = 0; h < a->heads; h++, query++) {
+            ret->sum[query] = 0;
+            if (begin < end)
+                attend_query(ret, query, a->q + r * a->q_stride + (size_t)h * a->dim, a, kv, begin,
+                             end);
         }
-        out[d] = (float)(sum / total);
     }
 }
 
-static inline void attention(float *out, const float *q, const void *const *key_blocks,
-                             const void *const *value_blocks, enum kernel_dtype dtype,
-                             uint32_t block_tokens, uint32_t begin, uint32_t end, uint32_t dim,
-                             uint32_t heads, float scale, float *scores)
+static void attend_f32(struct kernel_attention *ret, const struct kernel_attended *a)
 {
-    for (size_t h = 0; h < heads; h++)
-        attend_head(out + h * dim, q + h * dim, key_blocks, value_blocks, dtype, block_tokens,
-                    begin, end, dim, scale, scores);
+    attend(ret, a, KERNEL_KV_F32);
 }
 
-static void attention_f32(float *out, const float *q, const void *const *key_blocks,
-                          const void *const *value_blocks, uint32_t block_tokens, uint32_t begin,
-                          uint32_t end, uint32_t dim, uint32_t heads, float scale, float *scores)
+static void attend_bf16(struct kernel_attention *ret, const struct kernel_attended *a)
 {
-    attention(out, q, key_blocks, value_blocks, KERNEL_F32, block_tokens, begin, end, dim, heads,
-              scale, scores);
+    attend(ret, a, KERNEL_KV_BF16);
 }
 
-static void attention_bf16(float *out, const float *q, const void *const *key_blocks,
-                           const void *const *value_blocks, uint32_t block_tokens, uint32_t begin,
-                           uint32_t end, uint32_t dim, uint32_t heads, float scale, float *scores)
+static void attend_int8(struct kernel_attention *ret, const struct kernel_attended *a)
 {
-    attention(out, q, key_blocks, value_blocks, KERNEL_BF16, block_tokens, begin, end, dim, heads,
-              scale, scores);
+    attend(ret, a, KERNEL_KV_INT8);
+}
+
+static void attend_join(struct kernel_attention *into, const struct kernel_attention *span,
+                        uint32_t queries, uint32_t dim)
+{
+    for (size_t i = 0; i < queries; i++) {
+        if (span->sum[i] == 0)
+            continue;
+        int is_first = into->sum[i] == 0;
+        float largest = is_first ? span->largest[i] : fmaxf(into->largest[i], span->largest[i]);
+        double old = is_first ? 0 : exp((double)into->largest[i] - largest);
+        double new = exp((double)span->largest[i] - largest);
+        for (size_t d = i * dim; d < (i + 1) * dim; d++)
+            into->values[d] =
+                is_first ? span->values[d] : (float)(into->values[d] * old + span->values[d] * new);
+        into->sum[i] = is_first ? span->sum[i] : (float)(into->sum[i] * old + span->sum[i] * new);
+        into->largest[i] = largest;
+    }
+}
+
+static void attend_end(float *out, size_t out_stride, const struct kernel_attention *all,
+                       uint32_t rows, uint32_t heads, uint32_t dim)
+{
+    for (size_t i = 0; i < (size_t)rows * heads; i++)
+        for (size_t d = 0; d < dim; d++)
+            out[i / heads * out_stride + i % heads * dim + d] =
+                all->values[i * dim + d] / all->sum[i];
 }
 
 /* --- conversions --- */
@@ -419,7 +470,14 @@ const struct kernels kernels_ref = {
         {[KERNEL_F32] = matmul_f32, [KERNEL_BF16] = matmul_bf16, [KERNEL_PANELS] = matmul_panels},
     .matmul_quantised = {[KERNEL_INT8] = matmul_int8, [KERNEL_INT4] = matmul_int4},
     .quantise = quantise,
-    .attention = {[KERNEL_F32] = attention_f32, [KERNEL_BF16] = attention_bf16},
+    .kv_store = {[KERNEL_KV_F32] = kv_store_f32,
+                 [KERNEL_KV_BF16] = kv_store_bf16,
+                 [KERNEL_KV_INT8] = kv_store_int8},
+    .attend = {[KERNEL_KV_F32] = attend_f32,
+               [KERNEL_KV_BF16] = attend_bf16,
+               [KERNEL_KV_INT8] = attend_int8},
+    .attend_join = attend_join,
+    .attend_end = attend_end,
     .store = {[KERNEL_F32] = store_f32, [KERNEL_BF16] = store_bf16},
     .load = {[KERNEL_F32] = load_f32, [KERNEL_BF16] = load_bf16},
     .load_row = {[KERNEL_F32] = load_row_f32,

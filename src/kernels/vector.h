@@ -14,6 +14,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "kernels/kv_store.h"
+
 #define INLINE static inline __attribute__((always_inline))
 
 #define TILE_OUTS 4
@@ -98,7 +100,6 @@ INLINE vec vec_exp(vec x)
 #include "kernels/vector_panels.h"
 #include "kernels/vector_quantised.h"
 #include "kernels/vector_blocks.h"
-#include "kernels/vector_attention.h"
 
 /* --- conversions --- */
 
@@ -154,6 +155,8 @@ static void load_row_panels(float *to, const void *w, uint32_t in, uint32_t row)
         memcpy(to + k, values, (in - k < 2 ? 1 : 2) * sizeof(float));
     }
 }
+
+#include "kernels/vector_attention.h"
 
 /* --- rows --- */
 
@@ -358,7 +361,14 @@ const struct kernels VEC_TABLE = {
 #endif
     .matmul_quantised = {[KERNEL_INT8] = matmul_int8, [KERNEL_INT4] = matmul_int4},
     .quantise = quantise,
-    .attention = {[KERNEL_F32] = attention_f32, [KERNEL_BF16] = attention_bf16},
+    .kv_store = {[KERNEL_KV_F32] = kv_store_f32,
+                 [KERNEL_KV_BF16] = kv_store_bf16,
+                 [KERNEL_KV_INT8] = kv_store_int8},
+    .attend = {[KERNEL_KV_F32] = attend_f32,
+               [KERNEL_KV_BF16] = attend_bf16,
+               [KERNEL_KV_INT8] = attend_int8},
+    .attend_join = attend_join,
+    .attend_end = attend_end,
     .store = {[KERNEL_F32] = store_f32, [KERNEL_BF16] = store_bf16},
     .load = {[KERNEL_F32] = load_f32, [KERNEL_BF16] = load_bf16},
     .load_row = {[KERNEL_F32] = load_row_f32,

@@ -17,10 +17,10 @@
 static const struct model_config config = {
     .layer_count = 3, .kv_head_count = 2, .head_dim = 10, .head_count = 4};
 
-static void open_pool(struct kv_pool *p, uint32_t element_bytes, uint32_t blocks)
+static void open_pool(struct kv_pool *p, enum kernel_kv type, uint32_t blocks)
 {
     struct error err = {0};
-    assert_int_equal(kv_open(p, &config, element_bytes, (uint64_t)blocks * 4096, false, &err), 0);
+    assert_int_equal(kv_open(p, &config, type, (uint64_t)blocks * 4096, false, &err), 0);
     assert_int_equal(p->block_bytes, 4096); /* 3 * 2 * 2 * 16 * 10 elements, in whole pages */
     assert_int_equal(p->block_count, blocks);
 }
@@ -30,7 +30,7 @@ static void test_layout_has_no_overlap(void **state)
     struct kv_pool p;
     struct error err = {0};
     (void)state;
-    assert_int_equal(kv_open(&p, &config, 4, 100000, false, &err), 0);
+    assert_int_equal(kv_open(&p, &config, KERNEL_KV_F32, 100000, false, &err), 0);
     assert_int_equal(p.block_bytes, 8192);
     assert_int_equal(p.block_count, 12);
     uint8_t *end = p.base;
@@ -38,11 +38,10 @@ static void test_layout_has_no_overlap(void **state)
         assert_true(end <= p.base + id * p.block_bytes);
         end = p.base + id * p.block_bytes;
         for (uint32_t layer = 0; layer < 3; layer++)
-            for (uint32_t part = 0; part < 2; part++)
-                for (uint32_t head = 0; head < 2; head++) {
-                    assert_ptr_equal(kv_head_at(&p, id, layer, part, head), end);
-                    end += ENGINE_KV_BLOCK_TOKENS * 10 * 4;
-                }
+            for (uint32_t head = 0; head < 2; head++) {
+                assert_ptr_equal(kv_head_at(&p, id, layer, head), end);
+                end += 2 * ENGINE_KV_BLOCK_TOKENS * 10 * 4;
+            }
     }
     assert_true(end <= p.base + p.block_count * p.block_bytes);
     kv_close(&p);
@@ -57,7 +56,7 @@ static void test_blocks_are_never_shared(void **state)
     struct rng rng;
     uint32_t refused = 0;
     (void)state;
-    open_pool(&p, 2, 20);
+    open_pool(&p, KERNEL_KV_BF16, 20);
     rng_seed(&rng, 3);
     for (uint32_t i = 0; i < SEQUENCES; i++)
         assert_int_equal(kv_blocks_init(&held[i], 200), 0);
@@ -103,7 +102,7 @@ static void test_trim_keeps_what_is_used(void **state)
     struct kv_pool p;
     struct kv_blocks a, b;
     (void)state;
-    open_pool(&p, 2, 4);
+    open_pool(&p, KERNEL_KV_BF16, 4);
     assert_int_equal(kv_blocks_init(&a, 32), 0);
     assert_int_equal(kv_blocks_init(&b, 32), 0);
     assert_true(kv_grow(&p, &a, 32));
@@ -261,7 +260,7 @@ static void test_too_small_is_refused(void **state)
     struct kv_pool p;
     struct error err = {0};
     (void)state;
-    assert_int_equal(kv_open(&p, &config, 2, 4095, false, &err), -EINVAL);
+    assert_int_equal(kv_open(&p, &config, KERNEL_KV_BF16, 4095, false, &err), -EINVAL);
     assert_non_null(strstr(err.text, "at least 4096"));
 }
 

@@ -1,5 +1,5 @@
 /*
- * Matrix products and attention of every instruction set that this processor has, the scalar one
+ * Matrix products of every instruction set that this processor has, the scalar one
  * included, against the formula computed here in double. Outputs start as NaN between guard zones;
  * inputs outside of what a kernel may read are NaN. Each tolerance is derived from the length of
  * the sums.
@@ -263,170 +263,6 @@ static void matmul_order_is_fixed(const struct kernels *k)
     }
 }
 
-/* --- attention --- */
-
-struct attention_case {
-    enum kernel_dtype dtype;
-    uint32_t dim, block_tokens, begin, end, heads;
-};
-
-/* out[d] and the sum of the absolute values of its terms, in double. */
-static void attention_truth(const struct attention_case *c, const float *q, void *const *keys,
-                            void *const *values, float scale, double *out, double *size,
-                            double *score_size_max)
-{
-    double *scores = calloc(c->end, sizeof(*scores)), largest = -INFINITY, total = 0;
-    assert_non_null(scores);
-    *score_size_max = 0;
-    for (uint32_t p = c->begin; p < c->end; p++) {
-        double score_size = 0;
-        for (uint32_t d = 0; d < c->dim; d++) {
-            double product = q[d] * element(keys[p / c->block_tokens], c->dtype,
-                                            (size_t)(p % c->block_tokens) * c->dim + d);
-            scores[p] += product * scale;
-            score_size += fabs(product * scale);
-        }
-        largest = fmax(largest, scores[p]);
-        *score_size_max = fmax(*score_size_max, score_size);
-    }
-    for (uint32_t p = c->begin; p < c->end; p++)
-        total += exp(scores[p] - largest);
-    for (uint32_t d = 0; d < c->dim; d++) {
-        out[d] = size[d] = 0;
-        for (uint32_t p = c->begin; p < c->end; p++) {
-            double term = exp(scores[p] - largest) / total *
-                          element(values[p / c->block_tokens], c->dtype,
-                                  (size_t)(p % c->block_tokens) * c->dim + d);
-            out[d] += term;
-            size[d] += fabs(term);
-        }
-    }
-    free(scores);
-}
-
-/*
- * A score is off by at most dim / 8 + 7 roundings of its terms; that is the relative error of its
- * exp, which adds 3 of its own, and enters the terms and their total. The sum over n positions
- * makes n roundings; independent as they are, they add up to a few times sqrt(n).
- */
-static void check_attention(const struct kernels *k, struct rng *rng,
-                            const struct attention_case *c)
-{
-    uint32_t block_count = (c->end + c->block_tokens - 1) / c->block_tokens;
-    size_t block_elements = (size_t)c->block_tokens * c->dim;
-    struct guarded *blocks = calloc(2 * block_count, sizeof(*blocks));
-    void **keys = calloc(block_count, sizeof(*keys)), **values = calloc(block_count, sizeof(*keys));
-    assert_true(blocks != NULL && keys != NULL && values != NULL);
-    for (uint32_t b = c->begin / c->block_tokens; b < block_count; b++) {
-        /* Positions outside of [begin, end) stay NaN, blocks before begin stay NULL. */
-        blocks[2 * b] = guarded_make(block_elements * element_bytes(c->dtype));
-        blocks[2 * b + 1] = guarded_make(block_elements * element_bytes(c->dtype));
-        keys[b] = blocks[2 * b].data;
-        values[b] = blocks[2 * b + 1].data;
-    }
-    for (uint32_t p = c->begin; p < c->end; p++) {
-        size_t at = (size_t)(p % c->block_tokens) * c->dim * element_bytes(c->dtype);
-        fill(rng, (char *)keys[p / c->block_tokens] + at, c->dtype, c->dim);
-        fill(rng, (char *)values[p / c->block_tokens] + at, c->dtype, c->dim);
-    }
-    uint32_t n = c->end - c->begin;
-    struct guarded q = random_of(rng, KERNEL_F32, c->heads * c->dim);
-    struct guarded out = guarded_floats(c->heads * c->dim), alone = guarded_floats(c->dim);
-    struct guarded scores = guarded_floats(c->heads * n);
-    double *want = calloc(2 * c->dim, sizeof(*want)), *size = want + c->dim, score_size;
-    assert_non_null(want);
-    float scale = 1 / sqrtf((float)c->dim);
-    k->attention[c->dtype](out.data, q.data, (const void *const *)keys, (const void *const *)values,
-                           c->block_tokens, c->begin, c->end, c->dim, c->heads, scale, scores.data);
-    for (uint32_t h = 0; h < c->heads; h++) {
-        const float *one = (const float *)q.data + h * c->dim;
-        const float *got = (const float *)out.data + h * c->dim;
-        attention_truth(c, one, keys, values, scale, want, size, &score_size);
-        double relative = 2 * ((c->dim / 8 + 7) * score_size + 3) + 4 * sqrt(n) + 4;
-        for (uint32_t d = 0; d < c->dim; d++)
-            check_near(got[d], want[d], relative * UNIT * size[d],
-                       "%s attention dtype %d dim %u block %u positions %u..%u head %u at %u",
-                       kernels_isa_name(k->isa), c->dtype, c->dim, c->block_tokens, c->begin,
-                       c->end, h, d);
-        k->attention[c->dtype](alone.data, one, (const void *const *)keys,
-                               (const void *const *)values, c->block_tokens, c->begin, c->end,
-                               c->dim, 1, scale, scores.data);
-        assert_memory_equal(alone.data, got, alone.bytes);
-    }
-    for (uint32_t b = c->begin / c->block_tokens; b < block_count; b++) {
-        guarded_free(&blocks[2 * b]);
-        guarded_free(&blocks[2 * b + 1]);
-    }
-    guarded_free(&q);
-    guarded_free(&out);
-    guarded_free(&alone);
-    guarded_free(&scores);
-    free(want);
-    free(keys);
-    free(values);
-    free(blocks);
-}
-
-static void attention_is_right(const struct kernels *k)
-{
-    static const uint32_t head_dims[] = {1, 3, 8, 15, 16, 17, 33, 64, 80, 100, 128, 129, 256};
-    static const uint32_t ranges[][2] = {{0, 1},  {0, 2},   {0, 16},  {0, 17},  {5, 6},
-                                         {5, 40}, {15, 16}, {16, 33}, {31, 133}};
-    struct rng rng;
-    rng_seed(&rng, 3);
-    for (size_t d = 0; d < COUNT(head_dims); d++) {
-        for (size_t i = 0; i < COUNT(ranges); i++) {
-            for (int dtype = 0; dtype < KERNEL_ROWS_COUNT; dtype++) {
-                struct attention_case c = {dtype,        head_dims[d], i % 2 ? 16 : 7,
-                                           ranges[i][0], ranges[i][1], 1 + (uint32_t)(d + i) % 9};
-                check_attention(k, &rng, &c);
-            }
-        }
-    }
-    struct attention_case all = {KERNEL_F32, 64, 16, 0, 4000, 7};
-    struct attention_case window = {KERNEL_BF16, 128, 16, 1003, 4099, 3};
-    check_attention(k, &rng, &all);
-    check_attention(k, &rng, &window);
-}
-
-/* Scores far apart: what is far below the largest weighs nothing, and nothing overflows. */
-static void attention_survives_large_scores(const struct kernels *k)
-{
-    enum { DIM = 32, TOKENS = 40 };
-    float keys[TOKENS * DIM], values[TOKENS * DIM], q[DIM], out[DIM], scores[TOKENS];
-    for (int i = 0; i < TOKENS * DIM; i++) {
-        keys[i] = i / DIM == 23 ? 100 : -100;
-        values[i] = (float)(i / DIM);
-    }
-    for (int d = 0; d < DIM; d++)
-        q[d] = 100;
-    const void *key_block = keys, *value_block = values;
-    k->attention[KERNEL_F32](out, q, &key_block, &value_block, TOKENS, 0, TOKENS, DIM, 1, 1,
-                             scores);
-    for (int d = 0; d < DIM; d++)
-        check_near(out[d], 23, 0, "%s attention to one position", kernels_isa_name(k->isa));
-}
-
-/* One damaged key must not pass for a very large or very small score. */
-static void attention_passes_on_a_nan(const struct kernels *k)
-{
-    enum { DIM = 16, TOKENS = 21 };
-    float values[TOKENS * DIM], q[DIM], out[DIM], scores[TOKENS];
-    for (int at = 0; at < TOKENS; at++) {
-        float keys[TOKENS * DIM];
-        for (int i = 0; i < TOKENS * DIM; i++)
-            keys[i] = values[i] = i == at * DIM ? NAN : 1;
-        values[at * DIM] = 1;
-        for (int d = 0; d < DIM; d++)
-            q[d] = 1;
-        const void *key_block = keys, *value_block = values;
-        k->attention[KERNEL_F32](out, q, &key_block, &value_block, TOKENS, 0, TOKENS, DIM, 1, 1,
-                                 scores);
-        for (int d = 0; d < DIM; d++)
-            assert_true(isnan(out[d]));
-    }
-}
-
 /* --- dispatch --- */
 
 static void the_environment_chooses(void **state)
@@ -469,9 +305,6 @@ int main(void)
         CHECK(matmul_is_right),
         CHECK(rows_are_found),
         CHECK(matmul_order_is_fixed),
-        CHECK(attention_is_right),
-        CHECK(attention_survives_large_scores),
-        CHECK(attention_passes_on_a_nan),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
