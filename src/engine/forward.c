@@ -157,6 +157,24 @@ static uint64_t linear_work(const struct batch *b, const struct linear *linears,
     return work;
 }
 
+/* Says what is multiplied after the next pass, so that memory is not idle until then. `beside`: the
+ * second linear goes through its outputs along with the first, not after it. */
+static void expect(const struct forward *f, const struct linear_weights *first, uint32_t count,
+                   bool beside)
+{
+    struct pool_part parts[POOL_PARTS_MAX] = {0};
+    for (uint32_t i = 0; i < count; i++) {
+        const struct weight *w = &first[i].weight;
+        uint64_t bytes = 0;
+        uint32_t part = beside ? i : 0;
+        if (parts[part].data == NULL)
+            parts[part].data = w->data;
+        if (image_tensor_bytes(w->rows, w->cols, w->dtype, &bytes))
+            parts[part].bytes += bytes;
+    }
+    pool_expect(f->pool, parts, beside ? count : 1);
+}
+
 /* Up to three linears that read the same input, in one pass. */
 static void apply_linears(struct forward *f, const struct batch *b, const struct linear *linears,
                           uint32_t count)
@@ -239,6 +257,7 @@ void forward(struct forward *f, const struct batch *b)
     assert(rows > 0 && rows <= f->rows_max);
     f->rows_touched = rows > f->rows_touched ? rows : f->rows_touched;
 
+    const struct linear_weights head = {.weight = f->backbone->head};
     lora_embed(f, b);
     attend_begin(f, b);
     for (uint32_t i = 0; i < c->layer_count; i++) {
@@ -256,15 +275,22 @@ void forward(struct forward *f, const struct batch *b)
         const struct linear down = {&w[LINEAR_DOWN], a->gate, a->y, i, LINEAR_DOWN};
 
         apply_norm(f, b, i, NORM_ATTN, a->h, a->x, c->hidden, 1);
+        expect(f, &w[LINEAR_O], 1, false);
         apply_linears(f, b, qkv, 3);
         if (c->qk_norm) {
             apply_norm(f, b, i, NORM_Q, a->q, a->q, c->head_dim, c->head_count);
             apply_norm(f, b, i, NORM_K, a->k, a->k, c->head_dim, c->kv_head_count);
         }
         forward_attend(f, b, i);
+        expect(f, &w[LINEAR_GATE], 2, true);
         apply_linears(f, b, &o, 1);
         add_residual(f, b, i, NORM_POST_ATTN, NORM_MLP);
+        expect(f, &w[LINEAR_DOWN], 1, false);
         apply_gated(f, b, gate_up);
+        if (i + 1 < c->layer_count)
+            expect(f, f->backbone->layers[i + 1].linears, 3, false);
+        else
+            expect(f, &head, 1, false);
         apply_linears(f, b, &down, 1);
         add_residual(f, b, i, NORM_POST_MLP, NORM_NONE);
     }

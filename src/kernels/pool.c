@@ -29,6 +29,10 @@
 /* Longer than the gap between two matrix products of one layer, shorter than anybody minds. */
 #define POOL_SPIN_NS 40000
 
+/* What a thread fetches at most while it waits: a fraction of its second-level cache. */
+#define POOL_FETCH_BYTES (256u << 10)
+#define POOL_FETCH_LINES 8 /* at one look at the word */
+
 struct pool_thread {
     pthread_t handle;
     struct pool *pool;
@@ -46,6 +50,8 @@ struct pool {
     /* Written only while no thread is inside. */
     pool_fn *fn;
     void *argument;
+    struct pool_part parts[POOL_PARTS_MAX]; /* see pool_expect */
+    uint32_t part_count;
     uint32_t chunk_count;
 
     struct pool_range *ranges; /* [thread_count], owned */
@@ -71,9 +77,45 @@ static void futex_wake(_Atomic uint32_t *word)
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
-/* Waits a moment; 0 once the spinning that began at *since_ns (0: now) has lasted long enough. */
-static int spin(uint64_t *since_ns)
+/* What a thread has still to fetch while it waits. */
+struct fetch {
+    const char *at[POOL_PARTS_MAX];
+    const char *end[POOL_PARTS_MAX];
+    uint32_t part; /* the one at work */
+    uint32_t part_count;
+};
+
+/* Shares are dealt as chunks are. To be called inside, or by the caller. */
+static struct fetch fetch_of(const struct pool *p, uint32_t thread)
 {
+    struct fetch f = {.part_count = p->part_count};
+    for (uint32_t i = 0; i < p->part_count; i++) {
+        size_t share = p->parts[i].bytes / p->thread_count;
+        size_t most = POOL_FETCH_BYTES / p->part_count;
+        f.at[i] = (const char *)p->parts[i].data + thread * share;
+        f.end[i] = f.at[i] + (share < most ? share : most);
+    }
+    return f;
+}
+
+/* False when there is nothing left to fetch. */
+static bool fetch_some(struct fetch *f)
+{
+    if (f->part == f->part_count)
+        return false;
+    for (int line = 0; line < POOL_FETCH_LINES; line++)
+        __builtin_prefetch(f->at[f->part] + line * CACHE_LINE_BYTES, 0, 2);
+    f->at[f->part] += POOL_FETCH_LINES * CACHE_LINE_BYTES;
+    if (f->at[f->part] >= f->end[f->part])
+        f->part++;
+    return true;
+}
+
+/* Waits a moment; 0 once the spinning that began at *since_ns (0: now) has lasted long enough. */
+static int spin(uint64_t *since_ns, struct fetch *f)
+{
+    if (fetch_some(f))
+        return 1;
     for (int i = 0; i < 16; i++)
         __builtin_ia32_pause();
     uint64_t now_ns = clock_now_ns();
@@ -112,7 +154,7 @@ static void deal_chunks(struct pool *p, uint32_t chunk_count)
 }
 
 /* Returns the value of an open job other than `last`, or 0 when the pool closes. */
-static uint32_t wait_for_job(struct pool *p, uint32_t last)
+static uint32_t wait_for_job(struct pool *p, uint32_t last, struct fetch *f)
 {
     uint64_t since_ns = 0;
     for (;;) {
@@ -121,7 +163,7 @@ static uint32_t wait_for_job(struct pool *p, uint32_t last)
             return 0;
         if (job % 2 == 1 && job != last)
             return job;
-        if (spin(&since_ns))
+        if (spin(&since_ns, f))
             continue;
         /* Counted before the kernel compares the word: either pool_run sees the count and wakes
          * us, or the word has changed and we do not sleep. */
@@ -135,13 +177,16 @@ static void *thread_main(void *argument)
 {
     struct pool_thread *self = argument;
     struct pool *p = self->pool;
+    struct fetch f = {0};
     uint32_t job = 0;
-    while ((job = wait_for_job(p, job)) != 0) {
+    while ((job = wait_for_job(p, job, &f)) != 0) {
         atomic_fetch_add(&p->inside, 1);
         /* Sequentially consistent with pool_run's "close, then read inside": one of us sees the
          * other, so the fields of the job are never read while they change. */
-        if (atomic_load(&p->job) == job)
+        if (atomic_load(&p->job) == job) {
+            f = fetch_of(p, self->index);
             run_chunks(p, self->index);
+        }
         if (atomic_fetch_sub(&p->inside, 1) == 1 && atomic_load(&p->caller_sleeps))
             futex_wake(&p->inside);
     }
@@ -165,15 +210,24 @@ void pool_run(struct pool *p, pool_fn *fn, void *argument, uint32_t chunk_count)
     run_chunks(p, 0);
     atomic_fetch_add(&p->job, 1);
 
+    struct fetch f = fetch_of(p, 0);
     uint64_t since_ns = 0;
     uint32_t inside;
     while ((inside = atomic_load(&p->inside)) != 0) {
-        if (spin(&since_ns))
+        if (spin(&since_ns, &f))
             continue;
         atomic_store(&p->caller_sleeps, 1);
         futex_sleep(&p->inside, inside);
         atomic_store(&p->caller_sleeps, 0);
     }
+    p->part_count = 0;
+}
+
+void pool_expect(struct pool *p, const struct pool_part *parts, uint32_t count)
+{
+    assert(count <= POOL_PARTS_MAX);
+    memcpy(p->parts, parts, count * sizeof(*parts));
+    p->part_count = count;
 }
 
 static uint32_t allowed_cpus(void)
