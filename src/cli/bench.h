@@ -18,7 +18,9 @@ struct bench_options {
     uint32_t tokens;
     uint32_t threads;
     uint32_t runs;
-    uint32_t mib; /* of memory and file that ceilings are measured with */
+    const char *checkpoint; /* NULL: random weights in the shape */
+    const char *text;       /* NULL: random tokens */
+    uint32_t mib;           /* of memory and file that ceilings are measured with */
     bool json;
     char dir[512]; /* everything is written below it */
 };

@@ -81,7 +81,10 @@ int bench_engine(const struct bench_options *o, const char *name, bool has_model
     const char *shape = o->shape != NULL ? o->shape : "qwen2.5-0.5b";
     struct command c = {.argv = {program, "bench", name, o->dir}, .count = 4};
     int r = find_worker(program, sizeof program, err);
-    if (r == 0 && has_model) {
+    if (r == 0 && has_model && adapters == 0 && o->checkpoint != NULL) {
+        c.argv[3] = o->checkpoint;
+        add(&c, "--shape", o->shape != NULL ? o->shape : o->checkpoint);
+    } else if (r == 0 && has_model) {
         r = bench_checkpoint(o, shape, adapters, checkpoint, sizeof checkpoint, err);
         c.argv[3] = checkpoint;
         add(&c, "--shape", shape);
@@ -89,6 +92,7 @@ int bench_engine(const struct bench_options *o, const char *name, bool has_model
     if (r < 0)
         return r;
     add(&c, "--quant", o->quant);
+    add(&c, "--text", o->text);
     add_number(&c, "--batch", o->batch);
     add_number(&c, "--tokens", o->tokens);
     add_number(&c, "--threads", o->threads);

@@ -32,6 +32,8 @@ static const struct {
     {"longctx", "decode after 512, 2,048 and 8,192 tokens, against a short context", NULL, true, 0},
     {"kernels", "each kernel by itself over the shapes of the model, beside both ceilings", NULL,
      true, 0},
+    {"quality", "int8 and int4 against bf16: perplexity, KL divergence, the same first choice",
+     NULL, true, 0},
     {"mixed", "with adapters against without, in alternation", NULL, true, ENGINE_ADAPTERS},
 };
 
@@ -43,7 +45,7 @@ struct bench_arguments {
     bool keep;
 };
 
-enum { OPT_DIR = 256, OPT_MIB };
+enum { OPT_DIR = 256, OPT_MIB, OPT_CHECKPOINT, OPT_TEXT };
 
 static const struct argp_option options[] = {
     {"shape", 's', "NAME", 0, "qwen2.5-0.5b, llama-3.2-1b, ...: see sllora synth --help", 1},
@@ -57,6 +59,9 @@ static const struct argp_option options[] = {
     {"runs", 'r', "N", 0, "the median of so many is printed (5; coldstart 15)", 1},
     {"mib", OPT_MIB, "N", 0,
      "memory, and file, that ceilings are measured with (1024; kernels 256)", 1},
+    {"checkpoint", OPT_CHECKPOINT, "DIR", 0,
+     "a model's files, in place of random weights: what sllora-worker measures, but for mixed", 1},
+    {"text", OPT_TEXT, "FILE", 0, "quality: text to rate the model with (random tokens)", 1},
     {"dir", OPT_DIR, "DIR", 0, "keep checkpoints here for the next time", 1},
     {"json", 'j', NULL, 0, "one JSON object a line", 1},
     {0},
@@ -88,6 +93,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_MIB:
         a->options.mib = (uint32_t)cli_whole(state, "mib", arg, 4, 1 << 20);
+        return 0;
+    case OPT_CHECKPOINT:
+        a->options.checkpoint = arg;
+        return 0;
+    case OPT_TEXT:
+        a->options.text = arg;
         return 0;
     case OPT_DIR:
         snprintf(a->options.dir, sizeof a->options.dir, "%s", arg);

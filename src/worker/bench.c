@@ -22,6 +22,7 @@ static const struct {
     {"longctx", bench_longctx, true, 1, 1, 32, 5, 1024},
     {"mixed", bench_mixed, true, BENCH_ADAPTERS_MAX, 8, 32, 5, 1024},
     {"kernels", bench_kernels, true, 1, 1, 1, 5, 256},
+    {"quality", bench_quality, false, 1, 1, 512, 1, 4},
 };
 
 #define BENCH_COUNT (sizeof benches / sizeof benches[0])
@@ -38,6 +39,7 @@ static const struct argp_option options[] = {
     {"tokens", 'n', "N", 0, "tokens of the prompt, or to decode", 0},
     {"threads", 't', "N", 0, "0: all processors", 0},
     {"runs", 'r', "N", 0, "the median of so many is printed", 0},
+    {"text", 'x', "FILE", 0, "text to rate the model with (random tokens)", 0},
     {"mib", 'm', "N", 0, "memory, and file, that ceilings are measured with", 0},
     {0},
 };
@@ -98,6 +100,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case 'r':
         b->runs = number(state, arg, 1, BENCH_RUNS_MAX);
+        return 0;
+    case 'x':
+        b->text = arg;
         return 0;
     case 'm':
         b->ceiling_bytes = (uint64_t)number(state, arg, 4, 1 << 20) << 20;

@@ -36,6 +36,7 @@ struct bench {
     uint32_t threads;  /* 0: all processors */
     uint32_t runs;     /* the median of so many is given out */
     uint64_t ceiling_bytes;
+    const char *text; /* a file to rate the model with; NULL: random tokens */
 
     const struct kernels *kernels;
     struct pool *pool; /* `threads` of them */
@@ -144,3 +145,4 @@ bench_run bench_batch;
 bench_run bench_longctx;
 bench_run bench_mixed;
 bench_run bench_kernels;
+bench_run bench_quality;

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from conftest import SLLORA
+from conftest import ROOT, SLLORA
 
 RATES = {"gb_s", "ceiling_gb_s", "read_share", "gflop_s", "ceiling_gflop_s", "multiply_share",
          "share", "tok_s", "tok_s_min", "tok_s_max"}
@@ -24,6 +24,8 @@ BENCHES = {
     "longctx": (["--tokens", "8"], SPEED | {"context", "kv_bytes_per_token", "short_ratio",
                                             "predicted_tok_s", "ratio"}),
     "kernels": (["--threads", "2"], {"kernel", "threads", "us", "gb_s", "ceiling_gb_s", "share"}),
+    "quality": (["--tokens", "300"], {"shape", "quant", "tokens", "kl_mean", "kl_p99", "same_top",
+                                      "logit_error", "weight_bytes"}),
     "mixed": (["--tokens", "8"], {"case", "tok_s", "base_tok_s", "ratio", "adapters", "rank"}),
 }
 
@@ -93,6 +95,24 @@ def test_ceilings_are_complete(directory):
 
 def test_batches_double(directory):
     assert [line["batch"] for line in lines_of(directory, "batch", "--batch", "5")] == [1, 2, 4]
+
+
+def test_quality_of_a_text(directory):
+    demo = ROOT / "models/demo"
+    text = ROOT / "models/demo-adapters/cynic/heldout.txt"
+    words = directory / "words.txt"
+    words.write_text(text.read_text()[:3000])
+    lines = [json.loads(line) for line in bench(directory, "quality", "--json", "--mib", "4",
+                                                "--checkpoint", demo, "--text", words)]
+    assert [line["quant"] for line in lines] == ["int8", "int4"]
+    for line, worst in zip(lines, (0.003, 0.1)):
+        assert 500 < line["tokens"] < 3000
+        assert 0 < line["kl_mean"] < worst and line["kl_mean"] < line["kl_p99"]
+        assert abs(line["perplexity"] / line["bf16_perplexity"] - 1) < 0.1
+    assert lines[1]["weight_bytes"] < 0.6 * lines[0]["weight_bytes"]
+    line, = [json.loads(line) for line in bench(directory, "quality", "--json", "--mib", "4",
+                                                "--checkpoint", demo, "--quant", "f32")]
+    assert line["quant"] == "f32" and line["kl_mean"] < 0.003 and "perplexity" not in line
 
 
 def test_quant_and_threads_are_those_asked_for(directory):
