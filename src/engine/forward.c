@@ -99,15 +99,19 @@ static void linear_chunk(void *argument, uint32_t chunk, uint32_t thread)
 static void gated_chunk(void *argument, uint32_t chunk, uint32_t thread)
 {
     const struct linear_job *job = argument;
-    const struct linear *gate = &job->linears[0], *up = &job->linears[1];
-    uint32_t ffn = gate->weights->weight.rows;
+    const struct forward *f = job->forward;
+    uint32_t ffn = job->linears[0].weights->weight.rows;
     uint32_t begin = chunk * job->chunk_outputs;
     uint32_t end = begin + job->chunk_outputs < ffn ? begin + job->chunk_outputs : ffn;
-    (void)thread;
-    lora_apply(job->forward, job->batch, job->linears, 0, begin, end);
-    lora_apply(job->forward, job->batch, job->linears, 1, begin, end);
+    struct linear gate_up[2] = {job->linears[0], job->linears[1]};
+    float *up = f->scratch[thread].up;
+    gate_up[1].y = up;
+    gate_up[1].y_stride = end - begin;
+    gate_up[1].y_begin = begin;
+    lora_apply(f, job->batch, gate_up, 0, begin, end);
+    lora_apply(f, job->batch, gate_up, 1, begin, end);
     for (size_t r = 0; r < job->batch->row_count; r++)
-        job->forward->gated_mul(gate->y + r * ffn + begin, up->y + r * ffn + begin, end - begin);
+        f->gated_mul(gate_up[0].y + r * ffn + begin, up + r * (end - begin), end - begin);
 }
 
 /* In which forms products take the rows that linears read; see product() in lora.c. */
@@ -249,6 +253,17 @@ static void add_residual(struct forward *f, const struct batch *b, uint32_t laye
 
 /* --- the model --- */
 
+static struct linear linear_of(const struct linear_weights *layer, enum linear_index index,
+                               uint32_t layer_index, const float *x, float *y)
+{
+    return (struct linear){.weights = &layer[index],
+                           .x = x,
+                           .y = y,
+                           .y_stride = layer[index].weight.rows,
+                           .layer = layer_index,
+                           .index = index};
+}
+
 void forward(struct forward *f, const struct batch *b)
 {
     const struct model_config *c = f->backbone->config;
@@ -263,16 +278,16 @@ void forward(struct forward *f, const struct batch *b)
     for (uint32_t i = 0; i < c->layer_count; i++) {
         const struct linear_weights *w = f->backbone->layers[i].linears;
         const struct linear qkv[] = {
-            {&w[LINEAR_Q], a->h, a->q, i, LINEAR_Q},
-            {&w[LINEAR_K], a->h, a->k, i, LINEAR_K},
-            {&w[LINEAR_V], a->h, a->v, i, LINEAR_V},
+            linear_of(w, LINEAR_Q, i, a->h, a->q),
+            linear_of(w, LINEAR_K, i, a->h, a->k),
+            linear_of(w, LINEAR_V, i, a->h, a->v),
         };
-        const struct linear o = {&w[LINEAR_O], a->h, a->y, i, LINEAR_O};
+        const struct linear o = linear_of(w, LINEAR_O, i, a->h, a->y);
         const struct linear gate_up[] = {
-            {&w[LINEAR_GATE], a->h, a->gate, i, LINEAR_GATE},
-            {&w[LINEAR_UP], a->h, a->up, i, LINEAR_UP},
+            linear_of(w, LINEAR_GATE, i, a->h, a->gate),
+            linear_of(w, LINEAR_UP, i, a->h, NULL), /* into scratch */
         };
-        const struct linear down = {&w[LINEAR_DOWN], a->gate, a->y, i, LINEAR_DOWN};
+        const struct linear down = linear_of(w, LINEAR_DOWN, i, a->gate, a->y);
 
         apply_norm(f, b, i, NORM_ATTN, a->h, a->x, c->hidden, 1);
         expect(f, &w[LINEAR_O], 1, false);
@@ -322,7 +337,11 @@ void forward_logits(struct forward *f, const struct batch *b, const uint32_t *ro
     const struct model_config *c = f->backbone->config;
     const struct activations *a = &f->act;
     const struct linear_weights weights = {.weight = f->backbone->head};
-    const struct linear head = {&weights, a->h, ret_logits, 0, LINEAR_HEAD};
+    const struct linear head = {.weights = &weights,
+                                .x = a->h,
+                                .y = ret_logits,
+                                .y_stride = weights.weight.rows,
+                                .index = LINEAR_HEAD};
     struct lora_group groups[FORWARD_LOGIT_ROWS_MAX];
     assert(count > 0 && count <= FORWARD_LOGIT_ROWS_MAX && count <= f->rows_max);
     const struct batch picked = {
@@ -356,6 +375,14 @@ static uint32_t input_width(const struct forward *f)
     return ffn > f->h_width ? ffn : f->h_width;
 }
 
+/* Outputs of up that one chunk has at a time, at most. */
+static uint32_t up_width(const struct forward *f)
+{
+    const struct model_config *c = f->backbone->config;
+    uint32_t outputs = chunk_outputs(f->rows_max, c->hidden);
+    return outputs < c->ffn ? outputs : c->ffn;
+}
+
 /* Lays everything out from `base` and returns the bytes it takes. */
 static uint64_t lay_out(struct forward *f, uint8_t *base, uint32_t threads)
 {
@@ -378,12 +405,12 @@ static uint64_t lay_out(struct forward *f, uint8_t *base, uint32_t threads)
     for (uint32_t t = 0; t < threads; t++) {
         struct forward_scratch *s = &f->scratch[t];
         s->candidates = forward_carve(base, &at, c->vocab_count * sizeof(*s->candidates));
+        s->up = forward_carve(base, &at, row * up_width(f));
     }
     attend_lay_out(f, base, &at);
-    /* The layers are done with gate and up before there are logits. */
+    /* The layers are done with gate before there are logits. */
     uint64_t shared = at;
     a->gate = forward_carve(base, &at, row * c->ffn);
-    a->up = forward_carve(base, &at, row * c->ffn);
     a->logits = forward_carve(base, &shared, logits_bytes(f, FORWARD_LOGIT_ROWS_MAX));
     return at > shared ? at : shared;
 }
@@ -441,10 +468,10 @@ void forward_close(struct forward *f)
 uint64_t forward_bytes(const struct forward *f)
 {
     const struct model_config *c = f->backbone->config;
-    uint64_t layers = 2ull * f->rows_touched * c->ffn * sizeof(float);
+    uint64_t layers = (uint64_t)f->rows_touched * c->ffn * sizeof(float);
     uint64_t logits = logits_bytes(f, f->logit_rows_touched);
-    uint64_t row =
-        2ull * c->hidden + f->h_width + f->q_width + 2ull * f->kv_width + 2ull * c->rotary_dim;
+    uint64_t row = (uint64_t)pool_threads(f->pool) * up_width(f) + 2ull * c->hidden + f->h_width +
+                   f->q_width + 2ull * f->kv_width + 2ull * c->rotary_dim;
     uint64_t rounded = image_group_bytes(f->backbone->layers[0].linears[LINEAR_Q].weight.dtype) > 0
                            ? kernel_quantised_bytes(input_width(f))
                            : input_width(f) * sizeof(uint16_t);

@@ -63,9 +63,7 @@ struct activations {
     float *sin[MODEL_LAYER_KIND_COUNT]; /* [rows, rotary_dim / 2] */
     float *shrunk; /* [3, rows, ADAPTER_RANK_MAX]: A x of up to three matrices */
     float *gate;   /* [rows, ffn] */
-    float *up;     /* [rows, ffn] */
-    float
-        *logits; /* [FORWARD_LOGIT_ROWS_MAX, vocab]: where gate and up were, which are done then */
+    float *logits; /* [FORWARD_LOGIT_ROWS_MAX, vocab]: where gate was, which is done then */
 };
 
 /* What one thread needs to attend and to sample. */
@@ -73,6 +71,7 @@ struct forward_scratch {
     void *attend;                         /* of kernel_attend */
     float *spans[2];                      /* see attend.h: what is so far, and one span */
     struct sampler_candidate *candidates; /* [vocab] */
+    float *up;                            /* [rows, outputs of a chunk] */
 };
 
 struct forward {

@@ -100,24 +100,30 @@ static float *shrunk_at(const struct forward *f, const struct lora_group *g, uin
     return f->act.shrunk + ((size_t)index * f->rows_max + g->row) * ADAPTER_RANK_MAX;
 }
 
-/* y[r, o] = x w^T + bias over rows [row, row + count) of a linear's input, with y [count, w rows]
+/* Where output 0 of a row stands or would stand, as kernels count outputs. */
+static float *row_of(const struct linear *l, uint32_t row)
+{
+    return (float *)((uintptr_t)(l->y + row * l->y_stride) - l->y_begin * sizeof(float));
+}
+
+/* y[r, o] = x w^T + bias over rows [row, row + count) of a linear's input, with y [count, y_stride]
  * at the first of them. The input is in the form that the product takes: round_inputs() was there.
  */
 static void product(const struct forward *f, const struct linear *l, const struct weight *w,
-                    const float *bias, uint32_t row, uint32_t count, float *y, uint32_t begin,
-                    uint32_t end)
+                    const float *bias, uint32_t row, uint32_t count, float *y, size_t y_stride,
+                    uint32_t begin, uint32_t end)
 {
     const struct kernels *k = f->kernels;
     size_t at = (size_t)row * w->cols;
     if (k->matmul_quantised[w->dtype])
-        k->matmul_quantised[w->dtype](y, w->rows,
+        k->matmul_quantised[w->dtype](y, y_stride,
                                       f->act.quantised + row * kernel_quantised_bytes(w->cols),
                                       w->data, bias, count, w->cols, begin, end, 0);
     else if (k->matmul_half[w->dtype])
-        k->matmul_half[w->dtype](y, w->rows, f->act.half + at, w->cols, w->data, bias, count,
+        k->matmul_half[w->dtype](y, y_stride, f->act.half + at, w->cols, w->data, bias, count,
                                  w->cols, begin, end, 0);
     else
-        k->matmul[w->dtype](y, w->rows, l->x + at, w->cols, w->data, bias, count, w->cols, begin,
+        k->matmul[w->dtype](y, y_stride, l->x + at, w->cols, w->data, bias, count, w->cols, begin,
                             end, 0);
 }
 
@@ -129,7 +135,7 @@ static void shrink_ranks(struct forward *f, const struct lora_group *g, const st
     float *t = shrunk_at(f, g, index);
     float scale = l->scale * g->scale;
     assert(l->a.cols == linear->weights->weight.cols);
-    product(f, linear, &l->a, NULL, g->row, g->row_count, t, begin, end);
+    product(f, linear, &l->a, NULL, g->row, g->row_count, t, rank, begin, end);
     for (uint32_t r = 0; r < g->row_count; r++)
         for (uint32_t i = begin; i < end; i++)
             t[(size_t)r * rank + i] *= scale;
@@ -193,8 +199,7 @@ static void multiply(const struct forward *f, const struct linear *l,
                      uint32_t count, uint32_t begin, uint32_t end)
 {
     if (count > 0)
-        product(f, l, &w->weight, bias, row, count, l->y + (size_t)row * w->weight.rows, begin,
-                end);
+        product(f, l, &w->weight, bias, row, count, row_of(l, row), l->y_stride, begin, end);
 }
 
 static void expand(const struct forward *f, const struct lora_group *g,
@@ -202,9 +207,8 @@ static void expand(const struct forward *f, const struct lora_group *g,
 {
     const struct linear *linear = &linears[at];
     const struct lora *l = lora_of(g, linear);
-    uint32_t out = linear->weights->weight.rows;
     if (l)
-        f->kernels->matmul[l->b.dtype](linear->y + (size_t)g->row * out, out,
+        f->kernels->matmul[l->b.dtype](row_of(linear, g->row), linear->y_stride,
                                        shrunk_at(f, g, shrunk_index(g, linears, at)), l->b.cols,
                                        l->b.data, NULL, g->row_count, l->b.cols, begin, end, 1);
 }
@@ -214,7 +218,7 @@ static void rescale(const struct lora_group *g, const struct linear *linear, con
                     const float *bias, uint32_t begin, uint32_t end)
 {
     for (uint32_t r = g->row; r < g->row + g->row_count; r++) {
-        float *y = linear->y + (size_t)r * linear->weights->weight.rows;
+        float *y = row_of(linear, r);
         for (uint32_t i = begin; i < end; i++)
             y[i] = y[i] * dora[i] + (bias ? bias[i] : 0);
     }

@@ -13,7 +13,9 @@
 struct linear {
     const struct linear_weights *weights; /* the backbone's */
     const float *x;                       /* [rows, cols] */
-    float *y;                             /* [rows, weight rows] */
+    float *y;                             /* [rows, y_stride], from output y_begin of each row on */
+    size_t y_stride;                      /* weight rows, where y has all outputs */
+    uint32_t y_begin;
     uint32_t layer;
     enum linear_index index;
 };
