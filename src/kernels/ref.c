@@ -233,6 +233,8 @@ static float kv_element(const void *block, enum kernel_kv kv, uint32_t dim, int 
     return (float)((const int8_t *)base)[at] * scale;
 }
 
+#define MIX_DIMS 64u /* dimensions that share the computation of a weight */
+
 /* The query's scores go to scratch. */
 static void attend_query(struct kernel_attention *ret, uint32_t query, const float *q,
                          const struct kernel_attended *a, enum kernel_kv kv, uint32_t begin,
@@ -250,13 +252,17 @@ static void attend_query(struct kernel_attention *ret, uint32_t query, const flo
     }
     for (uint32_t p = begin; p < end; p++)
         sum += exp((double)scores[p] - largest);
-    for (uint32_t d = 0; d < a->dim; d++) {
-        double value = 0;
-        for (uint32_t p = begin; p < end; p++)
-            value +=
-                exp((double)scores[p] - largest) *
-                kv_element(a->blocks[p / KERNEL_KV_TOKENS], kv, a->dim, 1, p % KERNEL_KV_TOKENS, d);
-        values[d] = (float)value;
+    for (uint32_t d = 0; d < a->dim; d += MIX_DIMS) {
+        uint32_t count = a->dim - d < MIX_DIMS ? a->dim - d : MIX_DIMS;
+        double mixed[MIX_DIMS] = {0};
+        for (uint32_t p = begin; p < end; p++) {
+            double weight = exp((double)scores[p] - largest);
+            for (uint32_t i = 0; i < count; i++)
+                mixed[i] += weight * kv_element(a->blocks[p / KERNEL_KV_TOKENS], kv, a->dim, 1,
+                                                p % KERNEL_KV_TOKENS, d + i);
+        }
+        for (uint32_t i = 0; i < count; i++)
+            values[d + i] = (float)mixed[i];
     }
     ret->largest[query] = largest;
     ret->sum[query] = (float)sum;
