@@ -12,6 +12,7 @@
 enum {
     OPT_MEMORY = 256,
     OPT_KV,
+    OPT_KV_DTYPE,
     OPT_KEEP_ALIVE,
     OPT_SANDBOX,
     OPT_THREADS,
@@ -31,6 +32,8 @@ static const struct argp_option options[] = {
     {"data", 'd', "DIR", 0, "registry, images and the admin socket ($SLLORA_DATA)", 1},
     {"memory", OPT_MEMORY, "SIZE", 0, "budget for backbones and workers (80 % of the machine)", 2},
     {"kv", OPT_KV, "SIZE", 0, "KV cache of one worker (256M)", 2},
+    {"kv-dtype", OPT_KV_DTYPE, "auto|bf16|int8", 0,
+     "how keys and values are kept (auto: as the base model's matrices, bf16 or float32)", 2},
     {"keep-alive", OPT_KEEP_ALIVE, "SECONDS", 0, "how long an idle worker stays (60)", 2},
     {"threads", OPT_THREADS, "N", 0, "of one worker (all processors)", 2},
     {"step-tokens", OPT_STEP_TOKENS, "N", 0, "token budget of one engine step (256)", 2},
@@ -70,6 +73,17 @@ static uint64_t parse_size(struct argp_state *state, const char *flag, const cha
     return (uint64_t)v;
 }
 
+/* The numbers of struct wire_attach. */
+static uint32_t parse_kv_dtype(struct argp_state *state, const char *arg)
+{
+    static const char *const names[] = {"auto", "bf16", "int8"};
+    for (uint32_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (strcmp(arg, names[i]) == 0)
+            return i;
+    argp_error(state, "--kv-dtype is auto, bf16 or int8, not \"%s\"", arg);
+    return 0;
+}
+
 static error_t parse_limits(int key, char *arg, struct argp_state *state)
 {
     struct daemon_config *c = state->input;
@@ -79,6 +93,9 @@ static error_t parse_limits(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_KV:
         c->kv_bytes = parse_size(state, "kv", arg);
+        return 0;
+    case OPT_KV_DTYPE:
+        c->kv_dtype = parse_kv_dtype(state, arg);
         return 0;
     case OPT_KEEP_ALIVE:
         c->sched.keep_alive_us = (uint64_t)(cli_number(state, "keep-alive", arg, 0, 1e6) * 1e6);

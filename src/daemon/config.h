@@ -26,6 +26,7 @@ struct daemon_config {
     struct gateway_limits gateway;
 
     uint64_t kv_bytes;         /* of one worker */
+    uint32_t kv_dtype;         /* see struct wire_attach */
     uint32_t rows_max;         /* token budget of one engine step */
     uint32_t worker_threads;   /* 0: all processors */
     uint32_t context_max;      /* 0: the model's */

@@ -258,6 +258,7 @@ static int send_attach(struct daemon *d, const struct worker_slot *w)
         .threads = d->config.worker_threads,
         .context_max = d->config.context_max,
         .prefix_cache = d->config.prefix_cache,
+        .kv_dtype = d->config.kv_dtype,
     };
     if (b->reader_fd < 0)
         return -ENOENT;

@@ -95,6 +95,8 @@ struct wire_attach {
     uint32_t threads;
     uint32_t context_max;
     uint32_t prefix_cache; /* 1: on */
+    uint32_t kv_dtype;     /* 0: as the backbone's matrices, 1: bf16, 2: int8 */
+    uint32_t reserved;
 };
 
 struct wire_ready {

@@ -35,6 +35,7 @@ static int open_engine(struct session *s, const struct wire_attach *a, struct er
         .adapters_max = a->adapters_max,
         .context_max = a->context_max,
         .prefix_cache = a->prefix_cache != 0,
+        .kv_dtype = a->kv_dtype,
     };
     if (a->adapters_max > SESSION_SLOTS_MAX || a->sequences_max > SESSION_ANSWERS_MAX)
         return error_set(err, -EPROTO, "ATTACH is out of range");
