@@ -11,6 +11,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#define BENCH_PEERS_MAX 4u
+
 struct bench_options {
     const char *shape; /* NULL: the benchmark's own */
     const char *quant; /* like the numbers: NULL or 0: the benchmark's own */
@@ -18,9 +20,11 @@ struct bench_options {
     uint32_t tokens;
     uint32_t threads;
     uint32_t runs;
-    const char *checkpoint; /* NULL: random weights in the shape */
-    const char *text;       /* NULL: random tokens */
-    uint32_t mib;           /* of memory and file that ceilings are measured with */
+    const char *checkpoint;             /* NULL: random weights in the shape */
+    const char *text;                   /* NULL: random tokens */
+    uint32_t mib;                       /* of memory and file that ceilings are measured with */
+    const char *peers[BENCH_PEERS_MAX]; /* other engines that `table` measures beside ours */
+    uint32_t peer_count;
     bool json;
     char dir[512]; /* everything is written below it */
 };
@@ -57,6 +61,7 @@ double bench_median(double *values, uint32_t count); /* sorts them */
 int bench_sharing(const struct bench_options *o, struct error *err);
 int bench_coldstart(const struct bench_options *o, struct error *err);
 int bench_gateway(const struct bench_options *o, struct error *err);
+int bench_table(const struct bench_options *o, struct error *err);
 /* What sllora-worker measures: `name`, on a checkpoint with so many adapters; without a model it
  * gets the directory alone. */
 int bench_engine(const struct bench_options *o, const char *name, bool has_model, uint32_t adapters,

@@ -35,6 +35,8 @@ static const struct {
     {"quality", "int8 and int4 against bf16: perplexity, KL divergence, the same first choice",
      NULL, true, 0},
     {"mixed", "with adapters against without, in alternation", NULL, true, ENGINE_ADAPTERS},
+    {"table", "the engine's figures beside their goals, and beside peers (--peer)", bench_table,
+     false, 0},
 };
 
 #define BENCH_COUNT (sizeof benches / sizeof benches[0])
@@ -45,7 +47,7 @@ struct bench_arguments {
     bool keep;
 };
 
-enum { OPT_DIR = 256, OPT_MIB, OPT_CHECKPOINT, OPT_TEXT };
+enum { OPT_DIR = 256, OPT_MIB, OPT_CHECKPOINT, OPT_TEXT, OPT_PEER };
 
 static const struct argp_option options[] = {
     {"shape", 's', "NAME", 0, "qwen2.5-0.5b, llama-3.2-1b, ...: see sllora synth --help", 1},
@@ -62,6 +64,8 @@ static const struct argp_option options[] = {
     {"checkpoint", OPT_CHECKPOINT, "DIR", 0,
      "a model's files, in place of random weights: what sllora-worker measures, but for mixed", 1},
     {"text", OPT_TEXT, "FILE", 0, "quality: text to rate the model with (random tokens)", 1},
+    {"peer", OPT_PEER, "BINARY_OR_PACKAGE", 0,
+     "table: llama.cpp's directory of programs, or a Python with llama-cpp-python; repeatable", 1},
     {"dir", OPT_DIR, "DIR", 0, "keep checkpoints here for the next time", 1},
     {"json", 'j', NULL, 0, "one JSON object a line", 1},
     {0},
@@ -100,6 +104,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_TEXT:
         a->options.text = arg;
         return 0;
+    case OPT_PEER:
+        if (a->options.peer_count == BENCH_PEERS_MAX)
+            argp_error(state, "at most %u peers", BENCH_PEERS_MAX);
+        a->options.peers[a->options.peer_count++] = arg;
+        return 0;
     case OPT_DIR:
         snprintf(a->options.dir, sizeof a->options.dir, "%s", arg);
         a->keep = true;
@@ -133,7 +142,7 @@ static char *add_list(int key, const char *text, void *input)
         return NULL;
     for (size_t i = 0; i < BENCH_COUNT; i++)
         fprintf(f, "  %-10s %s\n", benches[i].name, benches[i].help);
-    fprintf(f, "  %-10s %s\n", "all", "each of them, one after the other");
+    fprintf(f, "  %-10s %s\n", "all", "each of them but the table, one after the other");
     fclose(f);
     return list;
 }
@@ -150,7 +159,9 @@ static int run(const struct bench_arguments *a, struct error *err)
 {
     bool found = false;
     for (size_t i = 0; i < BENCH_COUNT; i++) {
-        if (strcmp(a->name, "all") != 0 && strcmp(a->name, benches[i].name) != 0)
+        bool all = strcmp(a->name, "all") == 0;
+        /* the table repeats the others' figures */
+        if (all ? benches[i].run == bench_table : strcmp(a->name, benches[i].name) != 0)
             continue;
         found = true;
         int r = benches[i].run != NULL

@@ -23,8 +23,8 @@
 #define BENCH_STREAMS_MAX 64u
 #define BENCH_ADAPTERS_MAX 32u
 #define BENCH_THREAD_COUNTS_MAX 9u
-#define BENCH_STEP_ROWS 256u   /* the token budget of a step, as in the service */
-#define BENCH_PROMPT_TOKENS 8u /* of what only decodes */
+#define BENCH_STEP_ROWS 256u    /* the token budget of a step, as in the service */
+#define BENCH_PROMPT_TOKENS 64u /* of what only decodes; llama-batched-bench is asked the same */
 
 struct bench {
     const char *name;  /* of the benchmark */
