@@ -26,6 +26,7 @@ STREAMS_PEER = 5.0
 MIXED = {
     "streams_own_adapters": 0.90,
     "stream_one_adapter": 0.96,
+    "streams_none_used": 0.995,  # set and not used by any stream, against none set
     "stream_many_set": 0.99,  # 32 set and one used, against one set: the same but for noise
 }
 

@@ -104,6 +104,7 @@ static int compare_all(const struct bench *b, struct mixed *m, struct error *err
         {"streams_one_adapter", {streams, all}, {streams_one, all}},
         {"stream_one_adapter", {stream, all}, {stream_with, all}},
         {"stream_many_set", {stream_with, 1}, {stream_with, all}},
+        {"streams_none_used", {streams, 0}, {streams, all}},
         {"prefill_one_adapter", {prompt, all}, {prompt_with, all}},
     };
     int r = 0;
