@@ -16,6 +16,7 @@
 struct bench_options {
     const char *shape; /* NULL: the benchmark's own */
     const char *quant; /* like the numbers: NULL or 0: the benchmark's own */
+    const char *kv_dtype;
     uint32_t batch;
     uint32_t tokens;
     uint32_t threads;

@@ -93,6 +93,7 @@ int bench_engine(const struct bench_options *o, const char *name, bool has_model
         return r;
     add(&c, "--quant", o->quant);
     add(&c, "--text", o->text);
+    add(&c, "--kv-dtype", o->kv_dtype);
     add_number(&c, "--batch", o->batch);
     add_number(&c, "--tokens", o->tokens);
     add_number(&c, "--threads", o->threads);

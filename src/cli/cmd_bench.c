@@ -24,14 +24,12 @@ static const struct {
     {"coldstart", "first token without a process, against the same request warm", bench_coldstart,
      false, 0},
     {"gateway", "what the daemon adds, and requests a second", bench_gateway, false, 0},
-    {"ceilings", "what the machine reads, multiplies and takes from disk at best, by threads", NULL,
-     false, 0},
+    {"ceilings", "reading, multiplying and disk at best, by threads", NULL, false, 0},
     {"decode", "tokens a second beside the read ceiling", NULL, true, 0},
     {"prefill", "prompt tokens a second beside the arithmetic ceiling", NULL, true, 0},
     {"batch", "decode of 1, 2, 4, ... sequences at a time, beside both ceilings", NULL, true, 0},
     {"longctx", "decode after 512, 2,048 and 8,192 tokens, against a short context", NULL, true, 0},
-    {"kernels", "each kernel by itself over the shapes of the model, beside both ceilings", NULL,
-     true, 0},
+    {"kernels", "each kernel by itself over the shapes of the model", NULL, true, 0},
     {"quality", "int8 and int4 against bf16: perplexity, KL divergence, the same first choice",
      NULL, true, 0},
     {"mixed", "with adapters against without, in alternation", NULL, true, ENGINE_ADAPTERS},
@@ -47,11 +45,13 @@ struct bench_arguments {
     bool keep;
 };
 
-enum { OPT_DIR = 256, OPT_MIB, OPT_CHECKPOINT, OPT_TEXT, OPT_PEER };
+enum { OPT_DIR = 256, OPT_KV_DTYPE, OPT_MIB, OPT_CHECKPOINT, OPT_TEXT, OPT_PEER };
 
 static const struct argp_option options[] = {
     {"shape", 's', "NAME", 0, "qwen2.5-0.5b, llama-3.2-1b, ...: see sllora synth --help", 1},
     {"quant", 'q', "TYPE", 0, "how matrices are kept: " IMAGE_QUANT_WORDS " (bf16)", 1},
+    {"kv-dtype", OPT_KV_DTYPE, "bf16|int8", 0,
+     "how the KV cache is kept (bf16; f32 with --quant f32)", 1},
     {"batch", 'b', "N", 0,
      "sequences at a time: decode, prefill (1); mixed (8); batch: the most (32)", 1},
     {"tokens", 'n', "N", 0,
@@ -82,6 +82,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         if (!image_quant_parse(arg, &(uint32_t){0}))
             argp_error(state, "--quant is %s, not \"%s\"", IMAGE_QUANT_WORDS, arg);
         a->options.quant = arg;
+        return 0;
+    case OPT_KV_DTYPE:
+        if (strcmp(arg, "bf16") != 0 && strcmp(arg, "int8") != 0)
+            argp_error(state, "--kv-dtype is bf16 or int8, not \"%s\"", arg);
+        a->options.kv_dtype = arg;
         return 0;
     case 'b':
         a->options.batch = (uint32_t)cli_whole(state, "batch", arg, 1, 64);
@@ -142,7 +147,8 @@ static char *add_list(int key, const char *text, void *input)
         return NULL;
     for (size_t i = 0; i < BENCH_COUNT; i++)
         fprintf(f, "  %-10s %s\n", benches[i].name, benches[i].help);
-    fprintf(f, "  %-10s %s\n", "all", "each of them but the table, one after the other");
+    fprintf(f, "  %-10s %s\n", "all",
+            "each but the table, for about ten minutes, with 6 GB in --dir");
     fclose(f);
     return list;
 }
@@ -186,7 +192,7 @@ int cmd_bench(int argc, char **argv)
         .args_doc = "NAME",
         .doc =
             "Measures, on a checkpoint with random weights in a real model's shape and a server of "
-            "its own, both in a temporary directory.\v",
+            "its own, both in a temporary directory (--dir, or below TMPDIR).\v",
         .help_filter = add_list,
     };
     struct bench_arguments a = {0};

@@ -35,6 +35,7 @@ struct arguments {
 static const struct argp_option options[] = {
     {"shape", 's', "NAME", 0, "the name printed with the result", 0},
     {"quant", 'q', IMAGE_QUANT_WORDS, 0, "how matrices are kept", 0},
+    {"kv-dtype", 'k', "bf16|int8", 0, "how the KV cache is kept, not for kernels", 0},
     {"batch", 'b', "N", 0, "sequences", 0},
     {"tokens", 'n', "N", 0, "tokens of the prompt, or to decode", 0},
     {"threads", 't', "N", 0, "0: all processors", 0},
@@ -88,6 +89,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case 'q':
         if (!image_quant_parse(arg, &b->dtype))
             argp_error(state, "quant is %s, not \"%s\"", IMAGE_QUANT_WORDS, arg);
+        return 0;
+    case 'k':
+        if (strcmp(arg, "bf16") != 0 && strcmp(arg, "int8") != 0)
+            argp_error(state, "kv-dtype is bf16 or int8, not \"%s\"", arg);
+        b->kv_dtype = arg;
         return 0;
     case 'b':
         b->batch = number(state, arg, 1, BENCH_STREAMS_MAX);

@@ -3,11 +3,12 @@
 #include "worker/bench_kernels.h"
 
 #include "base/clock.h"
+#include "base/rng.h"
 
 #include <errno.h>
 #include <sys/mman.h>
 
-#define RUN_NS 20000000u /* long beside the clock and the pool's start */
+#define RUN_NS 10000000u /* long beside a call, which takes about 100 us */
 
 /* --- one case --- */
 
@@ -83,6 +84,14 @@ void kernel_memory_free(void *memory, size_t bytes)
         munmap(memory, bytes);
 }
 
+void kernel_random(float *to, size_t count)
+{
+    struct rng rng;
+    rng_seed(&rng, 1);
+    for (size_t i = 0; i < count; i++)
+        to[i] = (float)(rng_unit(&rng) - 0.5);
+}
+
 size_t kernel_beyond_caches(const struct bench *b)
 {
     return b->ceiling_bytes / 2;
@@ -107,6 +116,8 @@ int bench_kernels(struct bench *b, struct error *err)
                               "this was built");
         r = kernels_products(b, pool, &peer, err);
         onednn_close(&peer);
+        if (r == 0)
+            r = kernels_attention(b, pool, err);
         if (r == 0)
             r = kernels_rows(b, pool, err);
         pool_close(pool);

@@ -30,10 +30,14 @@ double kernel_measure(const struct kernel_case *c, json_t *line);
 void *kernel_memory(size_t bytes, struct error *err);
 void kernel_memory_free(void *memory, size_t bytes);
 
+/* In [-0.5, 0.5), the same each time. */
+void kernel_random(float *to, size_t count);
+
 /* Bytes that are more than the caches hold. */
 size_t kernel_beyond_caches(const struct bench *b);
 
 /* The kinds of kernels; each prints its lines for one number of threads. */
 int kernels_products(const struct bench *b, struct pool *pool, const struct onednn *peer,
                      struct error *err);
+int kernels_attention(const struct bench *b, struct pool *pool, struct error *err);
 int kernels_rows(const struct bench *b, struct pool *pool, struct error *err);

@@ -242,6 +242,9 @@ int bench_engine_open(const struct bench *b, uint32_t sequences, uint32_t positi
         .kv_bytes =
             position_bytes * (positions + (uint64_t)4 * ENGINE_KV_BLOCK_TOKENS * (sequences + 1)),
         .adapters_max = adapters > 0 ? adapters : 1,
+        .kv_dtype = b->kv_dtype == NULL                ? ENGINE_KV_AUTO
+                    : strcmp(b->kv_dtype, "int8") == 0 ? ENGINE_KV_INT8
+                                                       : ENGINE_KV_BF16,
         .prefix_cache = prefix_cache,
     };
     return engine_open(ret, &b->backbone, &o, err);
@@ -281,6 +284,8 @@ json_t *bench_line(const struct bench *b, uint32_t threads)
     if (b->backbone.config != NULL) {
         bench_set_text(line, "shape", b->shape);
         bench_set_text(line, "quant", image_quant_name(b->dtype));
+        if (b->kv_dtype != NULL)
+            bench_set_text(line, "kv_dtype", b->kv_dtype);
     }
     bench_set_count(line, "threads", threads);
     bench_set_text(line, "isa", kernels_isa_name(b->kernels->isa));

@@ -96,14 +96,6 @@ static double peer_us(void *argument)
 
 /* --- operands --- */
 
-static void random_floats(float *to, size_t count)
-{
-    struct rng rng;
-    rng_seed(&rng, 2);
-    for (size_t i = 0; i < count; i++)
-        to[i] = (float)(rng_unit(&rng) - 0.5);
-}
-
 static int open_rows(struct product *p, uint32_t threads, struct error *err)
 {
     size_t in = p->shape->in, quantised_bytes = kernel_quantised_bytes(p->shape->in);
@@ -113,7 +105,7 @@ static int open_rows(struct product *p, uint32_t threads, struct error *err)
     p->y = malloc(sizeof *p->y * threads * ROWS_MAX * p->shape->out);
     if (p->x == NULL || p->half == NULL || p->quantised == NULL || p->y == NULL)
         return error_set(err, -ENOMEM, "no memory for %u rows", ROWS_MAX);
-    random_floats(p->x, ROWS_MAX * in);
+    kernel_random(p->x, ROWS_MAX * in);
     p->k->store[KERNEL_BF16](p->half, p->x, (uint32_t)(ROWS_MAX * in));
     for (size_t row = 0; row < ROWS_MAX; row++)
         p->k->quantise(p->quantised + row * quantised_bytes, p->x + row * in, (uint32_t)in);

@@ -23,7 +23,8 @@ BENCHES = {
     "batch": (["--tokens", "8", "--batch", "5"], SPEED),
     "longctx": (["--tokens", "8"], SPEED | {"context", "kv_bytes_per_token", "short_ratio",
                                             "predicted_tok_s", "ratio"}),
-    "kernels": (["--threads", "2"], {"kernel", "threads", "us", "gb_s", "ceiling_gb_s", "share"}),
+    "kernels": (["--threads", "2", "--quant", "f32"],
+                {"kernel", "threads", "us", "gb_s", "ceiling_gb_s", "share"}),
     "quality": (["--tokens", "300"], {"shape", "quant", "tokens", "kl_mean", "kl_p99", "same_top",
                                       "logit_error", "weight_bytes"}),
     "mixed": (["--tokens", "8"], {"case", "tok_s", "base_tok_s", "ratio", "adapters", "rank"}),
@@ -56,7 +57,7 @@ def lines_of(directory, name, *flags):
 
 def test_all_names_are_here():
     text = subprocess.run([str(SLLORA), "bench", "--help"], capture_output=True, text=True).stdout
-    names = set(re.findall(r"^  (\w+) {2,}\S", text, re.M)) - {"all"}
+    names = set(re.findall(r"^  (\w+) {2,}\S", text, re.M)) - {"all", "table"}  # test_peer.py has the table
     assert names == set(BENCHES)
 
 
@@ -70,8 +71,8 @@ def test_runs(directory, name):
 
 
 @pytest.mark.parametrize("quant, products", [
-    ("bf16", {"matmul", "matmul_half"}), ("f32", {"matmul"}),
-    ("int8", {"matmul_quantised"}), ("int4", {"matmul_quantised"}),
+    ("bf16", {"matmul", "matmul_half"}), ("int8", {"matmul_quantised"}),
+    ("int4", {"matmul_quantised"}),
 ])
 def test_kernels_of_every_format(directory, quant, products):
     lines = lines_of(directory, "kernels", "--threads", "1", "--quant", quant)
@@ -80,7 +81,7 @@ def test_kernels_of_every_format(directory, quant, products):
     assert found and found <= products
     for line in of_matrices:
         assert line["gflop_s"] > 0 and line["rows"] in (1, 2, 4, 8, 16)
-    assert {"rms_norm", "rope", "silu_mul", "argmax", "log_sum_exp"} <= {
+    assert {"attention", "rms_norm", "rope", "silu_mul", "argmax", "log_sum_exp"} <= {
         line["kernel"] for line in lines}
 
 
@@ -120,6 +121,13 @@ def test_quant_and_threads_are_those_asked_for(directory):
     assert (line["quant"], line["threads"], line["arithmetic"]) == ("f32", 1, "f32")
 
 
+def test_longctx_with_less_kv(directory):
+    bf16, = lines_of(directory, "longctx", "--tokens", "8")
+    int8, = lines_of(directory, "longctx", "--tokens", "8", "--kv-dtype", "int8")
+    assert (bf16["context"], int8["context"], int8["kv_dtype"]) == (512, 512, "int8")
+    assert int8["kv_bytes_per_token"] <= bf16["kv_bytes_per_token"]
+
+
 def test_for_people(directory):
     line, = bench(directory, "decode", "--shape", "tiny", "--mib", "4", "--tokens", "4")
     assert line.startswith("bench decode") and "tok_s" in line and "{" not in line
@@ -127,6 +135,7 @@ def test_for_people(directory):
 
 @pytest.mark.parametrize("flags, said", [
     (["decode", "--quant", "int3"], "int3"),
+    (["longctx", "--kv-dtype", "int4"], "int4"),
     (["decode", "--batch", "65"], "batch"),
     (["mixed", "--batch", "33"], "32"),
     (["decode", "--shape", "none"], "synth.log"),
