@@ -53,13 +53,21 @@ def peer_side(bench, peer, work, path):
 def speed(bench, work, shape, quant):
     work = WORKS[work]
     cell = {"cell": table.name(work.name, shape, quant)}
-    sides = {None: lambda: bench.ours.measure(work, shape, quant)}
-    described, failures = {}, {}
     try:
-        sides[None]()  # warm: the checkpoint is written, the files are in the page cache
+        lines, failures = speed_lines(bench, work, shape, quant)
     except Failed as e:
         return [cell | {"error": str(e)}], table.speed_rows(
             work.name, shape, quant, {}, {None: str(e)} | {p.name: str(e) for p in bench.peers})
+    printed = [cell | made for made in lines.values()]
+    printed += [cell | {"peer": name, "error": reason} for name, reason in failures.items()]
+    return printed, table.speed_rows(work.name, shape, quant, lines, failures)
+
+
+def speed_lines(bench, work, shape, quant):
+    """({peer: line}, or {None: ours alone}; {peer that cannot run: reason})."""
+    sides = {None: lambda: bench.ours.measure(work, shape, quant)}
+    described, failures = {}, {}
+    sides[None]()  # warm: the checkpoint is written, the files are in the page cache
     for peer in bench.peers:
         try:
             path, token_bytes = bench.model(shape, quant)
@@ -69,11 +77,8 @@ def speed(bench, work, shape, quant):
         except Failed as e:
             failures[peer.name] = str(e)
     results = alternate(sides, bench.rounds, bench.say)
-    lines = {name: line(results[None], said | {"results": results[name]})
-             for name, said in described.items()} or {None: line(results[None])}
-    printed = [cell | made for made in lines.values()]
-    printed += [cell | {"peer": name, "error": reason} for name, reason in failures.items()]
-    return printed, table.speed_rows(work.name, shape, quant, lines, failures)
+    return ({name: line(results[None], said | {"results": results[name]})
+             for name, said in described.items()} or {None: line(results[None])}, failures)
 
 
 # --- adapters ---
@@ -123,28 +128,31 @@ def streams_side(bench, shape, quant):
 def adapters(bench, _work, shape, quant):
     cell = {"cell": table.name("adapters", shape, quant)}
     peer_cell = table.name("streams_own_adapters", shape, quant, "llama-server")
-    sides = {None: lambda: mixed_once(bench, shape, quant)}
     try:
-        sides[None]()
+        lines, against, reason = adapter_lines(bench, shape, quant)
     except Failed as e:
         return [cell | {"error": str(e)}], mixed_rows(shape, quant, {}, str(e)) + [
             table.row(peer_cell, goals.STREAMS_PEER, reason=str(e))]
+    printed = [cell | made for made in [*lines.values(), against] if made]
+    return printed, mixed_rows(shape, quant, lines) + [
+        table.ratio_row(peer_cell, goals.STREAMS_PEER, against, reason)]
+
+
+def adapter_lines(bench, shape, quant):
+    """({case: line}, the line beside llama-server or None, why None)."""
+    sides = {None: lambda: mixed_once(bench, shape, quant)}
+    sides[None]()
     said, reason = None, None
     try:
         sides["server"], said = streams_side(bench, shape, quant)
     except Failed as e:
         reason = str(e)
     results = alternate(sides, bench.rounds, bench.say)
-    lines = mixed_lines(results[None])
-    printed = [cell | made for made in lines.values()]
-    against = None
-    if said is not None:
-        own = [r["cases"]["streams_own_adapters"] | {"others": r["others"]}
-               for r in results[None]]
-        against = own[-1] | beside(own, said | {"results": results["server"]})
-        printed.append(cell | against)
-    rows = mixed_rows(shape, quant, lines)
-    return printed, rows + [table.ratio_row(peer_cell, goals.STREAMS_PEER, against, reason)]
+    if said is None:
+        return mixed_lines(results[None]), None, reason
+    own = [r["cases"]["streams_own_adapters"] | {"others": r["others"]} for r in results[None]]
+    against = own[-1] | beside(own, said | {"results": results["server"]})
+    return mixed_lines(results[None]), against, None
 
 
 # --- long contexts, and one core ---

@@ -64,9 +64,10 @@ def share_of_others(result):
 
 
 def fastest(variants, measure, ready=wait_for_quiet):
-    """The variant with the best single run: a disturbed run is slower, never faster."""
+    """The variant with the best single run: a disturbed run is slower, never faster. It warms the
+    peer too, and shows whether it works at all."""
     best = [0.0] * len(variants)
-    for _ in range(TRIALS if len(variants) > 1 else 0):
+    for _ in range(TRIALS):
         ready()
         best = [max(b, measure(v).tok_s) for b, v in zip(best, variants, strict=True)]
     return variants[best.index(max(best))]

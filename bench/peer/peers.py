@@ -135,11 +135,11 @@ def find(text):
             if (directory / "llama-bench").is_file():
                 return Programs(directory)
         if (path / "bin/python").exists():
-            return Package(str(path / "bin/python"))
+            return Package(path.absolute() / "bin/python")
     elif path.is_file() and path.name.startswith("llama-"):
         return Programs(path.parent)
     elif path.is_file() and path.name.startswith("python"):
-        return Package(str(path))
+        return Package(path.absolute())
     elif text in ("llama_cpp", "llama-cpp-python"):
         return Package(sys.executable)
     raise Failed(f"no peer is \"{text}\": give a directory with llama-bench or one of its programs, "

@@ -188,7 +188,6 @@ def test_a_machine_that_is_never_quiet_gives_its_quietest_rounds():
 def test_fastest_flags_by_the_best_run():
     speeds = iter([5, 1, 4, 9])  # a, b, then again
     assert measure.fastest("ab", lambda v: peers.Result(next(speeds), 0), lambda: None) == "b"
-    assert measure.fastest(["only"], None, lambda: None) == "only"
 
 
 def test_line_of_a_cell():
@@ -290,6 +289,18 @@ def test_table_without_a_peer(quiet, tmp_path):
     shown = table.text(list(rows.values()))
     assert len(shown) == 1 + len(rows)
     assert "no peer was given" in shown[2] and shown[1].endswith("yes")
+
+
+def test_a_peer_that_fails_spoils_its_cell_alone(quiet, tmp_path):
+    class Broken(RecordedPeer):
+        def measure(self, work, path, threads, variant):
+            raise programs.Failed("it fell over")
+
+    bench = RecordedBench(Recorded(), [Broken()], tmp_path, 2, 2, lambda _: None)
+    lines, rows = jobs.speed(bench, "decode", SHAPES[0], "bf16")
+    assert [r["reason"] for r in rows[1:]] == ["it fell over"]
+    assert rows[0]["cell"].endswith("ceiling") and rows[0]["value"] == 0.96
+    assert [line.get("error") for line in lines] == [None, "it fell over"]
 
 
 def test_every_cell_has_a_goal():
