@@ -18,8 +18,8 @@
 /* 4 queries x the 2 vectors of a word's positions: 8 sums, 2 of k, their words, 1 of q. */
 #define SCORE_QUERIES 4
 
-/* 2 queries x 4 vectors of values: 8 sums, 4 of v, 1 of weight. */
-#define MIX_QUERIES 2
+/* 4 queries x 2 vectors of values, or up to 2 x 4: 8 sums, their v and its words, 1 of weight. */
+#define MIX_QUERIES 4
 #define MIX_VECS 4
 
 /* 2 rows of a panel are 8 sums; 4 of w, the halves of one and x take the rest. */

@@ -19,8 +19,8 @@
 /* Queries that go through a block of keys together: 8 sums under way hide their latency. */
 #define SCORE_QUERIES 8
 
-/* 4 queries x 4 vectors of values: 16 sums, 4 of v, 1 of weight. */
-#define MIX_QUERIES 4
+/* 8 queries x 2 vectors of values, or up to 4 x 4: 16 sums, their v and its words, 1 of weight. */
+#define MIX_QUERIES 8
 #define MIX_VECS 4
 
 /* 8 rows of a panel are 16 sums, enough under way to hide each other's latency (6 cycles, two begun

@@ -128,10 +128,12 @@ INLINE void score_block(float *scores, const float *q, const struct attending *t
 #pragma GCC unroll 2
         for (int v = 0; v < LINE_VECS; v++)
             acc[i][v] = vec_set1(0);
+    const size_t values_at = kernel_kv_values_at(kv, a->dim);
     const char *keys = block;
     for (size_t w = 0; w < word_count; w++, keys += LINE_BYTES, ahead += LINE_BYTES) {
         vec words[LINE_VECS];
         _mm_prefetch(ahead, _MM_HINT_T0);
+        _mm_prefetch(keys + values_at, _MM_HINT_T1); /* as many lines as keys, and wanted next */
 #pragma GCC unroll 2
         for (int v = 0; v < LINE_VECS; v++)
             words[v] = vec_load_f32((const float *)(const void *)keys + v * VEC_LANES);
@@ -315,13 +317,15 @@ INLINE void mix(float *values, const float *weights, const struct kernel_attende
         }
 }
 
-/* All of d. */
+/* All of d: few queries take wide pieces of it, which reads the cache in longer runs. */
 INLINE void mix_all(float *values, const float *weights, const struct kernel_attended *a,
                     uint32_t begin, uint32_t end, const enum kernel_kv kv, const int query_count)
 {
+    const int vec_count = query_count > MIX_QUERIES / 2 ? MIX_VECS / 2 : MIX_VECS;
+    const uint32_t step = (uint32_t)vec_count * VEC_LANES;
     uint32_t d = 0;
-    for (; a->dim - d >= MIX_VECS * VEC_LANES; d += MIX_VECS * VEC_LANES)
-        mix(values, weights, a, begin, end, d, 0, kv, query_count, MIX_VECS);
+    for (; a->dim - d >= step; d += step)
+        mix(values, weights, a, begin, end, d, 0, kv, query_count, vec_count);
     for (; a->dim - d >= VEC_LANES; d += VEC_LANES)
         mix(values, weights, a, begin, end, d, 0, kv, query_count, 1);
     if (d < a->dim)
@@ -342,9 +346,13 @@ INLINE void mix_some(struct kernel_attention *ret, const struct attending *t, ui
         break;
         CASE(1)
         CASE(2)
-#if MIX_QUERIES > 2
         CASE(3)
         CASE(4)
+#if MIX_QUERIES > 4
+        CASE(5)
+        CASE(6)
+        CASE(7)
+        CASE(8)
 #endif
 #undef CASE
     default:
