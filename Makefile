@@ -18,9 +18,12 @@ srcs      = $(filter-out $(MAINS),$(wildcard src/$(1)/*.c))
 lib       = $(BUILD)/lib$(1).a
 
 # -ffp-contract=off: a rounding is where the source says so, in the tail as in the body of a loop.
+# Each tile is compiled for every number of rows: sanitizers and the places of variables would take
+# minutes a file.
+KERNEL_OPTIMISE      := $(if $(SAN),-O1,-O2) -fno-var-tracking
 KERNEL_FLAGS_ref     := -O2 -ffp-contract=off
-KERNEL_FLAGS_avx2    := -O3 -ffp-contract=off -mavx2 -mfma
-KERNEL_FLAGS_avx512  := -O3 -ffp-contract=off -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma \
+KERNEL_FLAGS_avx2    := $(KERNEL_OPTIMISE) -ffp-contract=off -mavx2 -mfma
+KERNEL_FLAGS_avx512  := $(KERNEL_OPTIMISE) -ffp-contract=off -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma \
                         -mprefer-vector-width=512
 KERNEL_FLAGS_avx512bf16 := $(KERNEL_FLAGS_avx512) -mavx512bf16 -mavx512vnni
 
