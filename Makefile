@@ -22,7 +22,7 @@ lib       = $(BUILD)/lib$(1).a
 # minutes a file.
 KERNEL_OPTIMISE      := $(if $(SAN),-O1,-O2) -fno-var-tracking
 KERNEL_FLAGS_ref     := -O2 -ffp-contract=off
-KERNEL_FLAGS_avx2    := $(KERNEL_OPTIMISE) -ffp-contract=off -mavx2 -mfma
+KERNEL_FLAGS_avx2    := $(KERNEL_OPTIMISE) -ffp-contract=off -mavx2 -mfma -mbmi2
 KERNEL_FLAGS_avx512  := $(KERNEL_OPTIMISE) -ffp-contract=off -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma \
                         -mprefer-vector-width=512
 KERNEL_FLAGS_avx512bf16 := $(KERNEL_FLAGS_avx512) -mavx512bf16 -mavx512vnni

@@ -175,6 +175,30 @@ static inline uint32_t vec_equal_mask(vec a, vec b)
     return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ));
 }
 
+/* Lanes from least to most; a NaN is not. */
+static inline uint32_t vec_between_mask(vec a, float least, float most)
+{
+    __m256 from = _mm256_cmp_ps(a, vec_set1(least), _CMP_GE_OQ);
+    __m256 to = _mm256_cmp_ps(a, vec_set1(most), _CMP_LE_OQ);
+    return (uint32_t)_mm256_movemask_ps(_mm256_and_ps(from, to));
+}
+
+/* a, and 0 where x is below least or a NaN */
+static inline vec vec_or_0_below(vec a, vec x, float least)
+{
+    return _mm256_and_ps(a, _mm256_cmp_ps(x, vec_set1(least), _CMP_GE_OQ));
+}
+
+/* Stores the lanes of the mask one behind the other; behind them, up to VEC_LANES, anything. */
+static inline void vec_pack(float *to, vec a, uint32_t mask)
+{
+    /* A byte for each lane: all ones where it is taken, and its number. */
+    uint64_t taken = _pdep_u64(mask, 0x0101010101010101) * 0xff;
+    uint64_t lanes = _pext_u64(0x0706050403020100, taken);
+    __m256i order = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)lanes));
+    _mm256_storeu_ps(to, _mm256_permutevar8x32_ps(a, order));
+}
+
 static inline vec vec_round(vec a)
 {
     return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

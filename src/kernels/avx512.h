@@ -171,6 +171,26 @@ static inline uint32_t vec_equal_mask(vec a, vec b)
     return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ);
 }
 
+/* Lanes from least to most; a NaN is not. */
+static inline uint32_t vec_between_mask(vec a, float least, float most)
+{
+    return _mm512_mask_cmp_ps_mask(_mm512_cmp_ps_mask(a, vec_set1(least), _CMP_GE_OQ), a,
+                                   vec_set1(most), _CMP_LE_OQ);
+}
+
+/* a, and 0 where x is below least or a NaN */
+static inline vec vec_or_0_below(vec a, vec x, float least)
+{
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, vec_set1(least), _CMP_GE_OQ), a);
+}
+
+/* Stores the lanes of the mask one behind the other; behind them, up to VEC_LANES, anything. Packed
+ * in a register: straight to memory is microcode on some processors. */
+static inline void vec_pack(float *to, vec a, uint32_t mask)
+{
+    _mm512_storeu_ps(to, _mm512_maskz_compress_ps((__mmask16)mask, a));
+}
+
 static inline vec vec_round(vec a)
 {
     return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

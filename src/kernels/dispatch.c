@@ -33,8 +33,10 @@ const struct kernels *kernels_get(enum kernel_isa isa)
     case KERNEL_ISA_REF:
         return &kernels_ref;
     case KERNEL_ISA_AVX2:
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &kernels_avx2
-                                                                               : NULL;
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                       __builtin_cpu_supports("bmi2")
+                   ? &kernels_avx2
+                   : NULL;
     case KERNEL_ISA_AVX512:
         return has_avx512() ? &kernels_avx512 : NULL;
     case KERNEL_ISA_AVX512BF16:

@@ -143,6 +143,16 @@ typedef uint32_t kernel_argmax(const float *x, uint32_t n);
  * among finite values gives a NaN. */
 typedef double kernel_log_sum_exp(const float *x, uint32_t n);
 
+/* weights[i] = exp((x[i] - largest) * inverse_temperature), and 0 where x[i] is below `least` or a
+ * NaN; returns their sum, in double. No x[i] is above `largest`; all parameters are finite. A
+ * weight depends on its x[i] alone; with inverse_temperature 0 each is exactly 1. */
+typedef double kernel_weigh(float *weights, const float *x, uint32_t n, float largest,
+                            float inverse_temperature, float least);
+
+/* The values from `least` to `most`, in their order, to ret [n], which may be x; returns how many
+ * there are. A NaN is none of them. What stands in ret behind them may be anything. */
+typedef uint32_t kernel_select(float *ret, const float *x, uint32_t n, float least, float most);
+
 /* Reads `bytes` (a multiple of 256) as fast as the instruction set can: the sum of the floats. */
 typedef float kernel_ceiling_read(const float *from, size_t bytes);
 
@@ -179,6 +189,8 @@ struct kernels {
     kernel_add *add;
     kernel_argmax *argmax;
     kernel_log_sum_exp *log_sum_exp;
+    kernel_weigh *weigh;
+    kernel_select *select;
     kernel_ceiling_read *ceiling_read; /* for ceiling.c */
     /* NULL where the instruction set has no such products */
     kernel_ceiling_multiply *ceiling_multiply[KERNEL_MULTIPLY_COUNT];

@@ -436,6 +436,27 @@ static double log_sum_exp(const float *x, uint32_t n)
     return largest + log(sum);
 }
 
+static double weigh_logits(float *weights, const float *x, uint32_t n, float largest,
+                           float inverse_temperature, float least)
+{
+    double sum = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        double exponent = ((double)x[i] - largest) * inverse_temperature;
+        weights[i] = x[i] >= least ? (float)exp(exponent) : 0;
+        sum += weights[i];
+    }
+    return sum;
+}
+
+static uint32_t select_between(float *ret, const float *x, uint32_t n, float least, float most)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < n; i++)
+        if (x[i] >= least && x[i] <= most)
+            ret[count++] = x[i];
+    return count;
+}
+
 /* --- ceilings: four sums under way, one would wait for itself --- */
 
 static float ceiling_read(const float *from, size_t bytes)
@@ -498,6 +519,8 @@ const struct kernels kernels_ref = {
     .add = add,
     .argmax = argmax,
     .log_sum_exp = log_sum_exp,
+    .weigh = weigh_logits,
+    .select = select_between,
     .ceiling_read = ceiling_read,
     .ceiling_multiply =
         {[KERNEL_MULTIPLY_F32] = ceiling_f32, [KERNEL_MULTIPLY_INT8] = ceiling_int8},

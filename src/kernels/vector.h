@@ -281,6 +281,53 @@ static double log_sum_exp(const float *x, uint32_t n)
     return largest + log(total);
 }
 
+INLINE vec vec_weigh(vec x, float largest, float inverse_temperature, float least)
+{
+    if (vec_between_mask(x, least, INFINITY) == 0)
+        return vec_set1(0);
+    vec exponent = vec_mul(vec_sub(x, vec_set1(largest)), vec_set1(inverse_temperature));
+    return vec_or_0_below(vec_exp(exponent), x, least);
+}
+
+static double weigh_logits(float *weights, const float *x, uint32_t n, float largest,
+                           float inverse_temperature, float least)
+{
+    vecd sum = vecd_zero();
+    uint32_t i = 0;
+    for (; n - i >= VEC_LANES; i += VEC_LANES) {
+        vec w = vec_weigh(vec_load_f32(x + i), largest, inverse_temperature, least);
+        vec_store_f32(weights + i, w);
+        sum = vecd_add_both(sum, w);
+    }
+    if (i < n) {
+        float rest[VEC_LANES];
+        for (uint32_t lane = 0; lane < VEC_LANES; lane++)
+            rest[lane] = i + lane < n ? x[i + lane] : -INFINITY; /* weighs 0 */
+        vec w = vec_weigh(vec_load_f32(rest), largest, inverse_temperature, least);
+        vec_store_f32_part(weights + i, w, n - i);
+        sum = vecd_add_both(sum, w);
+    }
+    return vecd_sum(sum);
+}
+
+/* What is written is never ahead of what is read, so ret may be x. */
+static uint32_t select_between(float *ret, const float *x, uint32_t n, float least, float most)
+{
+    uint32_t i = 0, count = 0;
+    for (; n - i >= VEC_LANES; i += VEC_LANES) {
+        vec a = vec_load_f32(x + i);
+        uint32_t mask = vec_between_mask(a, least, most);
+        if (mask == 0)
+            continue;
+        vec_pack(ret + count, a, mask);
+        count += (uint32_t)__builtin_popcount(mask);
+    }
+    for (; i < n; i++)
+        if (x[i] >= least && x[i] <= most)
+            ret[count++] = x[i];
+    return count;
+}
+
 /* --- ceilings: as many sums under way as hide the latency of one --- */
 
 static float ceiling_read(const float *from, size_t bytes)
@@ -383,6 +430,8 @@ const struct kernels VEC_TABLE = {
     .add = add,
     .argmax = argmax,
     .log_sum_exp = log_sum_exp,
+    .weigh = weigh_logits,
+    .select = select_between,
     .ceiling_read = ceiling_read,
     .ceiling_multiply =
         {

@@ -91,6 +91,18 @@ static void run_log_sum_exp(const struct row_job *j, float *a, float *b, size_t 
     b[0] = (float)j->k->log_sum_exp(a, j->n);
 }
 
+static void run_weigh(const struct row_job *j, float *a, float *b, size_t row)
+{
+    (void)row;
+    j->k->weigh(b, a, j->n, 100, 1, -100);
+}
+
+static void run_select(const struct row_job *j, float *a, float *b, size_t row)
+{
+    (void)row;
+    j->k->select(b, a, j->n, 0, 100);
+}
+
 static void row_chunk(void *argument, uint32_t chunk, uint32_t thread)
 {
     const struct row_job *j = argument;
@@ -170,6 +182,8 @@ int kernels_rows(const struct bench *b, struct pool *pool, struct error *err)
         {"load_row", run_load_row, c->hidden, 4 + weight_bytes},
         {"argmax", run_argmax, c->vocab_count, 4},
         {"log_sum_exp", run_log_sum_exp, c->vocab_count, 4},
+        {"weigh", run_weigh, c->vocab_count, 8},
+        {"select", run_select, c->vocab_count, 6},
     };
     struct row_job j = {.k = b->kernels, .config = c, .embed = embed};
     j.a = kernel_memory(bytes, err);

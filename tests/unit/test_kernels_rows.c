@@ -330,6 +330,78 @@ static void log_sum_exp_is_right(const struct kernels *k)
     }
 }
 
+/* The weights of each temperature, one of 0 beyond `least` and where there is no number; each the
+ * same wherever it stands. */
+static void weigh_is_right(const struct kernels *k)
+{
+    static const float inverses[] = {0, 0.01f, 0.5f, 1, 1.7f, 1000, 3e38f};
+    struct rng rng;
+    rng_seed(&rng, 12);
+    for (size_t i = 0; i < COUNT(dims) * COUNT(inverses); i++) {
+        uint32_t n = dims[i / COUNT(inverses)];
+        float inverse = inverses[i % COUNT(inverses)], largest = 0, least = -2;
+        struct guarded x = random_of(&rng, KERNEL_F32, n), weights = guarded_floats(n);
+        float *xd = x.data, *got = weights.data;
+        double sum = 0;
+        for (uint32_t j = 0; j < n; j++) {
+            xd[j] = -fabsf(3 * xd[j]);
+            if (j % 7 == 3)
+                xd[j] = j % 2 ? NAN : -INFINITY;
+            if (j % 11 == 5)
+                xd[j] = j % 2 ? least : nextafterf(least, -INFINITY);
+        }
+        double total = k->weigh(got, xd, n, largest, inverse, least);
+        for (uint32_t j = 0; j < n; j++) {
+            double exponent = (double)xd[j] * (double)inverse;
+            double want = xd[j] >= least ? exp(exponent) : 0;
+            /* The exponent is rounded once, exp adds 3; below 2^-126 a rounding is absolute. */
+            double tolerance = want > 0 ? (fabs(exponent) + 3) * UNIT * want + 0x1p-149 : 0;
+            check_near(got[j], want, tolerance, "%s weigh n %u inverse %g of %.9g",
+                       kernels_isa_name(k->isa), n, (double)inverse, (double)xd[j]);
+            if (inverse == 0)
+                assert_true(got[j] == (xd[j] >= least ? 1 : 0));
+            float alone, any;
+            k->weigh(&alone, &xd[j], 1, largest, inverse, least);
+            any = got[j];
+            assert_memory_equal(&alone, &any, sizeof(any));
+            sum += got[j];
+        }
+        check_near(total, sum, n * 0x1p-52 * sum, "%s weigh sum n %u", kernels_isa_name(k->isa), n);
+        guarded_free(&x);
+        guarded_free(&weights);
+    }
+}
+
+static void select_keeps_what_is_between(const struct kernels *k)
+{
+    static const float bounds[][2] = {{-INFINITY, INFINITY}, {-0.5f, 0.5f}, {1, INFINITY},
+                                      {-1, 0.25f},           {9, 9},        {0.5f, -0.5f}};
+    struct rng rng;
+    rng_seed(&rng, 13);
+    for (size_t i = 0; i < COUNT(dims) * COUNT(bounds); i++) {
+        uint32_t n = dims[i / COUNT(bounds)], count = 0;
+        float least = bounds[i % COUNT(bounds)][0], most = bounds[i % COUNT(bounds)][1];
+        struct guarded x = random_of(&rng, KERNEL_F32, n), to = guarded_floats(n);
+        struct guarded want = guarded_floats(n);
+        float *xd = x.data, *wanted = want.data;
+        for (uint32_t j = 0; j < n; j++) {
+            if (j % 5 == 2)
+                xd[j] = j % 2 ? NAN : INFINITY;
+            if (j % 5 == 4)
+                xd[j] = j % 2 ? -INFINITY : 0.25f;
+            if (xd[j] >= least && xd[j] <= most)
+                wanted[count++] = xd[j];
+        }
+        assert_int_equal(k->select(to.data, xd, n, least, most), count);
+        assert_memory_equal(to.data, wanted, count * sizeof(*xd));
+        assert_int_equal(k->select(xd, xd, n, least, most), count);
+        assert_memory_equal(xd, wanted, count * sizeof(*xd));
+        guarded_free(&x);
+        guarded_free(&to);
+        guarded_free(&want);
+    }
+}
+
 /* --- ceilings --- */
 
 /* The loops that are timed do the work that is counted: every byte is read, every product made. */
@@ -401,6 +473,8 @@ int main(void)
         CHECK(add_is_exact),
         CHECK(argmax_is_the_first_of_equals),
         CHECK(log_sum_exp_is_right),
+        CHECK(weigh_is_right),
+        CHECK(select_keeps_what_is_between),
         CHECK(ceilings_do_the_work),
         CHECK(ceilings_are_measured),
     };
