@@ -404,7 +404,7 @@ static uint64_t lay_out(struct forward *f, uint8_t *base, uint32_t threads)
     a->shrunk = forward_carve(base, &at, row * ADAPTER_RANK_MAX * 3);
     for (uint32_t t = 0; t < threads; t++) {
         struct forward_scratch *s = &f->scratch[t];
-        s->candidates = forward_carve(base, &at, c->vocab_count * sizeof(*s->candidates));
+        s->sample = forward_carve(base, &at, c->vocab_count * sizeof(*s->sample));
         s->up = forward_carve(base, &at, row * up_width(f));
     }
     attend_lay_out(f, base, &at);

@@ -68,10 +68,10 @@ struct activations {
 
 /* What one thread needs to attend and to sample. */
 struct forward_scratch {
-    void *attend;                         /* of kernel_attend */
-    float *spans[2];                      /* see attend.h: what is so far, and one span */
-    struct sampler_candidate *candidates; /* [vocab] */
-    float *up;                            /* [rows, outputs of a chunk] */
+    void *attend;                  /* of kernel_attend */
+    float *spans[2];               /* see attend.h: what is so far, and one span */
+    union sampler_scratch *sample; /* [vocab] */
+    float *up;                     /* [rows, outputs of a chunk] */
 };
 
 struct forward {

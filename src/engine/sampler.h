@@ -10,8 +10,10 @@
  * without edits pays nothing; the logits are never copied.
  *
  * Then the filters work in the order of transformers: temperature, top-k, top-p, min-p, each on the
- * renormalised rest of the one before. Nothing sorts the vocabulary: a heap gives the most likely
- * tokens one by one, only as many as the filters keep.
+ * renormalised rest of the one before. Nothing sorts the vocabulary: what they keep is all above
+ * some logit and the first of those equal to it, and that logit is bracketed, by samples and by
+ * what weighs more, until few are left. A draw finds its block of the vocabulary and then its
+ * token.
  */
 #pragma once
 
@@ -21,6 +23,12 @@
 struct sampler_candidate {
     float logit;
     uint32_t token;
+};
+
+/* What is needed of each token for the time of a call. */
+union sampler_scratch {
+    float logit;
+    uint32_t mark;
 };
 
 /* What is known of a sequence before a draw. */
@@ -35,19 +43,19 @@ uint32_t sampler_edits_max(const struct engine_request *r, uint32_t vocab_count)
 /* Edits logits for one draw; what they were goes to ret_saved [sampler_edits_max]. Returns how many
  * there are. scratch [vocab_count]. */
 uint32_t sampler_edit(float *logits, const struct engine_request *r, const struct sampler_known *k,
-                      struct sampler_candidate *scratch, struct sampler_candidate *ret_saved);
+                      union sampler_scratch *scratch, struct sampler_candidate *ret_saved);
 void sampler_restore(float *logits, const struct sampler_candidate *saved, uint32_t count);
 
 /* `draw_index`: tokens drawn before by this sequence. scratch [vocab_count]. Logits that are not
  * numbers give some token of the vocabulary. */
 uint32_t sampler_draw(const struct kernels *k, const float *logits, uint32_t vocab_count,
                       const struct engine_sampling *s, uint64_t draw_index,
-                      struct sampler_candidate *scratch);
+                      union sampler_scratch *scratch);
 
 /* The `count` most likely tokens, descending, of equals the lower id first; log_sum_exp of the
- * logits. Returns how many there are: min(count, vocab_count). */
-uint32_t sampler_top(const float *logits, uint32_t vocab_count, double log_sum_exp, uint32_t count,
-                     struct engine_logprob *ret);
+ * logits. A NaN counts as -infinity. Returns how many there are: min(count, vocab_count). */
+uint32_t sampler_top(const struct kernels *k, const float *logits, uint32_t vocab_count,
+                     double log_sum_exp, uint32_t count, struct engine_logprob *ret);
 
 /* The log-probability of one token; never infinite or NaN, which JSON cannot say. */
 float sampler_logprob(float logit, double log_sum_exp);

@@ -281,7 +281,7 @@ struct sample_job {
 
 /* The next token; the logits are afterwards what they were before. */
 static uint32_t draw(const struct forward *f, const struct sequence *s, uint32_t token_count,
-                     float *logits, struct sampler_candidate *scratch)
+                     float *logits, union sampler_scratch *scratch)
 {
     uint32_t vocab_count = f->backbone->config->vocab_count;
     const struct sampler_known known = {s->tokens, token_count, s->prompt_count};
@@ -309,15 +309,15 @@ static void sample_chunk(void *argument, uint32_t chunk, uint32_t thread)
         w->output.token = s->tokens[next];
     } else {
         w->output.has_token = true;
-        w->output.token = draw(f, s, next, logits, f->scratch[thread].candidates);
+        w->output.token = draw(f, s, next, logits, f->scratch[thread].sample);
     }
     w->output.has_logprob = w->output.is_prompt || r->logprobs;
     if (w->output.has_logprob || r->top_logprobs) {
         double log_sum_exp = f->kernels->log_sum_exp(logits, vocab_count);
         if (w->output.has_logprob)
             w->output.logprob = sampler_logprob(logits[w->output.token], log_sum_exp);
-        w->output.top_count =
-            sampler_top(logits, vocab_count, log_sum_exp, r->top_logprobs, w->output.top);
+        w->output.top_count = sampler_top(f->kernels, logits, vocab_count, log_sum_exp,
+                                          r->top_logprobs, w->output.top);
     }
 }
 

@@ -12,9 +12,11 @@
 #include "base/rng.h"
 #include "engine/sampler.h"
 
-#define VOCAB 997u
+#define VOCAB 997u         /* one block of the sampler's */
+#define VOCAB_BLOCKS 5003u /* a few */
+#define VOCAB_MAX 30011u   /* more than are asked for as the most likely */
 
-static struct sampler_candidate scratch[VOCAB];
+static union sampler_scratch scratch[VOCAB_MAX];
 
 static const struct kernels *table(void)
 {
@@ -25,9 +27,9 @@ static const struct kernels *table(void)
 }
 
 /* `spread`: standard deviation; ties: logits in steps of one half. */
-static void random_logits(struct rng *rng, double spread, int ties, float *ret)
+static void random_logits(struct rng *rng, uint32_t vocab, double spread, int ties, float *ret)
 {
-    for (uint32_t i = 0; i < VOCAB; i++) {
+    for (uint32_t i = 0; i < vocab; i++) {
         double x = spread * rng_normal(rng);
         ret[i] = (float)(ties ? round(x * 2) / 2 : x);
     }
@@ -57,16 +59,17 @@ static void renormalise(struct entry *e, uint32_t count)
 }
 
 /* What each token's probability is after temperature, top-k, top-p, min-p, in this order. */
-static void plain_distribution(const float *logits, const struct engine_sampling *s, double *ret)
+static void plain_distribution(const float *logits, uint32_t vocab, const struct engine_sampling *s,
+                               double *ret)
 {
-    struct entry *e = calloc(VOCAB, sizeof(*e));
-    uint32_t count = VOCAB, kept = 0;
+    struct entry *e = calloc(vocab, sizeof(*e));
+    uint32_t count = vocab, kept = 0;
     double sum = 0;
     assert_non_null(e);
-    for (uint32_t i = 0; i < VOCAB; i++)
+    for (uint32_t i = 0; i < vocab; i++)
         e[i] = (struct entry){logits[i], i, 0};
-    qsort(e, VOCAB, sizeof(*e), descending);
-    for (uint32_t i = 0; i < VOCAB; i++)
+    qsort(e, vocab, sizeof(*e), descending);
+    for (uint32_t i = 0; i < vocab; i++)
         e[i].p = exp(((double)e[i].logit - (double)e[0].logit) / (double)s->temperature);
     if (s->top_k && s->top_k < count)
         count = s->top_k;
@@ -78,26 +81,33 @@ static void plain_distribution(const float *logits, const struct engine_sampling
     for (kept = 1; kept < count && e[kept].p >= (double)s->min_p * e[0].p;)
         kept++;
     renormalise(e, kept);
-    memset(ret, 0, VOCAB * sizeof(*ret));
+    memset(ret, 0, vocab * sizeof(*ret));
     for (uint32_t i = 0; i < kept; i++)
         ret[e[i].token] = e[i].p;
     free(e);
 }
 
 /* Draws follow the distribution: chi-square over the tokens that are expected often enough. */
-static void compare_draws(const float *logits, const struct engine_sampling *s)
+static void compare_draws(const float *logits, uint32_t vocab, const struct engine_sampling *s)
 {
     enum { DRAWS = 20000 };
-    double p[VOCAB], chi = 0;
-    uint32_t seen[VOCAB] = {0}, bins = 0;
-    plain_distribution(logits, s, p);
+    static double p[VOCAB_BLOCKS];
+    static uint32_t seen[VOCAB_BLOCKS];
+    double chi = 0;
+    uint32_t bins = 0;
+    assert_true(vocab <= VOCAB_BLOCKS);
+    memset(seen, 0, sizeof(seen));
+    plain_distribution(logits, vocab, s, p);
     for (uint32_t n = 0; n < DRAWS; n++)
-        seen[sampler_draw(table(), logits, VOCAB, s, n, scratch)]++;
+        seen[sampler_draw(table(), logits, vocab, s, n, scratch)]++;
     double rest_expected = 0, rest_seen = 0;
-    for (uint32_t i = 0; i < VOCAB; i++) {
+    for (uint32_t i = 0; i < vocab; i++) {
         double expected = p[i] * DRAWS;
         if (seen[i] && p[i] == 0)
             fail_msg("token %u was filtered out and drawn (T %g, k %u, p %g, min %g)", i,
+                     (double)s->temperature, s->top_k, (double)s->top_p, (double)s->min_p);
+        if (!seen[i] && expected > 40)
+            fail_msg("token %u was kept and never drawn (T %g, k %u, p %g, min %g)", i,
                      (double)s->temperature, s->top_k, (double)s->top_p, (double)s->min_p);
         if (expected < 8) {
             rest_expected += expected;
@@ -131,8 +141,58 @@ static void test_draws_follow_the_filters(void **state)
     (void)state;
     rng_seed(&rng, 1);
     for (uint32_t w = 0; w < sizeof(ways) / sizeof(*ways); w++) {
-        random_logits(&rng, w % 2 ? 2 : 4, w % 3 == 0, logits);
-        compare_draws(logits, &ways[w]);
+        random_logits(&rng, VOCAB, w % 2 ? 2 : 4, w % 3 == 0, logits);
+        compare_draws(logits, VOCAB, &ways[w]);
+    }
+}
+
+enum shape { NORMAL, FLAT, EQUAL, TWO_VALUES, STEPS, RISING, PEAKED, SHAPE_COUNT };
+
+/* Distributions of which a sample says much, little or the wrong thing. */
+static void shaped_logits(struct rng *rng, enum shape shape, uint32_t vocab, float *ret)
+{
+    static const double spreads[SHAPE_COUNT] = {
+        [NORMAL] = 3, [FLAT] = 0.01, [STEPS] = 2, [PEAKED] = 1};
+    random_logits(rng, vocab, spreads[shape], shape == STEPS, ret);
+    for (uint32_t i = 0; i < vocab; i++) {
+        if (shape == TWO_VALUES)
+            ret[i] = (float)(i % 2);
+        if (shape == RISING)
+            ret[i] = (float)i * (8.0f / (float)vocab);
+    }
+    if (shape == PEAKED)
+        for (uint32_t i = 1; i < 6; i++)
+            ret[i * i * 7] = 12 - (float)i / 4;
+}
+
+/* What is kept is more than is sorted at a time, the vocabulary more than a block. */
+static void test_filters_keep_what_they_should_of_many(void **state)
+{
+    static const struct {
+        enum shape shape;
+        struct engine_sampling way;
+    } cases[] = {
+        {NORMAL, {1, 1, 0, 0, 1}},         {NORMAL, {2, 0.9f, 0, 0, 2}},
+        {NORMAL, {1, 0.99999f, 0, 0, 3}},  {NORMAL, {1, 0.5f, 0, 4000, 4}},
+        {NORMAL, {0.001f, 0.9f, 0, 5, 5}}, {NORMAL, {100, 1, 0, 300, 6}},
+        {FLAT, {1, 0.06f, 0, 0, 7}},       {FLAT, {2, 0.1f, 0.5f, 4000, 8}},
+        {EQUAL, {1, 0.08f, 0, 0, 9}},      {EQUAL, {1, 1, 0, 401, 10}},
+        {EQUAL, {1, 0.5f, 0, 801, 11}},    {TWO_VALUES, {1, 0.1f, 0, 0, 12}},
+        {TWO_VALUES, {1, 1, 0, 3000, 13}}, {TWO_VALUES, {1, 0.99f, 0, 2503, 14}},
+        {STEPS, {1, 0.9f, 0, 0, 15}},      {STEPS, {0.7f, 0.9999f, 0, 777, 16}},
+        {RISING, {1, 1, 0, 3, 17}},        {RISING, {1, 0.3f, 0, 1000, 18}},
+        {RISING, {1, 0.9f, 0.2f, 0, 19}},  {PEAKED, {1, 0.9f, 0, 0, 20}},
+        {PEAKED, {1, 0.9f, 0, 5, 21}},     {PEAKED, {2, 0.999f, 0, 600, 22}},
+        {NORMAL, {1, 1, 0, 5002, 23}},     {NORMAL, {1e-40f, 0.9f, 0, 0, 24}},
+        {EQUAL, {1, 0.9999f, 0, 101, 25}},
+    };
+    static float logits[VOCAB_BLOCKS];
+    struct rng rng;
+    (void)state;
+    rng_seed(&rng, 8);
+    for (uint32_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        shaped_logits(&rng, cases[i].shape, VOCAB_BLOCKS, logits);
+        compare_draws(logits, VOCAB_BLOCKS, &cases[i].way);
     }
 }
 
@@ -162,7 +222,7 @@ static void test_a_draw_depends_on_seed_and_index(void **state)
     uint32_t same_index = 0, same_seed = 0, shifted = 0;
     (void)state;
     rng_seed(&rng, 2);
-    random_logits(&rng, 1, 0, logits);
+    random_logits(&rng, VOCAB, 1, 0, logits);
     for (uint32_t n = 0; n < 300; n++) {
         uint32_t token = sampler_draw(table(), logits, VOCAB, &s, n, scratch);
         assert_int_equal(token, sampler_draw(table(), logits, VOCAB, &s, n, scratch));
@@ -180,21 +240,23 @@ static void test_what_is_no_number_gives_some_token(void **state)
     static const float odd[] = {NAN, INFINITY, -INFINITY, -NAN};
     static const struct engine_sampling ways[] = {
         {0, 1, 0, 0, 1}, {1, 1, 0, 0, 1}, {1, 0.5f, 0, 0, 1}, {1, 0.9f, 0.1f, 7, 1}};
-    float logits[VOCAB];
+    static float logits[VOCAB_BLOCKS];
     struct rng rng;
     (void)state;
     rng_seed(&rng, 4);
     for (uint32_t n = 0; n < 400; n++) {
-        uint32_t bad = n % 5 == 4 ? VOCAB : rng_below(&rng, 5);
-        random_logits(&rng, 2, 0, logits);
+        uint32_t vocab = n % 2 ? VOCAB : VOCAB_BLOCKS;
+        uint32_t bad = n % 5 == 4 ? vocab : rng_below(&rng, 5);
+        random_logits(&rng, vocab, 2, 0, logits);
         for (uint32_t i = 0; i < bad; i++)
-            logits[bad == VOCAB ? i : rng_below(&rng, VOCAB)] = odd[n % 4];
-        assert_true(sampler_draw(table(), logits, VOCAB, &ways[n % 16 / 4], n, scratch) < VOCAB);
+            logits[bad == vocab ? i : rng_below(&rng, vocab)] = odd[n % 4];
+        assert_true(sampler_draw(table(), logits, vocab, &ways[n % 16 / 4], n, scratch) < vocab);
         struct engine_logprob top[ENGINE_TOP_LOGPROBS_MAX];
-        double lse = table()->log_sum_exp(logits, VOCAB);
-        uint32_t count = sampler_top(logits, VOCAB, lse, 20, top);
+        double lse = table()->log_sum_exp(logits, vocab);
+        uint32_t count = sampler_top(table(), logits, vocab, lse, 20, top);
+        assert_int_equal(count, 20);
         for (uint32_t i = 0; i < count; i++) {
-            assert_true(top[i].token < VOCAB);
+            assert_true(top[i].token < vocab);
             assert_true(isfinite(top[i].logprob));
         }
         assert_true(isfinite(sampler_logprob(logits[0], lse)));
@@ -203,28 +265,30 @@ static void test_what_is_no_number_gives_some_token(void **state)
 
 static void test_top_is_the_sorted_head(void **state)
 {
-    float logits[VOCAB];
+    static float logits[VOCAB_MAX];
+    static struct entry e[VOCAB_MAX];
     struct rng rng;
     (void)state;
     rng_seed(&rng, 7);
-    for (uint32_t n = 0; n < 200; n++) {
-        struct entry e[VOCAB];
+    for (uint32_t n = 0; n < 88; n++) {
+        /* More and fewer blocks than tokens that are wanted. */
+        uint32_t vocab = n % 4 == 3 ? VOCAB_MAX : n % 4 == 2 ? VOCAB_BLOCKS : VOCAB;
         struct engine_logprob top[ENGINE_TOP_LOGPROBS_MAX];
-        uint32_t want = n % (ENGINE_TOP_LOGPROBS_MAX + 1);
+        uint32_t want = n / 4 % (ENGINE_TOP_LOGPROBS_MAX + 1);
         double sum = 0;
-        random_logits(&rng, 3, n % 2, logits);
-        for (uint32_t i = 0; i < VOCAB; i++) {
+        random_logits(&rng, vocab, 3, n % 2, logits);
+        for (uint32_t i = 0; i < vocab; i++) {
             e[i] = (struct entry){logits[i], i, 0};
             sum += exp((double)logits[i]);
         }
-        qsort(e, VOCAB, sizeof(*e), descending);
-        double lse = table()->log_sum_exp(logits, VOCAB);
-        assert_int_equal(sampler_top(logits, VOCAB, lse, want, top), want);
+        qsort(e, vocab, sizeof(*e), descending);
+        double lse = table()->log_sum_exp(logits, vocab);
+        assert_int_equal(sampler_top(table(), logits, vocab, lse, want, top), want);
         for (uint32_t i = 0; i < want; i++) {
             assert_int_equal(top[i].token, e[i].token);
             assert_true(fabs((double)top[i].logprob - ((double)e[i].logit - log(sum))) < 1e-5);
         }
-        assert_int_equal(sampler_top(logits, 3, lse, 20, top), 3);
+        assert_int_equal(sampler_top(table(), logits, 3, lse, 20, top), 3);
     }
 }
 
@@ -232,6 +296,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_draws_follow_the_filters),
+        cmocka_unit_test(test_filters_keep_what_they_should_of_many),
         cmocka_unit_test(test_ties_go_to_the_lower_id),
         cmocka_unit_test(test_a_draw_depends_on_seed_and_index),
         cmocka_unit_test(test_what_is_no_number_gives_some_token),

@@ -135,7 +135,8 @@ static void compare_draws(const struct vector_case *c, const uint32_t *seen)
 
 static void run_case(const struct kernels *k, struct vector_case *c)
 {
-    static struct sampler_candidate scratch[VOCAB_MAX], saved[VOCAB_MAX];
+    static union sampler_scratch scratch[VOCAB_MAX];
+    static struct sampler_candidate saved[VOCAB_MAX];
     const struct sampler_known known = {c->tokens, c->token_count, c->prompt_count};
     uint32_t seen[VOCAB_MAX] = {0};
     float raw[VOCAB_MAX];
