@@ -25,7 +25,7 @@ class Ours:
 
     def measure(self, work, shape, quant, threads=None):
         """One run of the work; the line says the ceiling beside it."""
-        name = "prefill" if work.tokens == 0 else "decode" if work.batch == 1 else "batch"
+        name = "prefill" if work.tokens == 0 else "decode"
         tokens = work.tokens or work.prompt
         more = ["--runs", 1, "--tokens", tokens]
         if name != "prefill":

@@ -86,9 +86,10 @@ INLINE veci codes_set1(const int8_t *codes)
 
 /* acc[r] += the products of one word of each output with the codes of x from k on */
 INLINE void quantised_step(veci acc[PANEL_ROWS][QUANTISED_VECS], const char *word,
-                           const struct quantised_row x[PANEL_ROWS], size_t k, const int is_int4,
-                           const int row_count)
+                           struct fetch *fetch, const struct quantised_row x[PANEL_ROWS], size_t k,
+                           const int is_int4, const int row_count)
 {
+    fetch_step(fetch);
 #pragma GCC unroll 4
     for (int v = 0; v < QUANTISED_VECS; v++) {
         veci codes = veci_load(word + v * (int)sizeof(veci));
@@ -103,10 +104,19 @@ INLINE void quantised_step(veci acc[PANEL_ROWS][QUANTISED_VECS], const char *wor
     }
 }
 
+/* Whether so few rows that memory is what they wait for: then a group's steps are a loop. Written
+ * out one after the other, which multiplies faster, each load has an address of its own and a
+ * stride of a whole group, and the processor's prefetchers follow thirty-two such streams past what
+ * is needed: 42 GB/s instead of 51. */
+INLINE int is_streamed(struct fetch fetch, const int is_int4, const int row_count)
+{
+    return fetch.step == STEP_BYTES && row_count <= (is_int4 ? 4 : 8);
+}
+
 /* sums[r] += the group's products, as floats */
 INLINE void quantised_group(vec sums[PANEL_ROWS][QUANTISED_VECS], const char *group,
                             struct fetch *fetch, const struct quantised_row x[PANEL_ROWS], size_t g,
-                            const int is_int4, const int row_count)
+                            const int is_int4, const int streamed, const int row_count)
 {
     const size_t step = is_int4 ? 8 : 4;
     const char *words = group + SCALES_BYTES;
@@ -119,12 +129,17 @@ INLINE void quantised_group(vec sums[PANEL_ROWS][QUANTISED_VECS], const char *gr
                                         is_int4 ? INT4_OFFSET_BITS : INT8_OFFSET_BITS);
     _mm_prefetch(fetch->at, _MM_HINT_T1);
     fetch->at += SCALES_BYTES;
-#pragma GCC unroll 16
-    for (size_t k = 0; k < KERNEL_GROUP; k += step) {
-        fetch_step(fetch);
-        quantised_step(acc, words + k / step * STEP_BYTES, x, g * KERNEL_GROUP + k, is_int4,
-                       row_count);
+    size_t k = 0;
+    if (streamed) {
+#pragma GCC unroll 1
+        for (; k < KERNEL_GROUP; k += step)
+            quantised_step(acc, words + k / step * STEP_BYTES, fetch, x, g * KERNEL_GROUP + k,
+                           is_int4, row_count);
     }
+#pragma GCC unroll 16
+    for (; k < KERNEL_GROUP; k += step)
+        quantised_step(acc, words + k / step * STEP_BYTES, fetch, x, g * KERNEL_GROUP + k, is_int4,
+                       row_count);
 #pragma GCC unroll 4
     for (int v = 0; v < QUANTISED_VECS; v++) {
         vec scale = vec_load_bf16((const uint16_t *)(const void *)group + v * VEC_LANES);
@@ -149,10 +164,13 @@ INLINE void quantised_tile(float *y, size_t y_stride, const char *x, size_t x_by
         for (int v = 0; v < QUANTISED_VECS; v++)
             sums[r][v] = vec_set1(0);
     }
-    for (uint32_t g = 0; g < kernel_groups(in); g++) {
-        quantised_group(sums, panel, &fetch, rows, g, is_int4, row_count);
-        panel += kernel_group_bytes(is_int4 ? KERNEL_INT4 : KERNEL_INT8);
-    }
+    const size_t group_bytes = kernel_group_bytes(is_int4 ? KERNEL_INT4 : KERNEL_INT8);
+    if (is_streamed(fetch, is_int4, row_count))
+        for (uint32_t g = 0; g < kernel_groups(in); g++, panel += group_bytes)
+            quantised_group(sums, panel, &fetch, rows, g, is_int4, 1, row_count);
+    else
+        for (uint32_t g = 0; g < kernel_groups(in); g++, panel += group_bytes)
+            quantised_group(sums, panel, &fetch, rows, g, is_int4, 0, row_count);
 #pragma GCC unroll 8
     for (int r = 0; r < row_count; r++)
         panel_store(y + r * y_stride, sums[r], bias, outs, accumulate);
