@@ -395,7 +395,7 @@ static uint64_t ceiling_int8(uint64_t rounds, float *factor)
     veci all = sums[0];
     for (int s = 1; s < 12; s++)
         all = veci_add(all, sums[s]);
-    *factor = (float)veci_sum(all);
+    *factor = vec_sum(vec_of_veci(all)); /* as floats: whole numbers would overflow */
     return rounds * 12 * VEC_LANES * 4 * 2;
 }
 

@@ -319,7 +319,6 @@ static void compare(const struct fixture_model *m, const struct adapter *a, uint
     double worst = 0;
     for (size_t i = 0; i < count; i++)
         worst = fmax(worst, fabs((double)first[i] - expect[i]));
-    fprintf(stderr, "worst %g dtype %u\n", worst, dtype);
     if (!(worst <= tolerance))
         fail_msg("%s rank %u: logits differ by %g", model_family_name(m->config.family),
                  a ? a->config->rank_max : 0, worst);
