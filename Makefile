@@ -25,7 +25,8 @@ KERNEL_FLAGS_ref     := -O2 -ffp-contract=off
 KERNEL_FLAGS_avx2    := $(KERNEL_OPTIMISE) -ffp-contract=off -mavx2 -mfma -mbmi2
 KERNEL_FLAGS_avx512  := $(KERNEL_OPTIMISE) -ffp-contract=off -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma \
                         -mprefer-vector-width=512
-KERNEL_FLAGS_avx512bf16 := $(KERNEL_FLAGS_avx512) -mavx512bf16 -mavx512vnni
+KERNEL_FLAGS_avx512vnni := $(KERNEL_FLAGS_avx512) -mavx512vnni
+KERNEL_FLAGS_avx512bf16 := $(KERNEL_FLAGS_avx512vnni) -mavx512bf16
 
 LLHTTP_OBJ := $(patsubst %,$(BUILD)/llhttp/%.o,api http llhttp)
 

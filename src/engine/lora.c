@@ -5,6 +5,7 @@
 
 /* Rows of A that one chunk takes. */
 #define LORA_CHUNK_RANKS 16u
+#define CACHE_LINE_BYTES 64u
 
 struct shrink_job {
     struct forward *forward;
@@ -213,6 +214,25 @@ static void expand(const struct forward *f, const struct lora_group *g,
                                        l->b.data, NULL, g->row_count, l->b.cols, begin, end, 1);
 }
 
+/* The slices that adapters bring to a chunk are short and lie far apart, so that each would be
+ * waited for by itself. Asked for together, before the product that they add to, they are there
+ * when it is done. */
+static void fetch_slices(const struct batch *b, const struct linear *linear, uint32_t begin,
+                         uint32_t end)
+{
+    for (uint32_t i = 0; i < b->group_count; i++) {
+        const struct lora *l = lora_of(&b->groups[i], linear);
+        if (!l)
+            continue;
+        size_t panel = image_panel_bytes(l->b.dtype, l->b.cols);
+        size_t row = panel > 0 ? panel / KERNEL_PANEL_OUTS
+                               : (size_t)l->b.cols * image_dtype_bytes(l->b.dtype);
+        const char *slice = (const char *)l->b.data + begin * row;
+        for (size_t at = 0; at < (end - begin) * row; at += CACHE_LINE_BYTES)
+            __builtin_prefetch(slice + at, 0, 2);
+    }
+}
+
 /* DoRA: the bias is not scaled. */
 static void rescale(const struct lora_group *g, const struct linear *linear, const float *dora,
                     const float *bias, uint32_t begin, uint32_t end)
@@ -230,6 +250,7 @@ void lora_apply(const struct forward *f, const struct batch *b, const struct lin
     const struct linear *linear = &linears[at];
     const struct linear_weights *shared = linear->weights;
     uint32_t row = 0; /* the first that is not done yet */
+    fetch_slices(b, linear, begin, end);
     for (uint32_t i = 0; i < b->group_count; i++) {
         const struct lora_group *g = &b->groups[i];
         const struct lora *l = lora_of(g, linear);

@@ -15,6 +15,7 @@ const char *kernels_isa_name(enum kernel_isa isa)
         [KERNEL_ISA_REF] = "scalar",
         [KERNEL_ISA_AVX2] = "avx2",
         [KERNEL_ISA_AVX512] = "avx512",
+        [KERNEL_ISA_AVX512VNNI] = "avx512vnni",
         [KERNEL_ISA_AVX512BF16] = "avx512bf16",
     };
     return names[isa];
@@ -25,6 +26,18 @@ static bool has_avx512(void)
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("fma");
+}
+
+static bool has_avx512_vnni(void)
+{
+    return has_avx512() && __builtin_cpu_supports("avx512vnni");
+}
+
+/* Intel begins a product of 32 bf16 every second cycle, of 16 floats two in each: what is for
+ * pairs of bf16 elsewhere is half as fast there (PERF.md). */
+static bool is_slow(enum kernel_isa isa)
+{
+    return isa == KERNEL_ISA_AVX512BF16 && __builtin_cpu_is("intel");
 }
 
 const struct kernels *kernels_get(enum kernel_isa isa)
@@ -39,11 +52,11 @@ const struct kernels *kernels_get(enum kernel_isa isa)
                    : NULL;
     case KERNEL_ISA_AVX512:
         return has_avx512() ? &kernels_avx512 : NULL;
+    case KERNEL_ISA_AVX512VNNI:
+        return has_avx512_vnni() ? &kernels_avx512vnni : NULL;
     case KERNEL_ISA_AVX512BF16:
-        return has_avx512() && __builtin_cpu_supports("avx512bf16") &&
-                       __builtin_cpu_supports("avx512vnni")
-                   ? &kernels_avx512bf16
-                   : NULL;
+        return has_avx512_vnni() && __builtin_cpu_supports("avx512bf16") ? &kernels_avx512bf16
+                                                                         : NULL;
     default:
         return NULL;
     }
@@ -57,7 +70,7 @@ int kernels_select(const struct kernels **ret, struct error *err)
         const struct kernels *table = kernels_get(isa);
         if (asked != NULL && strcmp(asked, kernels_isa_name(isa)) != 0)
             continue;
-        if (table != NULL) {
+        if (table != NULL && (asked != NULL || !is_slow(isa))) {
             *ret = table;
             return 0;
         }
@@ -68,7 +81,7 @@ int kernels_select(const struct kernels **ret, struct error *err)
                              asked);
     }
     return error_set(err, -EINVAL,
-                     "SLLORA_ISA=%.40s: unknown; it may be scalar, avx2, avx512 or avx512bf16, "
-                     "or unset to take the best set that is there",
+                     "SLLORA_ISA=%.40s: unknown; it may be scalar, avx2, avx512, avx512vnni or "
+                     "avx512bf16, or unset to take the best set that is there",
                      asked);
 }

@@ -7,4 +7,5 @@
 extern const struct kernels kernels_ref;
 extern const struct kernels kernels_avx2;
 extern const struct kernels kernels_avx512;
+extern const struct kernels kernels_avx512vnni;
 extern const struct kernels kernels_avx512bf16;

@@ -74,6 +74,7 @@ enum kernel_isa {
     KERNEL_ISA_REF,
     KERNEL_ISA_AVX2,
     KERNEL_ISA_AVX512,
+    KERNEL_ISA_AVX512VNNI,
     KERNEL_ISA_AVX512BF16,
     KERNEL_ISA_COUNT,
 };
@@ -197,7 +198,7 @@ struct kernels {
 };
 
 /* The table of the best instruction set of this processor, or of the one that the environment
- * variable SLLORA_ISA (scalar, avx2, avx512, avx512bf16) asks for. -EINVAL: no such name; -ENOTSUP:
+ * variable SLLORA_ISA (scalar, avx2, avx512, avx512vnni, avx512bf16) asks for. -EINVAL: no such name; -ENOTSUP:
  * this processor lacks it. The table is constant and lives forever. */
 int kernels_select(const struct kernels **ret, struct error *err);
 
