@@ -144,9 +144,12 @@ static int print_figure(const struct bench *b, struct engine *e, struct figure *
     int r = bench_streams_run(b, e, &f->streams, &warm, err);
     for (uint32_t run = 0; r == 0 && run < b->runs; run++)
         r = run_figure(b, e, f, run, err);
-    if (r == 0)
-        bench_print(figure_line(b, f, 0));
-    return r;
+    if (r < 0)
+        return r;
+    json_t *line = figure_line(b, f, 0);
+    bench_set(line, "activation_mib", (double)engine_activation_bytes(e) / (1 << 20));
+    bench_print(line);
+    return 0;
 }
 
 /* Positions that the sequences of `s` take. */

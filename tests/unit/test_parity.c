@@ -1,11 +1,13 @@
 /*
  * The whole numeric road against transformers and peft in float32: packer, images, engine. The
  * vectors and the script that made them lie in tests/vectors; manifest.json names the families and
- * the features of an adapter, and each pair of the two must have a case.
+ * the features of an adapter, and each pair of the two must have a case. Every instruction set that
+ * this processor has computes all of them in float32, and in bf16 within a bound of its own.
  *
  *   test_parity [--root DIR] [MODEL ...]     only these models; from vectors elsewhere
  */
 #include "engine/engine.h"
+#include "kernels/kernels.h"
 #include "packing.h"
 
 #include <jansson.h>
@@ -17,6 +19,13 @@
 #include <cmocka.h>
 
 #define LOGIT_DIFFERENCE_MAX 2e-4
+/* Matrices, keys and values in bf16: the root mean square of the differences, in that of the logits.
+ * A number is rounded by 2^-9 at most, by 2^-9 / sqrt(3) in the mean of squares; both sides of a
+ * product: 1.6e-3. Such errors are independent, and a logit has gone through a residual stream to
+ * which up to 4 layers of 7 products and attention's 3 added theirs: sqrt(40) of them, 1e-2. An
+ * adapter adds the error of its own products times its scale, which is 4 in the extreme of these
+ * (rsLoRA, alpha_pattern): 4e-2, as is seen, and half as much again. */
+#define BF16_DIFFERENCE_MAX 6e-2
 #define CASES_MAX 48
 #define TOKENS_MAX 256
 #define FAMILIES_MAX 16
@@ -67,6 +76,8 @@ static struct {
     uint32_t model_count;
     bool seen[FAMILIES_MAX][FEATURES_MAX];
     double worst[FAMILIES_MAX][FEATURES_MAX];
+    double worst_bf16;
+    char isa_asked[NAME_BYTES]; /* by the environment: this one only; "": all there are */
 } all = {.root = "tests/vectors/parity"};
 
 /* --- reading --- */
@@ -198,7 +209,7 @@ static void must(int r, const struct error *err, const char *what)
         fail_msg("%s: %s (%d)", what, err->text, r);
 }
 
-static void open_case(struct model *m, uint32_t index)
+static void open_case(struct model *m, uint32_t index, enum image_dtype dtype)
 {
     struct parity_case *c = &m->cases[index];
     struct error err = {0};
@@ -208,7 +219,7 @@ static void open_case(struct model *m, uint32_t index)
     if (c->opened)
         return;
     snprintf(path, sizeof path, "%s/%s/adapters/%s", all.root, m->name, c->folder);
-    int r = packing_pack(&c->packed, path, IMAGE_F32, &m->backbone, &m->packed.result.digest, &err);
+    int r = packing_pack(&c->packed, path, dtype, &m->backbone, &m->packed.result.digest, &err);
     if (c->refused[0] != '\0') {
         if (r == 0 || strstr(err.text, c->refused) == NULL)
             complain(m, c, "%s, expected \"%s\"", r == 0 ? "taken" : err.text, c->refused);
@@ -227,13 +238,13 @@ static void open_case(struct model *m, uint32_t index)
     c->opened = true;
 }
 
-static void open_model(struct model *m)
+static void open_model(struct model *m, enum image_dtype dtype)
 {
     char path[512];
     struct error err = {0};
     read_expected(m);
     snprintf(path, sizeof path, "%s/%s", all.root, m->name);
-    must(packing_pack(&m->packed, path, IMAGE_F32, NULL, NULL, &err), &err, path);
+    must(packing_pack(&m->packed, path, dtype, NULL, NULL, &err), &err, path);
     must(backbone_open(&m->backbone, m->packed.base, m->packed.result.bytes, &err), &err, path);
     const struct engine_options o = {.threads = 2,
                                      .sequences_max = CASES_MAX,
@@ -242,7 +253,7 @@ static void open_model(struct model *m)
                                      .adapters_max = CASES_MAX};
     must(engine_open(&m->engine, &m->backbone, &o, &err), &err, path);
     for (uint32_t i = 0; i < m->case_count; i++)
-        open_case(m, i);
+        open_case(m, i, dtype);
 }
 
 static void close_model(struct model *m)
@@ -256,6 +267,9 @@ static void close_model(struct model *m)
     backbone_close(&m->backbone);
     packing_release(&m->packed);
     free(m->logits);
+    struct model closed = {.family = m->family, .failures = m->failures};
+    memcpy(closed.name, m->name, sizeof closed.name);
+    *m = closed;
 }
 
 static void note(const struct model *m, const struct parity_case *c, double difference)
@@ -344,12 +358,11 @@ static void generate(struct model *m, struct parity_case *const *cases, uint32_t
     }
 }
 
-static void test_model(void **state)
+static void compare_model(struct model *m)
 {
-    struct model *m = *state;
     struct parity_case *opened[CASES_MAX];
     uint32_t count = 0;
-    open_model(m);
+    open_model(m, IMAGE_F32);
     for (uint32_t i = 0; i < m->case_count; i++) {
         if (!m->cases[i].opened)
             continue;
@@ -360,6 +373,53 @@ static void test_model(void **state)
     /* All adapters in one batch, and the bare backbone among them. */
     generate(m, opened, count);
     close_model(m);
+}
+
+/* Both kinds of rounding grow with what they are of: the differences are measured in the size of
+ * all logits of a case. */
+static void compare_bf16(struct model *m)
+{
+    struct error err = {0};
+    open_model(m, IMAGE_BF16);
+    for (uint32_t i = 0; i < m->case_count; i++) {
+        const struct parity_case *c = &m->cases[i];
+        if (!c->opened)
+            continue;
+        size_t skipped = (size_t)c->logits_first * m->vocab;
+        size_t count = (size_t)c->prompt_count * m->vocab;
+        float *got = malloc(count * sizeof *got);
+        const float *want = m->logits + c->logits_offset / sizeof(float);
+        must(engine_logits(m->engine, c->prompt, c->prompt_count, c->slot, got, &err), &err,
+             m->name);
+        double differences = 0, sizes = 0;
+        for (size_t k = skipped; k < count; k++) {
+            double difference = (double)got[k] - (double)want[k - skipped];
+            differences += difference * difference;
+            sizes += (double)want[k - skipped] * (double)want[k - skipped];
+        }
+        double relative = sqrt(differences / sizes);
+        if (!(relative <= BF16_DIFFERENCE_MAX))
+            complain(m, c, "in bf16 the logits differ by %.2g of their size", relative);
+        all.worst_bf16 = relative > all.worst_bf16 ? relative : all.worst_bf16;
+        free(got);
+    }
+    close_model(m);
+}
+
+static void test_model(void **state)
+{
+    struct model *m = *state;
+    for (int isa = 0; isa < KERNEL_ISA_COUNT; isa++) {
+        const char *name = kernels_isa_name(isa);
+        if (kernels_get(isa) == NULL || (all.isa_asked[0] != '\0' && strcmp(all.isa_asked, name)))
+            continue;
+        setenv("SLLORA_ISA", name, 1);
+        uint32_t before = m->failures;
+        compare_model(m);
+        compare_bf16(m);
+        if (m->failures > before)
+            printf("  that was with SLLORA_ISA=%s\n", name);
+    }
     assert_int_equal(m->failures, 0);
 }
 
@@ -381,6 +441,7 @@ static void test_every_family_with_every_feature(void **state)
     printf("largest logit differences; across:");
     for (uint32_t family = 0; family < all.family_count; family++)
         printf(" %s%s", all.families[family], family + 1 < all.family_count ? "," : "\n");
+    printf("in bf16, of the logits' size: %.1e\n", all.worst_bf16);
     assert_true(all.feature_count > 0 && all.family_count > 0);
     assert_int_equal(missing, 0);
 }
@@ -401,6 +462,8 @@ int main(int argc, char **argv)
     int skipped = elsewhere ? 3 : 1;
     if (elsewhere)
         all.root = argv[2];
+    if (getenv("SLLORA_ISA") != NULL)
+        snprintf(all.isa_asked, sizeof all.isa_asked, "%s", getenv("SLLORA_ISA"));
     read_manifest();
     for (uint32_t i = 0; i < all.model_count; i++) {
         struct model *m = &all.models[i];
