@@ -33,6 +33,12 @@ int cmd_doctor(int argc, char **argv);
 int cmd_synth(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_sim(int argc, char **argv);
+int cmd_bill(int argc, char **argv);
+int cmd_replay(int argc, char **argv);
+int cmd_top(int argc, char **argv);
+int cmd_plan(int argc, char **argv);
+int cmd_logs(int argc, char **argv);
+int cmd_owner(int argc, char **argv);
 
 /* Where the server's data is: --data, $SLLORA_DATA or the default of `serve`. */
 struct cli_common {
@@ -57,5 +63,9 @@ void cli_complain(const char *command, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 /* Says what the server said (its error object, or NULL), and what it means for the exit status. */
 int cli_refused(const char *command, int status, const json_t *document);
+/* One request over the admin socket, one JSON answer. CLI_OK with *ret, the caller's, or a status
+ * that has been explained. `body` may be NULL. */
+int cli_ask(const char *command, const struct cli_common *common, const char *method,
+            const char *path, const json_t *body, json_t **ret);
 /* 1536 → "1.5 KiB" */
 const char *cli_bytes_text(double bytes, char *to, size_t size);

@@ -18,6 +18,8 @@ enum {
     OPT_QUANT,
     OPT_IF_GENERATION,
     OPT_ALLOW_NOOP,
+    OPT_SLO_TTFT,
+    OPT_SLO_TPOT,
 };
 
 struct deploy_arguments {
@@ -31,6 +33,7 @@ struct deploy_arguments {
     bool has_generation;
     uint64_t if_generation;
     bool allow_noop;
+    double slo_ttft_ms, slo_tpot_ms; /* 0: none named */
 };
 
 static const struct argp_option deploy_options[] = {
@@ -40,6 +43,9 @@ static const struct argp_option deploy_options[] = {
     {"isolation", OPT_ISOLATION, "function|owner|shared", 0,
      "who shares its process: nobody, its owner's functions, every shared one (owner)", 1},
     {"quant", OPT_QUANT, "bf16|int8|int4|f32", 0, "how matrices are kept (bf16)", 1},
+    {"slo-ttft", OPT_SLO_TTFT, "MS", 0,
+     "objective for the first token: what cannot meet it is refused at once", 1},
+    {"slo-tpot", OPT_SLO_TPOT, "MS", 0, "objective for each further token", 1},
     {"if-generation", OPT_IF_GENERATION, "N", 0,
      "only if NAME's generation is N; 0: only if there is no NAME", 2},
     {"allow-noop", OPT_ALLOW_NOOP, NULL, 0, "also an adapter that changes no answer", 2},
@@ -71,6 +77,12 @@ static error_t deploy_parse(int key, char *arg, struct argp_state *state)
     case OPT_IF_GENERATION:
         a->has_generation = true;
         a->if_generation = cli_whole(state, "if-generation", arg, 0, INT64_MAX);
+        return 0;
+    case OPT_SLO_TTFT:
+        a->slo_ttft_ms = cli_number(state, "slo-ttft", arg, 0.001, 1e9);
+        return 0;
+    case OPT_SLO_TPOT:
+        a->slo_tpot_ms = cli_number(state, "slo-tpot", arg, 0.001, 1e9);
         return 0;
     case OPT_ALLOW_NOOP:
         a->allow_noop = true;
@@ -191,6 +203,10 @@ static void print_deployed(const char *name, const json_t *o)
            json_string_value(json_object_get(o, "backbone")), adapter != NULL ? adapter : "none");
     if (adapter != NULL)
         print_certificate(json_object_get(o, "certificate"));
+    size_t i;
+    json_t *warning;
+    json_array_foreach(json_object_get(o, "warnings"), i, warning)
+        printf("  warning   %s\n", json_string_value(warning));
 }
 
 /* --- the request --- */
@@ -244,6 +260,10 @@ static int deploy_body(const struct deploy_arguments *a, json_t *body)
         r = json_object_set_new(body, "isolation", json_string(a->isolation));
     if (r == 0 && a->quant != NULL)
         r = json_object_set_new(body, "quant", json_string(a->quant));
+    if (r == 0 && a->slo_ttft_ms > 0)
+        r = json_object_set_new(body, "slo_ttft_ms", json_real(a->slo_ttft_ms));
+    if (r == 0 && a->slo_tpot_ms > 0)
+        r = json_object_set_new(body, "slo_tpot_ms", json_real(a->slo_tpot_ms));
     if (r == 0 && a->has_generation)
         r = json_object_set_new(body, "if_generation", json_integer((json_int_t)a->if_generation));
     if (r == 0 && a->allow_noop)

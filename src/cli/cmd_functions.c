@@ -1,41 +1,12 @@
 /* `sllora ls, describe, rm, status`: functions by name, over the admin socket. */
 #include "cli/cli.h"
-#include "cli/client.h"
 
 #include <argp.h>
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
-
-/* One request, one JSON answer. CLI_OK with *ret_document, or a status that has been explained. */
-static int ask(const char *command, const struct cli_common *common, const char *method,
-               const char *path, json_t **ret_document)
-{
-    struct error err = {0};
-    struct client *client;
-    json_t *document = NULL;
-    int status = client_open(&client, common->data_dir, &err);
-    if (status == 0) {
-        status = client_json(client, method, path, NULL, &document, &err);
-        client_close(client);
-    }
-    int result = CLI_OK;
-    if (status < 0) {
-        cli_complain(command, "%s", err.text);
-        result = status == -ECONNREFUSED ? CLI_NO_SERVER : CLI_FAILED;
-    } else if (status != 200 || document == NULL) {
-        result = cli_refused(command, status, document);
-    }
-    if (result != CLI_OK) {
-        json_decref(document);
-        return result;
-    }
-    *ret_document = document;
-    return CLI_OK;
-}
 
 struct name_arguments {
     struct cli_common common;
@@ -100,7 +71,7 @@ int cmd_ls(int argc, char **argv)
     struct name_arguments a;
     json_t *document;
     parse_name(&a, false, "Lists the deployed functions.", argc, argv);
-    int result = ask("ls", &a.common, "GET", "/admin/functions", &document);
+    int result = cli_ask("ls", &a.common, "GET", "/admin/functions", NULL, &document);
     if (result != CLI_OK)
         return result;
     const json_t *functions = json_object_get(document, "functions");
@@ -137,7 +108,7 @@ int cmd_describe(int argc, char **argv)
     char path[512];
     parse_name(&a, true, "Shows everything about one function.", argc, argv);
     path_of(a.name, path, sizeof path);
-    int result = ask("describe", &a.common, "GET", path, &document);
+    int result = cli_ask("describe", &a.common, "GET", path, NULL, &document);
     if (result != CLI_OK)
         return result;
     if (a.common.json) {
@@ -157,7 +128,7 @@ int cmd_rm(int argc, char **argv)
     char path[512];
     parse_name(&a, true, "Removes a function. What it is running ends undisturbed.", argc, argv);
     path_of(a.name, path, sizeof path);
-    int result = ask("rm", &a.common, "DELETE", path, &document);
+    int result = cli_ask("rm", &a.common, "DELETE", path, NULL, &document);
     if (result != CLI_OK)
         return result;
     long long finishing = json_integer_value(json_object_get(document, "finishing"));
@@ -210,7 +181,7 @@ int cmd_status(int argc, char **argv)
     struct name_arguments a;
     json_t *document;
     parse_name(&a, false, "Shows the running service: backbones, workers, memory.", argc, argv);
-    int result = ask("status", &a.common, "GET", "/admin/status", &document);
+    int result = cli_ask("status", &a.common, "GET", "/admin/status", NULL, &document);
     if (result != CLI_OK)
         return result;
     if (a.common.json)

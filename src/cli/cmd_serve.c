@@ -25,16 +25,25 @@ enum {
     OPT_WORKER,
     OPT_HANG_TIMEOUT,
     OPT_LORA_ROOT,
+    OPT_SEQUENCES,
+    OPT_OWNER_REQUESTS,
+    OPT_SLO_TTFT,
+    OPT_SLO_TPOT,
+    OPT_HOLD,
+    OPT_PRICES,
+    OPT_BATCH,
+    OPT_NO_SHARING,
+    OPT_NO_PRELOAD,
+    OPT_NO_OFFLOAD,
 };
 
 static const struct argp_option options[] = {
     {"listen", 'l', "ADDRESS:PORT", 0, "where HTTP is served (127.0.0.1:8080); port 0: any", 1},
     {"data", 'd', "DIR", 0, "registry, images and the admin socket ($SLLORA_DATA)", 1},
     {"memory", OPT_MEMORY, "SIZE", 0, "budget for backbones and workers (80 % of the machine)", 2},
-    {"kv", OPT_KV, "SIZE", 0, "KV cache of one worker (256M)", 2},
+    {"kv", OPT_KV, "SIZE", 0, "KV cache of one worker, at most (256M)", 2},
     {"kv-dtype", OPT_KV_DTYPE, "auto|bf16|int8", 0,
      "how keys and values are kept (auto: as the base model's matrices, bf16 or float32)", 2},
-    {"keep-alive", OPT_KEEP_ALIVE, "SECONDS", 0, "how long an idle worker stays (60)", 2},
     {"threads", OPT_THREADS, "N", 0, "of one worker (all processors)", 2},
     {"step-tokens", OPT_STEP_TOKENS, "N", 0, "token budget of one engine step (256)", 2},
     {"turn", OPT_TURN, "MS", 0, "how long a domain computes while another waits (20)", 2},
@@ -42,6 +51,26 @@ static const struct argp_option options[] = {
     {"no-prefix-cache", OPT_NO_PREFIX_CACHE, NULL, 0,
      "compute every prompt, also when a domain's KV cache holds its beginning", 2},
     {"queue", OPT_QUEUE, "N", 0, "waiting requests of one function (1024)", 2},
+    {"sequences", OPT_SEQUENCES, "N", 0, "that one worker computes at a time (64)", 2},
+    {"owner-requests", OPT_OWNER_REQUESTS, "N", 0,
+     "of one owner, waiting or running, unless sllora owner says otherwise (2048)", 2},
+    {NULL, 0, NULL, 0, "What is kept, and for how long:", 4},
+    {"keep-alive", OPT_KEEP_ALIVE, "auto|SECONDS", 0,
+     "how long an idle worker stays (auto: as long as the waiting it may save is worth its memory)",
+     4},
+    {"hold", OPT_HOLD, "SIZE", 0,
+     "memory that may be held for a second to save a second of waiting (10T)", 4},
+    {"slo-ttft", OPT_SLO_TTFT, "MS", 0,
+     "objective for the first token of functions that name none: who is due first is first (2500)",
+     4},
+    {"slo-tpot", OPT_SLO_TPOT, "MS", 0, "likewise for each further token (200)", 4},
+    {"prices", OPT_PRICES, "FILE", 0, "a JSON table of unit prices (the paper's provider's)", 4},
+    {NULL, 0, NULL, 0, "To compare with, each real:", 5},
+    {"batch", OPT_BATCH, "adaptive|fixed:N|off", 0,
+     "how prompts are gathered (adaptive: by fitted cost and objectives)", 5},
+    {"no-sharing", OPT_NO_SHARING, NULL, 0, "a private backbone for each worker", 5},
+    {"no-preload", OPT_NO_PRELOAD, NULL, 0, "load and start nothing ahead of need", 5},
+    {"no-offload", OPT_NO_OFFLOAD, NULL, 0, "nothing idle goes before its time is up", 5},
     {"sandbox", OPT_SANDBOX, "strict|weak", 0,
      "weak: run although the machine lacks a part of the sandbox (strict)", 3},
     {"lora-root", OPT_LORA_ROOT, "DIR", 0,
@@ -84,21 +113,85 @@ static uint32_t parse_kv_dtype(struct argp_state *state, const char *arg)
     return 0;
 }
 
+/* auto, SECONDS or fixed:SECONDS */
+static uint64_t parse_keep_alive(struct argp_state *state, const char *arg)
+{
+    static const char fixed[] = "fixed:";
+    if (strcmp(arg, "auto") == 0)
+        return SCHED_KEEP_ALIVE_AUTO;
+    if (strncmp(arg, fixed, sizeof fixed - 1) == 0)
+        arg += sizeof fixed - 1;
+    return (uint64_t)(cli_number(state, "keep-alive", arg, 0, 1e6) * 1e6);
+}
+
+static void parse_batch(struct argp_state *state, struct sched_config *c, const char *arg)
+{
+    static const char fixed[] = "fixed:";
+    if (strcmp(arg, "adaptive") == 0) {
+        c->batching = SCHED_BATCH_ADAPTIVE;
+    } else if (strcmp(arg, "off") == 0) {
+        c->batching = SCHED_BATCH_OFF;
+    } else if (strncmp(arg, fixed, sizeof fixed - 1) == 0) {
+        c->batching = SCHED_BATCH_FIXED;
+        c->batch_fixed = (uint32_t)cli_whole(state, "batch fixed", arg + sizeof fixed - 1, 1, 256);
+    } else {
+        argp_error(state, "--batch is adaptive, fixed:N or off, not \"%s\"", arg);
+    }
+}
+
+static uint64_t parse_ms(struct argp_state *state, const char *flag, const char *arg)
+{
+    return (uint64_t)(cli_number(state, flag, arg, 0.001, 1e9) * 1e3);
+}
+
+static error_t parse_policies(int key, char *arg, struct argp_state *state)
+{
+    struct daemon_config *c = state->input;
+    switch (key) {
+    case OPT_KEEP_ALIVE:
+        c->sched.keep_alive_us = parse_keep_alive(state, arg);
+        return 0;
+    case OPT_HOLD:
+        c->sched.price_bytes = (double)parse_size(state, "hold", arg);
+        return 0;
+    case OPT_SLO_TTFT:
+        c->sched.slo_ttft_us = parse_ms(state, "slo-ttft", arg);
+        return 0;
+    case OPT_SLO_TPOT:
+        c->sched.slo_tpot_us = parse_ms(state, "slo-tpot", arg);
+        return 0;
+    case OPT_PRICES:
+        c->prices = arg;
+        return 0;
+    case OPT_BATCH:
+        parse_batch(state, &c->sched, arg);
+        return 0;
+    case OPT_NO_SHARING:
+        c->sched.no_sharing = 1;
+        return 0;
+    case OPT_NO_PRELOAD:
+        c->sched.no_preload = 1;
+        return 0;
+    case OPT_NO_OFFLOAD:
+        c->sched.no_offload = 1;
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
 static error_t parse_limits(int key, char *arg, struct argp_state *state)
 {
     struct daemon_config *c = state->input;
     switch (key) {
     case OPT_MEMORY:
-        c->sched.budget_bytes = parse_size(state, "memory", arg);
+        c->memory_bytes = parse_size(state, "memory", arg);
         return 0;
     case OPT_KV:
         c->kv_bytes = parse_size(state, "kv", arg);
         return 0;
     case OPT_KV_DTYPE:
         c->kv_dtype = parse_kv_dtype(state, arg);
-        return 0;
-    case OPT_KEEP_ALIVE:
-        c->sched.keep_alive_us = (uint64_t)(cli_number(state, "keep-alive", arg, 0, 1e6) * 1e6);
         return 0;
     case OPT_THREADS:
         c->worker_threads = (uint32_t)cli_whole(state, "threads", arg, 0, 255);
@@ -118,11 +211,17 @@ static error_t parse_limits(int key, char *arg, struct argp_state *state)
     case OPT_QUEUE:
         c->sched.function_waiting_max = (uint32_t)cli_whole(state, "queue", arg, 1, 4096);
         return 0;
+    case OPT_SEQUENCES:
+        c->sched.worker_running_max = (uint32_t)cli_whole(state, "sequences", arg, 1, 256);
+        return 0;
+    case OPT_OWNER_REQUESTS:
+        c->sched.owner_live_max = (uint32_t)cli_whole(state, "owner-requests", arg, 1, 4096);
+        return 0;
     case OPT_HANG_TIMEOUT:
         c->hang_timeout_ms = (uint32_t)(cli_number(state, "hang-timeout", arg, 1, 86400) * 1e3);
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return parse_policies(key, arg, state);
     }
 }
 

@@ -1,6 +1,7 @@
 /* What the commands share. See cli.h. */
 #include "cli/cli.h"
 
+#include "cli/client.h"
 #include "daemon/config.h"
 
 #include <argp.h>
@@ -87,6 +88,32 @@ int cli_refused(const char *command, int status, const json_t *document)
     else
         cli_complain(command, "the server answered with status %d", status);
     return status == 404 ? CLI_NOT_FOUND : CLI_FAILED;
+}
+
+int cli_ask(const char *command, const struct cli_common *common, const char *method,
+            const char *path, const json_t *body, json_t **ret)
+{
+    struct error err = {0};
+    struct client *client;
+    json_t *document = NULL;
+    int status = client_open(&client, common->data_dir, &err);
+    if (status == 0) {
+        status = client_json(client, method, path, body, &document, &err);
+        client_close(client);
+    }
+    int result = CLI_OK;
+    if (status < 0) {
+        cli_complain(command, "%s", err.text);
+        result = status == -ECONNREFUSED ? CLI_NO_SERVER : CLI_FAILED;
+    } else if (status != 200 || document == NULL) {
+        result = cli_refused(command, status, document);
+    }
+    if (result != CLI_OK) {
+        json_decref(document);
+        return result;
+    }
+    *ret = document;
+    return CLI_OK;
 }
 
 const char *cli_bytes_text(double bytes, char *to, size_t size)

@@ -7,6 +7,9 @@
 #include <errno.h>
 #include <string.h>
 
+#define MS_MIN 0.001
+#define MS_MAX 1e9
+
 static int read_string(const json_t *body, const char *key, char *to, size_t bytes, bool needed,
                        struct error *err)
 {
@@ -59,6 +62,20 @@ static int read_conditions(const json_t *body, struct deploy_order *o, struct er
     return 0;
 }
 
+/* A number of milliseconds; absent: none. */
+static int read_ms(const json_t *body, const char *key, uint64_t *ret_us, struct error *err)
+{
+    const json_t *v = json_object_get(body, key);
+    if (v == NULL)
+        return 0;
+    double ms = json_number_value(v);
+    if (!json_is_number(v) || !(ms >= MS_MIN && ms <= MS_MAX))
+        return error_set(err, -EINVAL, "\"%s\" must be a number of milliseconds, %g to %g", key,
+                         MS_MIN, MS_MAX);
+    *ret_us = (uint64_t)(ms * 1e3);
+    return 0;
+}
+
 static int check_names(const struct deploy_order *o, struct error *err)
 {
     if (!function_name_is_valid(o->f.name))
@@ -99,6 +116,10 @@ static int read_order(struct deploy_order *o, const json_t *body, struct error *
     if (r == 0)
         r = read_dtype(quant[0] != '\0' ? quant : "bf16", &o->dtype, err);
     if (r == 0)
+        r = read_ms(body, "slo_ttft_ms", &o->f.slo_ttft_us, err);
+    if (r == 0)
+        r = read_ms(body, "slo_tpot_ms", &o->f.slo_tpot_us, err);
+    if (r == 0)
         r = read_conditions(body, o, err);
     if (r == 0)
         r = check_names(o, err);
@@ -117,10 +138,11 @@ static void tell_deployed(struct exchange *x, const struct deploy_result *r)
 {
     json_t *adapter = r->f->has_adapter ? digest_json(&r->f->adapter) : json_null();
     exchange_line(x,
-                  json_pack("{s:s, s:s, s:s, s:I, s:o, s:o, s:O?, s:f}", "state", "deployed",
+                  json_pack("{s:s, s:s, s:s, s:I, s:o, s:o, s:O?, s:O, s:f}", "state", "deployed",
                             "name", r->f->name, "owner", r->f->owner, "generation",
                             (json_int_t)r->f->generation, "backbone", digest_json(&r->f->backbone),
-                            "adapter", adapter, "certificate", r->certificate, "ms", r->took_ms));
+                            "adapter", adapter, "certificate", r->certificate, "warnings", r->warnings, "ms",
+                            r->took_ms));
     exchange_lines_end(x);
 }
 

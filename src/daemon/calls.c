@@ -19,6 +19,8 @@
 /* Larger bodies travel in a sealed memory file beside the record. */
 #define BODY_INLINE_BYTES_MAX (32u << 10)
 #define TOKENS_MAX 64u
+#define BYTES_OF_TOKEN 4
+#define RETRY_AFTER_S_MAX 3600u
 
 struct call *call_find(struct daemon *d, uint64_t id)
 {
@@ -187,6 +189,18 @@ static int check_choices(const struct daemon *d, const struct infer_request *r,
     return refuse(ret_refusal, 400, NULL, "n", err);
 }
 
+/* The prompt is not read here: roughly. The worker says how many there are (ADMITTED). */
+static uint32_t prompt_tokens(const struct infer_request *r)
+{
+    return (uint32_t)(r->body_bytes / BYTES_OF_TOKEN) + 1;
+}
+
+static uint32_t new_tokens_max(const struct infer_request *r)
+{
+    uint64_t tokens = (uint64_t)r->max_tokens * r->choices;
+    return tokens < UINT32_MAX ? (uint32_t)tokens : UINT32_MAX;
+}
+
 int call_infer(void *context, struct exchange *x, const struct infer_request *r,
                struct infer_refusal *ret_refusal, struct error *err)
 {
@@ -199,13 +213,17 @@ int call_infer(void *context, struct exchange *x, const struct infer_request *r,
         return found;
     for (uint32_t i = 0; i < r->unknown_count; i++)
         name_unknown_field(d, r->unknown[i]);
-    struct call *c = d->stopping ? NULL : call_new(d);
+    /* What runs must be able to leave its receipt. */
+    bool is_full = ledger_waiting(d->ledger) > LEDGER_ROWS_MAX - d->config.sched.requests_max;
+    struct call *c = d->stopping || is_full ? NULL : call_new(d);
     char *body = c == NULL ? NULL : malloc(r->body_bytes + 1);
     if (body == NULL) {
         if (c != NULL)
             call_free(d, c);
         error_set(err, -EBUSY,
                   d->stopping ? "The server is shutting down"
+                  : is_full   ? "The server cannot write its ledger, so it takes no requests; its "
+                                "log says why"
                               : "The server is full: try again shortly");
         return refuse(ret_refusal, 503, d->stopping ? "shutting_down" : "server_full", NULL, err);
     }
@@ -219,10 +237,14 @@ int call_infer(void *context, struct exchange *x, const struct infer_request *r,
     fill_submit(c, r);
     d->functions[function].requests++;
     struct sched_function_view view;
-    sched_function_view(d->sched, function, &view);
+    sched_function_view(d->sched, c->arrived_us, function, &view);
     c->cold = view.worker == SCHED_NONE || view.state == SCHED_STARTING;
     exchange_set_context(x, c);
-    struct sched_event e = {.type = SCHED_REQUEST, .function = function, .request = c->id};
+    struct sched_event e = {.type = SCHED_REQUEST,
+                            .function = function,
+                            .request = c->id,
+                            .tokens = prompt_tokens(r),
+                            .more_tokens = new_tokens_max(r)};
     daemon_event(d, &e);
     return 0;
 }
@@ -277,6 +299,7 @@ void call_submit(struct daemon *d, const struct sched_action *a)
         return; /* Its end is an event on the way; the core refuses the request then. */
     c->submit.slot = a->slot;
     c->submit.wall_us = clock_wall_us();
+    c->submit.deadline_us = a->us;
     c->worker = a->worker;
     c->submitted_us = clock_now_us();
     bool is_inline = c->body_bytes <= BODY_INLINE_BYTES_MAX;
@@ -305,43 +328,85 @@ void call_submit(struct daemon *d, const struct sched_action *a)
 
 struct refusal {
     int status;
-    uint32_t retry_after_s;
+    uint32_t retry_after_s; /* where the core does not know better; 0: it is no use */
     const char *code;
     const char *message;
 };
 
+static const struct refusal refusals[SCHED_REASON_COUNT] = {
+    [SCHED_REASON_NONE] = {500, 0, "request_lost", "The request was lost; send it again"},
+    [SCHED_FUNCTION_QUEUE_FULL] = {429, 1, "rate_limit_exceeded",
+                                   "Too many requests are waiting for this function"},
+    [SCHED_OWNER_LIMIT] = {429, 1, "rate_limit_exceeded",
+                           "This function's owner has as many requests waiting or running as he may "
+                           "have (sllora owner)"},
+    [SCHED_SERVER_FULL] = {503, 1, "server_full", "Too many requests are waiting"},
+    [SCHED_TOO_LARGE] = {503, 0, "insufficient_memory",
+                         "This function's backbone does not fit the server's memory budget; "
+                         "start sllora serve with a larger --memory"},
+    [SCHED_TOO_LATE] = {503, 1, "objective_unattainable",
+                        "So much is waiting that the first token would come later than the "
+                        "function's objective (--slo-ttft) allows; come again shortly"},
+    [SCHED_WORKER_LOST] = {500, 0, "worker_lost",
+                           "The process that ran this request ended before the answer was "
+                           "complete; other requests are not affected, send it again"},
+    [SCHED_START_FAILED] = {503, 5, "start_failed",
+                            "No process for this function could be started; the server's log "
+                            "says why"},
+    [SCHED_LOAD_FAILED] = {503, 5, "load_failed",
+                           "The function's backbone could not be loaded; the server's log says "
+                           "why"},
+    [SCHED_ADAPTER_FAILED] = {503, 5, "adapter_failed",
+                              "The function's adapter could not be loaded; the server's log says "
+                              "why"},
+    [SCHED_FUNCTION_GONE] = {404, 0, "model_not_found", "The function was removed"},
+};
+
+static void refuse_call(struct daemon *d, struct call *c, const struct sched_action *a)
+{
+    assert(a->reason < SCHED_REASON_COUNT);
+    const struct refusal *r = &refusals[a->reason];
+    uint64_t retry_s = a->us > 0 ? (a->us + 999999) / 1000000 : r->retry_after_s;
+    d->totals.refused++;
+    d->totals.refused_by[a->reason]++;
+    fail(d, c, r->status, r->code, NULL, retry_s < RETRY_AFTER_S_MAX ? (uint32_t)retry_s
+                                                                     : RETRY_AFTER_S_MAX,
+         r->message);
+    call_free(d, c);
+}
+
 void call_refuse(struct daemon *d, const struct sched_action *a)
 {
-    static const struct refusal refusals[] = {
-        [SCHED_FUNCTION_QUEUE_FULL] = {429, 1, "rate_limit_exceeded",
-                                       "Too many requests are waiting for this function"},
-        [SCHED_SERVER_FULL] = {503, 1, "server_full", "Too many requests are waiting"},
-        [SCHED_TOO_LARGE] = {503, 0, "insufficient_memory",
-                             "This function's backbone does not fit the server's memory budget; "
-                             "start sllora serve with a larger --memory"},
-        [SCHED_WORKER_LOST] = {500, 0, "worker_lost",
-                               "The process that ran this request ended before the answer was "
-                               "complete; other requests are not affected, send it again"},
-        [SCHED_START_FAILED] = {503, 5, "start_failed",
-                                "No process for this function could be started; the server's log "
-                                "says why"},
-        [SCHED_LOAD_FAILED] = {503, 5, "load_failed",
-                               "The function's backbone could not be loaded; the server's log says "
-                               "why"},
-        [SCHED_ADAPTER_FAILED] =
-            {503, 5, "adapter_failed",
-             "The function's adapter could not be loaded; the server's log says "
-             "why"},
-        [SCHED_FUNCTION_GONE] = {404, 0, "model_not_found", "The function was removed"},
-    };
+    struct call *c = call_find(d, a->request);
+    const struct function_entry *f = &d->functions[a->function];
+    journal_put(d->journal, f->f.name, f->f.generation, "request=%llx refused: %s",
+                (unsigned long long)a->request, sched_reason_name(a->reason));
+    if (c != NULL)
+        refuse_call(d, c, a);
+}
+
+void call_receipt(struct daemon *d, const struct sched_action *a)
+{
     struct call *c = call_find(d, a->request);
     if (c == NULL)
         return;
-    assert(a->reason < sizeof refusals / sizeof refusals[0]);
-    const struct refusal *r = &refusals[a->reason];
-    d->totals.refused++;
-    fail(d, c, r->status, r->code, NULL, r->retry_after_s, r->message);
-    call_free(d, c);
+    if (!a->receipt.completed) {
+        refuse_call(d, c, a);
+        return;
+    }
+    c->ended_next = d->calls_ended;
+    d->calls_ended = (uint32_t)(c - d->calls);
+}
+
+void calls_finish(struct daemon *d)
+{
+    while (d->calls_ended != SCHED_NONE) {
+        struct call *c = &d->calls[d->calls_ended];
+        d->calls_ended = c->ended_next;
+        if (c->x != NULL)
+            exchange_finish(c->x, &c->usage);
+        call_free(d, c);
+    }
 }
 
 /* --- what the worker says --- */
@@ -429,8 +494,10 @@ static bool on_tokens(struct daemon *d, struct call *c, const struct wire_record
             return false;
     }
     if (!c->first_token && t->tokens_new > 0) {
+        uint64_t took_us = clock_now_us() - c->arrived_us;
         c->first_token = true;
-        histogram_add(&d->totals.ttft, clock_now_us() - c->arrived_us);
+        histogram_add(&d->totals.ttft, took_us);
+        histogram_add(&d->functions[c->function].ttft, took_us);
     }
     struct sched_event e = {.type = SCHED_TOKENS, .request = c->id, .tokens = t->tokens_new};
     daemon_event(d, &e);
@@ -444,11 +511,19 @@ static bool on_tokens(struct daemon *d, struct call *c, const struct wire_record
     return true;
 }
 
-static void end(struct daemon *d, struct call *c)
+/* The core's receipt is what ends it. */
+static void end(struct daemon *d, const struct call *c, const struct wire_done *done)
 {
-    struct sched_event e = {.type = SCHED_DONE, .request = c->id};
+    /* A worker's word is worth no more than the time that passed. */
+    uint64_t passed_us = clock_now_us() - c->submitted_us;
+    uint64_t device_us = done->device_us < passed_us ? done->device_us : passed_us;
+    struct sched_event e = {.type = SCHED_DONE,
+                            .request = c->id,
+                            .tokens = done->prompt_tokens,
+                            .more_tokens = done->completion_tokens,
+                            .steps = done->cached_tokens,
+                            .us = device_us};
     daemon_event(d, &e);
-    call_free(d, c);
 }
 
 static bool on_done(struct daemon *d, struct call *c, const struct wire_done *done)
@@ -462,14 +537,11 @@ static bool on_done(struct daemon *d, struct call *c, const struct wire_done *do
     f->tokens_new += done->completion_tokens;
     f->device_us += done->device_us;
     f->worker_us += done->worker_us;
-    if (c->x != NULL) {
-        struct infer_usage usage = {done->prompt_tokens, done->completion_tokens,
+    c->usage = (struct infer_usage){done->prompt_tokens, done->completion_tokens,
                                     done->cached_tokens};
+    if (c->x != NULL)
         histogram_add(&d->totals.e2e, clock_now_us() - c->arrived_us);
-        exchange_finish(c->x, &usage);
-        c->x = NULL;
-    }
-    end(d, c);
+    end(d, c, done);
     return true;
 }
 
@@ -481,8 +553,9 @@ static void on_failed(struct daemon *d, struct call *c, const struct wire_record
     snprintf(code, sizeof code, "%.*s", (int)sizeof f->code - 1, f->code);
     snprintf(param, sizeof param, "%.*s", (int)sizeof f->param - 1, f->param);
     int status = f->status >= 400 && f->status <= 599 ? (int)f->status : 500;
+    const struct wire_done nothing = {.request = c->id};
     fail(d, c, status, code[0] != '\0' ? code : NULL, param[0] != '\0' ? param : NULL, 0, message);
-    end(d, c);
+    end(d, c, &nothing);
 }
 
 void call_record(struct daemon *d, uint32_t worker, const struct wire_record *r)

@@ -39,19 +39,31 @@ void daemon_config_default(struct daemon_config *c)
     *c = (struct daemon_config){
         .listen = "127.0.0.1:8080",
         .event_log_bytes_max = 256 * MIB,
-        .sched = {.functions_max = 4096,
+        .sched = {.nodes_max = 1,
+                  .devices_max = 1,
+                  .functions_max = 4096,
                   .backbones_max = 64,
+                  .owners_max = 4096,
                   .workers_max = 128,
+                  .copies_max = 4096 + 64 + 128, /* an adapter each, a backbone for each worker */
                   .requests_max = 4096,
                   .function_waiting_max = 1024,
+                  .owner_live_max = 2048,
+                  .domain_workers_max = 1,
                   .worker_running_max = 64,
                   .worker_slots_max = SCHED_SLOTS_MAX,
                   .spawn_attempts_max = 3,
-                  .keep_alive_us = 60 * UINT64_C(1000000),
+                  .batching = SCHED_BATCH_ADAPTIVE,
+                  .keep_alive_us = SCHED_KEEP_ALIVE_AUTO,
                   .turn_us = 20000,
-                  .budget_bytes = default_budget_bytes(),
-                  .worker_bytes = 512 * MIB},
+                  .plan_period_us = 1000000,
+                  .batch_window_us = 100000,
+                  .slo_ttft_us = 2500000,
+                  .slo_tpot_us = 200000,
+                  .kv_step_bytes = 16 * MIB,
+                  .price_bytes = 1e13},
         .gateway = gateway_limits_default,
+        .memory_bytes = default_budget_bytes(),
         .kv_bytes = 256 * MIB,
         .rows_max = 256,
         .prefix_cache = true,
@@ -93,12 +105,18 @@ int daemon_config_finish(struct daemon_config *c, struct error *err)
                          c->data_dir, sizeof c->admin_socket);
     if (c->kv_bytes < MIB)
         return error_set(err, -EINVAL, "--kv must be at least 1 MiB");
-    c->sched.worker_bytes = c->kv_bytes + 256 * MIB;
-    if (c->sched.worker_bytes > c->sched.budget_bytes)
+    if (c->kv_bytes < c->sched.kv_step_bytes)
+        c->sched.kv_step_bytes = c->kv_bytes;
+    c->kv_bytes -= c->kv_bytes % c->sched.kv_step_bytes;
+    c->sched.kv_worker_bytes_max = c->kv_bytes;
+    c->sched.step_rows_max = c->rows_max;
+    uint64_t least = WORKER_BASE_BYTES + c->sched.kv_step_bytes;
+    if (least > c->memory_bytes)
         return error_set(err, -EINVAL,
-                         "--memory %llu MiB cannot hold one worker: --kv plus 256 MiB is %llu MiB",
-                         (unsigned long long)(c->sched.budget_bytes / MIB),
-                         (unsigned long long)(c->sched.worker_bytes / MIB));
+                         "--memory %llu MiB cannot hold one worker: it takes %llu MiB and its "
+                         "backbone",
+                         (unsigned long long)(c->memory_bytes / MIB),
+                         (unsigned long long)(least / MIB));
     if (c->rows_max < c->sched.worker_running_max || c->rows_max > 8192)
         return error_set(err, -EINVAL,
                          "--step-tokens must be %u (a row for each running request) to 8192",

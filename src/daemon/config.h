@@ -22,10 +22,12 @@ struct daemon_config {
     const char *lora_roots[ROOTS_MAX]; /* below them clients may load adapters */
     uint32_t lora_root_count;
 
+    const char *prices; /* file; NULL: policy/price.h's defaults */
     struct sched_config sched;
     struct gateway_limits gateway;
 
-    uint64_t kv_bytes;         /* of one worker */
+    uint64_t memory_bytes;     /* budget for backbones, adapters and workers */
+    uint64_t kv_bytes;         /* of one worker, at most */
     uint32_t kv_dtype;         /* see struct wire_attach */
     uint32_t rows_max;         /* token budget of one engine step */
     uint32_t worker_threads;   /* 0: all processors */
@@ -36,6 +38,9 @@ struct daemon_config {
     uint32_t hang_timeout_ms;  /* a worker that does not give its turn back is killed */
     uint32_t drain_timeout_ms; /* at shutdown, for answers that are being written */
 };
+
+/* What a worker holds beside its KV memory, activations and scratch: libraries, tables, stacks. */
+#define WORKER_BASE_BYTES (UINT64_C(24) << 20)
 
 /* The defaults; data_dir and budget come from the environment and the machine. */
 void daemon_config_default(struct daemon_config *c);

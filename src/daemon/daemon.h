@@ -3,11 +3,14 @@
  * numbers, this knows names, descriptors, processes and exchanges behind them.
  *
  *   calls.c         requests: from the gateway to the core, from the workers' news to the gateway
- *   workers.c       workers and keepers: the core's actions on processes, their records as events
+ *   functions.c     names and numbers; backbones.c: likewise, and what a backbone takes
+ *   copies.c        keepers and the memory that they fill
+ *   workers.c       workers: the core's actions on processes, their records as events
+ *   bills.c         receipts into the ledger; journal.c: what happened to each function
  *   deploy.c        a deploy: files → packer → image → registry → the core
  *   sources.c       the files of a deploy; roots.c: directories below which clients may name them
  *   certificate.c   what a deploy proved of an adapter
- *   admin.c         the admin socket's JSON; admin_deploy.c: its deploy
+ *   admin.c         the admin socket; admin_views.c: what it shows; admin_deploy.c: its deploy
  *   lora.c          vLLM's endpoints for adapters
  *   metrics.c       Prometheus text
  *   serve.c         event → apply → plan → execute; start and end
@@ -15,9 +18,12 @@
 #pragma once
 
 #include "daemon/config.h"
-#include "store/eventlog.h"
+#include "daemon/journal.h"
 #include "daemon/procs.h"
 #include "daemon/roots.h"
+#include "sched/view.h"
+#include "store/eventlog.h"
+#include "store/ledger.h"
 #include "store/registry.h"
 
 #include <stdio.h>
@@ -25,20 +31,38 @@
 struct daemon;
 struct deploy;
 
+#define HISTOGRAM_BUCKETS 22
+
+struct histogram {
+    uint64_t counts[HISTOGRAM_BUCKETS + 1];
+    double sum_s;
+};
+
 /* A deployed generation of a function; its index is the core's number. */
 struct function_entry {
     bool used;
     bool current;       /* the name's present generation; older ones only finish what they run */
     uint32_t name_next; /* hash chain of current ones */
     uint32_t backbone;
+    uint32_t owner; /* the core's number */
     struct registry_function f;
     uint64_t adapter_bytes;
     uint32_t adapter_rank;
     uint64_t requests, failures, tokens_prompt, tokens_new, cold_starts;
     uint64_t tokens_queried, tokens_cached; /* prompt tokens looked up in the prefix cache, found */
     uint64_t device_us, worker_us;
+    struct histogram ttft;
+    uint64_t cost_nano_usd; /* receipts and idle memory */
+    double byte_s;
+    uint64_t idle_from_us; /* wall clock: when its idle memory was billed last */
     /* The parts of the latest start of a process for it. */
     uint64_t start_spawn_us, start_sandbox_us, start_attach_us, start_bind_us;
+};
+
+/* Somebody's functions; its index is the core's number. */
+struct owner_slot {
+    uint32_t functions; /* 0: the slot is free */
+    uint32_t id;        /* the registry's */
 };
 
 /* A backbone; its index is the core's number. */
@@ -46,9 +70,20 @@ struct backbone_slot {
     bool used;
     struct registry_image image;
     uint32_t functions;
-    struct proc *keeper;
-    bool keeper_loaded;
-    int reader_fd; /* the sealed memory, -1 while not resident */
+};
+
+/* Something in memory, or on its way there; its index is the core's number. A backbone's memory is
+ * made and held by a keeper of its own; an adapter's is made here and filled by the stager. */
+struct copy_slot {
+    bool used;
+    uint32_t backbone; /* SCHED_NONE: it is the adapter */
+    uint32_t function; /* of this function */
+    struct digest image;
+    uint64_t bytes;
+    struct proc *keeper; /* a backbone's */
+    int reader_fd;       /* read-only; of a backbone -1 until it is loaded */
+    bool is_loaded;      /* and sealed */
+    uint64_t number;     /* of the order to load it, never used twice */
     uint64_t load_us;
     uint32_t page_bytes;
 };
@@ -56,14 +91,15 @@ struct backbone_slot {
 struct worker_slot {
     struct proc *proc; /* NULL: no process */
     uint32_t backbone;
-    struct route_domain domain;
+    struct route_domain domain; /* group 0: it is a spare */
     bool ready;
     bool kill_asked;     /* by the core: its end is no surprise */
     uint64_t revoked_us; /* 0: the turn was not asked back */
     uint64_t granted_us; /* 0: no turn */
     uint64_t heard_us;
-    uint64_t bind_began_us;
-    uint64_t sandbox_us, attach_us;
+    uint64_t bind_began_us[SCHED_SLOTS_MAX];
+    uint64_t spawn_us, sandbox_us, attach_us;
+    uint64_t kv_granted_bytes;
     uint64_t kv_bytes; /* in use, at the end of its latest turn */
     uint32_t slot_function[SCHED_SLOTS_MAX];
 };
@@ -80,26 +116,24 @@ struct call {
     uint32_t next_free;
     bool cold; /* found no warm worker */
     bool first_token;
+    uint32_t ended_next; /* in the list of those whose answers may end */
     uint32_t prompt_tokens, completion_tokens;
+    struct infer_usage usage;
     uint32_t choices_left;
     uint8_t choices_ended[INFER_CHOICES_MAX / 8]; /* a bit each */
     uint64_t arrived_us, submitted_us;
 };
 
-#define HISTOGRAM_BUCKETS 22
-
 /* Fields of requests that mean nothing here are named in the log, once each, up to so many. */
 #define UNKNOWN_FIELDS_MAX 64u
 #define UNKNOWN_FIELD_BYTES 48u
 
-struct histogram {
-    uint64_t counts[HISTOGRAM_BUCKETS + 1];
-    double sum_s;
-};
-
 struct daemon_totals {
     uint64_t finished_stop, finished_length, refused, failed, client_gone;
     uint64_t cold_starts, worker_deaths;
+    uint64_t refused_by[SCHED_REASON_COUNT];
+    uint64_t receipts, cost_nano_usd;
+    double receipts_byte_s, idle_byte_s;
     struct histogram ttft, e2e;
 };
 
@@ -112,6 +146,11 @@ struct daemon {
     struct sandbox_features features;
     uint32_t sandbox_use;
     struct eventlog *eventlog;
+    struct ledger *ledger;
+    struct price_table prices;
+    bool ledger_failed, ledger_full; /* it was said */
+    uint64_t committed_us;           /* the latest time that the ledger was written */
+    struct journal *journal;
     struct roots lora_roots;
 
     void *sched_memory;
@@ -123,10 +162,15 @@ struct daemon {
     struct function_entry *functions; /* [functions_max] */
     uint32_t *names;                  /* [name_buckets], heads of chains of function indices */
     uint32_t name_buckets;
+    struct owner_slot *owners;       /* [owners_max] */
     struct backbone_slot *backbones; /* [backbones_max] */
+    struct copy_slot *copies;        /* [copies_max] */
+    struct proc *stager;             /* NULL until there is an adapter to load */
+    uint64_t load_sequence;
     struct worker_slot *workers;     /* [workers_max] */
     struct call *calls;              /* [calls_max] */
     uint32_t calls_max, calls_free, calls_live;
+    uint32_t calls_ended; /* head of a list: their receipts are to be on disk first */
     uint64_t call_sequence;
     struct deploy *deploys;
     uint32_t deploy_count;
@@ -141,7 +185,7 @@ struct daemon {
 /* serve.c */
 void daemon_event(struct daemon *d, struct sched_event *e); /* sets its time */
 
-/* functions.c: names, numbers, backbones */
+/* functions.c: names and numbers of functions and owners */
 uint32_t function_find(const struct daemon *d, const char *name); /* SCHED_NONE */
 struct function_numbers {
     uint32_t function;
@@ -167,6 +211,16 @@ bool function_name_is_valid(const char *name);
 #define FUNCTION_TEXT_BYTES 192
 /* For log lines: the name with what it stands for, by content. */
 const char *function_text(const struct registry_function *f, char to[FUNCTION_TEXT_BYTES]);
+/* How many requests an owner may have at a time, from now on; 0: the default. */
+void owner_limit(struct daemon *d, uint32_t id, uint32_t requests_max);
+
+/* backbones.c: numbers of backbones, and what the core is told of them */
+/* The number of the backbone with that digest, which may be new; SCHED_NONE: it cannot be served. */
+uint32_t backbone_number(struct daemon *d, const struct digest *digest, struct error *err);
+uint64_t backbone_kv_token_bytes(const struct daemon *d, const struct registry_image *image);
+/* What a worker of it takes, but for its KV memory. */
+uint64_t backbone_worker_bytes(const struct daemon *d, const struct registry_image *image);
+bool backbone_is_resident(const struct daemon *d, uint32_t index);
 
 /* calls.c */
 int call_infer(void *context, struct exchange *x, const struct infer_request *r,
@@ -174,18 +228,41 @@ int call_infer(void *context, struct exchange *x, const struct infer_request *r,
 void call_gone(void *context, struct exchange *x);
 void call_submit(struct daemon *d, const struct sched_action *a);
 void call_refuse(struct daemon *d, const struct sched_action *a);
+/* A RECEIPT: who was not answered is, now; whose answer is complete, with calls_finish. */
+void call_receipt(struct daemon *d, const struct sched_action *a);
+void calls_finish(struct daemon *d);
 /* A worker's record about one of its requests. */
 void call_record(struct daemon *d, uint32_t worker, const struct wire_record *r);
 struct call *call_find(struct daemon *d, uint64_t id);
 
-/* workers.c */
+/* copies.c: LOAD and DROP */
+void copies_load(struct daemon *d, const struct sched_action *a);
+void copies_drop(struct daemon *d, const struct sched_action *a);
+void copies_close(struct daemon *d);
+
+/* workers.c: the core's other actions on processes */
 void worker_execute(struct daemon *d, const struct sched_action *a);
 void workers_watch(struct daemon *d, uint64_t now_us); /* once a second: hangs */
-void workers_close(struct daemon *d);
+
+/* bills.c: receipts and idle memory into the ledger */
+int bills_open(struct daemon *d, struct error *err);
+void bills_receipt(struct daemon *d, const struct sched_action *a);
+void bills_idle(struct daemon *d, const struct sched_action *a);
+/* Everything up to now, with the totals. */
+void bills_commit(struct daemon *d);
+void bills_close(struct daemon *d);
 
 /* deploy.c */
 void deploy_client_gone(struct daemon *d, struct exchange *x);
 void deploys_close(struct daemon *d);
+
+/* admin.c, admin_views.c: what is shown */
+void admin_status(struct daemon *d, struct exchange *x);
+void admin_plan(struct daemon *d, struct exchange *x);
+void admin_usage(struct daemon *d, struct exchange *x);
+json_t *function_json(const struct daemon *d, uint32_t index);
+/* Adds forecast, fitted costs and objectives. */
+void function_describe(const struct daemon *d, uint32_t index, json_t *o);
 
 /* admin.c */
 void admin_request(void *context, struct exchange *x, const char *method, const char *path,
@@ -199,6 +276,8 @@ void lora_request(void *context, struct exchange *x, enum lora_verb verb, const 
 /* metrics.c */
 char *metrics_text(void *context);
 void histogram_add(struct histogram *h, uint64_t us);
+/* The border of the bucket that the quantile falls in; false: nothing was added. */
+bool histogram_quantile_s(const struct histogram *h, double share, double *ret);
 
 /* images.c: the files of the store */
 int images_open_dir(struct daemon *d, struct error *err);

@@ -189,7 +189,11 @@ static int keep_image(struct deploy *j, const struct wire_packed *p, struct erro
                                    .bytes = p->bytes,
                                    .kind = j->packing_adapter ? IMAGE_ADAPTER : IMAGE_BACKBONE,
                                    .dtype = packing_dtype(j),
-                                   .rank = certificate_rank(j->certificate)};
+                                   .rank = certificate_rank(j->certificate),
+                                   .kv_token_bytes = {p->kv_token_bytes[0], p->kv_token_bytes[1],
+                                                      p->kv_token_bytes[2]},
+                                   .row_bytes = p->row_bytes,
+                                   .fixed_bytes = p->fixed_bytes};
     snprintf(image.label, sizeof image.label, "%.127s", base_name(dir));
     bool was_there = false;
     int r = image_publish(d, j->out_fd, j->out_path, &p->digest, &was_there, err);
@@ -306,6 +310,34 @@ static int start_packer(struct deploy *j, struct error *err)
     return 0;
 }
 
+static void warn(json_t *list, const char *flag, double slo_us, const char *what, double us)
+{
+    char text[200];
+    if (slo_us <= 0 || us <= slo_us)
+        return;
+    snprintf(text, sizeof text, "%s %.0f cannot be met even alone on this machine: %s takes about "
+             "%.0f ms", flag, slo_us / 1e3, what, us / 1e3);
+    json_array_append_new(list, json_string(text));
+}
+
+/* Objectives that nobody else would have to be there for to be missed. They are kept: who is due
+ * first is still served first. */
+static json_t *objective_warnings(struct daemon *d, uint32_t function)
+{
+    const struct registry_function *f = &d->functions[function].f;
+    struct sched_function_view v;
+    struct cost_fit fit;
+    json_t *list = json_array();
+    sched_function_view(d->sched, clock_now_us(), function, &v);
+    sched_cost_view(d->sched, d->functions[function].backbone, &fit);
+    warn(list, "--slo-ttft", (double)f->slo_ttft_us, "a prompt of usual length", v.t0_us);
+    warn(list, "--slo-tpot", (double)f->slo_tpot_us, "a token", fit.c.step_us + fit.c.decode_us);
+    if (json_array_size(list) == 0 && f->slo_ttft_us > 0)
+        warn(list, "--slo-ttft", (double)f->slo_ttft_us, "a start from the disk with its prompt",
+             v.start_us);
+    return list;
+}
+
 static void deploy_finish(struct deploy *j)
 {
     struct daemon *d = j->daemon;
@@ -321,13 +353,16 @@ static void deploy_finish(struct deploy *j)
         return;
     }
     function_add(d, &numbers, f);
+    json_t *warnings = objective_warnings(d, numbers.function);
     struct deploy_result result = {.f = f,
                                    .certificate = j->certificate,
+                                   .warnings = warnings,
                                    .took_ms = (double)(clock_now_us() - j->began_us) / 1e3};
     char text[FUNCTION_TEXT_BYTES];
     log_info("deploy", "%s owner=%s number=%u ms=%.1f", function_text(f, text), f->owner,
              numbers.function, result.took_ms);
     j->events->deployed(j->x, &result);
+    json_decref(warnings);
     deploy_free(j);
 }
 

@@ -22,6 +22,7 @@ struct deploy_order {
 struct deploy_result {
     const struct registry_function *f;
     json_t *certificate; /* borrowed; NULL for the bare backbone */
+    json_t *warnings;    /* borrowed: sentences */
     double took_ms;
 };
 

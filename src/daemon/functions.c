@@ -4,6 +4,7 @@
  */
 #include "daemon/daemon.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 
 #include <assert.h>
@@ -43,32 +44,46 @@ const char *function_text(const struct registry_function *f, char to[FUNCTION_TE
     return to;
 }
 
-static uint32_t backbone_number(struct daemon *d, const struct digest *digest, struct error *err)
+/* --- owners --- */
+
+static uint32_t owner_number(const struct daemon *d, uint32_t id)
 {
     uint32_t free_index = SCHED_NONE;
-    for (uint32_t i = 0; i < d->config.sched.backbones_max; i++) {
-        struct backbone_slot *b = &d->backbones[i];
-        if (b->used && digest_equal(&b->image.digest, digest))
+    for (uint32_t i = 0; i < d->config.sched.owners_max; i++) {
+        if (d->owners[i].functions > 0 && d->owners[i].id == id)
             return i;
-        /* A backbone without functions, process or memory may give its number away. */
-        bool unused = !b->used || (b->functions == 0 && b->keeper == NULL && b->reader_fd < 0);
-        for (uint32_t w = 0; unused && b->used && w < d->config.sched.workers_max; w++)
-            unused = d->workers[w].proc == NULL || d->workers[w].backbone != i;
-        if (unused && free_index == SCHED_NONE)
+        if (d->owners[i].functions == 0 && free_index == SCHED_NONE)
             free_index = i;
     }
-    if (free_index == SCHED_NONE) {
-        error_set(err, -ENOSPC, "%u backbones are deployed already, the limit; remove functions",
-                  d->config.sched.backbones_max);
-        return SCHED_NONE;
-    }
-    struct registry_image image;
-    if (registry_get_image(d->registry, digest, &image, err) < 0)
-        return SCHED_NONE;
-    d->backbones[free_index] =
-        (struct backbone_slot){.used = true, .image = image, .reader_fd = -1};
     return free_index;
 }
+
+static void tell_owner(struct daemon *d, uint32_t index, uint32_t requests_max)
+{
+    struct sched_event e = {.type = SCHED_OWNER,
+                            .owner = index,
+                            .tokens = requests_max > 0 ? requests_max
+                                                       : d->config.sched.owner_live_max};
+    daemon_event(d, &e);
+}
+
+void owner_limit(struct daemon *d, uint32_t id, uint32_t requests_max)
+{
+    uint32_t index = owner_number(d, id);
+    if (index != SCHED_NONE && d->owners[index].functions > 0)
+        tell_owner(d, index, requests_max);
+}
+
+static void owner_enter(struct daemon *d, uint32_t index, const struct registry_function *f)
+{
+    struct owner_slot *o = &d->owners[index];
+    if (o->functions++ > 0)
+        return;
+    o->id = f->owner_id;
+    tell_owner(d, index, f->owner_requests_max);
+}
+
+/* --- functions --- */
 
 int function_reserve(struct daemon *d, const struct registry_function *f,
                      struct function_numbers *ret, struct error *err)
@@ -84,6 +99,11 @@ int function_reserve(struct daemon *d, const struct registry_function *f,
     uint32_t backbone = backbone_number(d, &f->backbone, err);
     if (backbone == SCHED_NONE)
         return err->code;
+    /* An owner who is new to the registry has no id yet; there is a slot for him or there is not. */
+    uint32_t owner = owner_number(d, f->owner_id);
+    if (owner == SCHED_NONE)
+        return error_set(err, -ENOSPC, "%u owners have functions already, the limit",
+                         d->config.sched.owners_max);
     *ret = (struct function_numbers){index, backbone, adapter.bytes, adapter.rank};
     return 0;
 }
@@ -97,22 +117,29 @@ void function_add(struct daemon *d, const struct function_numbers *n,
     uint32_t old = function_find(d, f->name);
     if (old != SCHED_NONE)
         function_retire(d, old);
+    uint32_t owner = owner_number(d, f->owner_id);
     uint32_t *head = &d->names[bucket_of(d, f->name)];
     d->functions[index] = (struct function_entry){.used = true,
                                                   .current = true,
                                                   .name_next = *head,
                                                   .backbone = backbone,
+                                                  .owner = owner,
                                                   .f = *f,
                                                   .adapter_bytes = n->adapter_bytes,
-                                                  .adapter_rank = n->adapter_rank};
+                                                  .adapter_rank = n->adapter_rank,
+                                                  .idle_from_us = clock_wall_us()};
     *head = index;
     d->backbones[backbone].functions++;
+    owner_enter(d, owner, f);
+    journal_put(d->journal, f->name, f->generation, "deployed owner=%s", f->owner);
     struct sched_event e = {.type = SCHED_DEPLOYED,
                             .function = index,
                             .backbone = backbone,
-                            .owner = f->owner_id,
+                            .owner = owner,
                             .isolation = f->isolation,
-                            .bytes = d->backbones[backbone].image.bytes};
+                            .bytes = n->adapter_bytes,
+                            .us = f->slo_ttft_us,
+                            .more_us = f->slo_tpot_us};
     daemon_event(d, &e);
 }
 
@@ -126,6 +153,7 @@ void function_retire(struct daemon *d, uint32_t index)
         link = &d->functions[*link].name_next;
     *link = f->name_next;
     f->current = false;
+    journal_put(d->journal, f->f.name, f->f.generation, "removed: it takes no more requests");
     struct sched_event e = {.type = SCHED_REMOVED, .function = index};
     daemon_event(d, &e);
 }
@@ -138,7 +166,7 @@ int function_remove(struct daemon *d, uint32_t index, uint32_t *ret_finishing, s
     int r = registry_remove_function(d->registry, f->name, err);
     if (r < 0)
         return r;
-    sched_function_view(d->sched, index, &view);
+    sched_function_view(d->sched, clock_now_us(), index, &view);
     log_info("functions", "removed %s owner=%s finishing=%u", function_text(f, text), f->owner,
              view.waiting + view.running);
     function_retire(d, index);
@@ -153,6 +181,8 @@ void function_forget(struct daemon *d, uint32_t index)
     assert(f->used);
     assert(!f->current);
     assert(d->backbones[f->backbone].functions > 0);
+    assert(d->owners[f->owner].functions > 0);
     d->backbones[f->backbone].functions--;
+    d->owners[f->owner].functions--;
     f->used = false;
 }

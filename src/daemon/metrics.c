@@ -5,6 +5,7 @@
 #include "daemon/daemon.h"
 
 #include "base/buf.h"
+#include "base/clock.h"
 
 #include <stdlib.h>
 
@@ -23,6 +24,20 @@ void histogram_add(struct histogram *h, uint64_t us)
         i++;
     h->counts[i]++;
     h->sum_s += s;
+}
+
+bool histogram_quantile_s(const struct histogram *h, double share, double *ret)
+{
+    uint64_t count = 0, below = 0;
+    for (uint32_t i = 0; i <= HISTOGRAM_BUCKETS; i++)
+        count += h->counts[i];
+    for (uint32_t i = 0; i <= HISTOGRAM_BUCKETS && count > 0; i++) {
+        below += h->counts[i];
+        *ret = bounds_s[i < HISTOGRAM_BUCKETS ? i : HISTOGRAM_BUCKETS - 1];
+        if ((double)below >= share * (double)count)
+            break;
+    }
+    return count > 0;
 }
 
 static void put_histogram(struct buf *b, const char *name, const char *help,
@@ -99,6 +114,37 @@ static void put_functions(struct buf *b, const struct daemon *d)
     }
 }
 
+static void put_refusals(struct buf *b, const struct daemon *d)
+{
+    static const char name[] = "sllora_requests_refused_by_reason_total";
+    buf_printf(b, "# HELP %s Requests refused or lost, by reason.\n# TYPE %s counter\n", name, name);
+    for (uint32_t i = 1; i < SCHED_REASON_COUNT; i++)
+        buf_printf(b, "%s{reason=\"%s\"} %llu\n", name, sched_reason_name(i),
+                   (unsigned long long)d->totals.refused_by[i]);
+}
+
+static void put_number(struct buf *b, const char *name, const char *help, double value)
+{
+    buf_printf(b, "# HELP %s %s\n# TYPE %s counter\n%s %.9g\n", name, help, name, name, value);
+}
+
+/* What is paid for. */
+static void put_usage(struct buf *b, const struct daemon *d)
+{
+    struct sched_device_view v;
+    sched_device_view(d->sched, clock_now_us(), 0, &v);
+    put_number(b, "sllora_device_seconds_total", "Time in engine steps.", (double)v.device_us / 1e6);
+    put_number(b, "sllora_memory_byte_seconds_total", "Device memory held.", v.byte_s);
+    put_number(b, "sllora_memory_active_byte_seconds_total", "Of it while requests ran.",
+               d->totals.receipts_byte_s);
+    put_number(b, "sllora_memory_idle_byte_seconds_total", "Of it kept for functions at rest.",
+               d->totals.idle_byte_s);
+    put_number(b, "sllora_memory_platform_byte_seconds_total", "Of it for nobody.",
+               v.platform_byte_s);
+    put_number(b, "sllora_cost_usd_total", "What was billed.",
+               (double)d->totals.cost_nano_usd / 1e9);
+}
+
 static void put_process_metrics(struct buf *b, const struct daemon *d, const struct sched_counts *c)
 {
     put_value(b, "gauge", "vllm:num_requests_running", "Requests in workers.", c->requests_running);
@@ -108,7 +154,10 @@ static void put_process_metrics(struct buf *b, const struct daemon *d, const str
               c->workers_idle);
     put_value(b, "gauge", "sllora_memory_bytes", "Device memory given out.", c->memory_bytes);
     put_value(b, "gauge", "sllora_memory_budget_bytes", "Device memory there is to give.",
-              d->config.sched.budget_bytes);
+              d->config.memory_bytes);
+    put_value(b, "gauge", "sllora_workers_spare", "Worker processes without a domain.", c->spares);
+    put_value(b, "counter", "sllora_objectives_met_total", "First tokens in time.", c->met);
+    put_value(b, "counter", "sllora_objectives_missed_total", "First tokens too late.", c->missed);
     put_value(b, "counter", "sllora_worker_deaths_total", "Workers that ended unasked.",
               d->totals.worker_deaths);
     put_value(b, "counter", "sllora_requests_refused_total", "Requests refused by the scheduler.",
@@ -125,6 +174,8 @@ char *metrics_text(void *context)
     sched_counts(d->sched, &c);
     buf_init(&b, METRICS_BYTES_MAX);
     put_process_metrics(&b, d, &c);
+    put_refusals(&b, d);
+    put_usage(&b, d);
     buf_printf(&b,
                "# HELP vllm:request_success_total Choices of requests that ended.\n"
                "# TYPE vllm:request_success_total counter\n"

@@ -297,7 +297,10 @@ void proc_put(struct proc *p, enum wire_type type, const void *fixed, size_t fix
 static const char *role_name(enum sandbox_role role)
 {
     static const char *const names[] = {
-        [SANDBOX_WORKER] = "worker", [SANDBOX_KEEPER] = "keeper", [SANDBOX_PACKER] = "packer"};
+        [SANDBOX_WORKER] = "worker",
+                                        [SANDBOX_KEEPER] = "keeper",
+                                        [SANDBOX_STAGER] = "stager",
+                                        [SANDBOX_PACKER] = "packer"};
     return names[role];
 }
 
@@ -395,6 +398,13 @@ void proc_kill(struct proc *p)
 {
     if (!p->ended)
         syscall(SYS_pidfd_send_signal, p->child.pidfd, SIGKILL, NULL, 0);
+}
+
+void proc_limit_memory(struct proc *p, uint64_t bytes)
+{
+    /* Where it cannot be set the limit of the start holds. */
+    if (p->cgroup.dir[0] != '\0')
+        (void)sandbox_cgroup_limit(&p->cgroup, bytes);
 }
 
 void proc_abandon(struct proc *p)

@@ -47,6 +47,8 @@ int proc_start(struct proc **ret, struct procs *ps, const struct proc_options *o
 void proc_put(struct proc *p, enum wire_type type, const void *fixed, size_t fixed_bytes,
               const void *tail, size_t tail_bytes, int fd);
 void proc_kill(struct proc *p);
+/* Of its memory group, from now on; without one its own limit of the start holds. */
+void proc_limit_memory(struct proc *p, uint64_t bytes);
 /* No more events from it; it is killed and reaped on its own. */
 void proc_abandon(struct proc *p);
 

@@ -18,6 +18,8 @@
 #include <sys/stat.h>
 
 #define ACTIONS_MAX EVENTLOG_ACTIONS_MAX
+#define TOTALS_US 60000000u /* the ledger's totals are no older than that */
+#define SPAWN_GUESS_US 4000 /* of a worker, until the first has started */
 
 void daemon_event(struct daemon *d, struct sched_event *e)
 {
@@ -52,6 +54,19 @@ static void execute(struct daemon *d, const struct sched_action *a)
     case SCHED_REFUSE:
         call_refuse(d, a);
         break;
+    case SCHED_RECEIPT:
+        bills_receipt(d, a);
+        call_receipt(d, a);
+        break;
+    case SCHED_IDLE_BILL:
+        bills_idle(d, a);
+        break;
+    case SCHED_LOAD:
+        copies_load(d, a);
+        break;
+    case SCHED_DROP:
+        copies_drop(d, a);
+        break;
     case SCHED_FORGET:
         function_forget(d, a->function);
         break;
@@ -66,16 +81,20 @@ static void execute(struct daemon *d, const struct sched_action *a)
 static void plan(struct daemon *d)
 {
     struct sched_action actions[ACTIONS_MAX];
-    uint32_t count = ACTIONS_MAX;
-    while (d->dirty || count == ACTIONS_MAX) {
+    bool more = false;
+    while (d->dirty || more) {
         d->dirty = false;
         uint64_t now_us = clock_now_us();
-        count = sched_plan(d->sched, now_us, actions, ACTIONS_MAX);
+        uint32_t count = sched_plan(d->sched, now_us, actions, ACTIONS_MAX, &more);
         eventlog_plan(d->eventlog, now_us, actions, count);
         for (uint32_t i = 0; i < count; i++)
             execute(d, &actions[i]);
     }
     procs_flush(d->procs);
+    if (d->calls_ended != SCHED_NONE) {
+        bills_commit(d);
+        calls_finish(d);
+    }
 }
 
 static void on_second(evutil_socket_t fd, short what, void *argument)
@@ -85,6 +104,8 @@ static void on_second(evutil_socket_t fd, short what, void *argument)
     struct daemon *d = argument;
     workers_watch(d, clock_now_us());
     eventlog_flush(d->eventlog);
+    if (ledger_waiting(d->ledger) > 0 || clock_now_us() - d->committed_us > TOTALS_US)
+        bills_commit(d);
 }
 
 static void on_signal(evutil_socket_t number, short what, void *argument)
@@ -199,17 +220,20 @@ static int make_tables(struct daemon *d, struct error *err)
     d->sched_memory = aligned_alloc(16, sched_bytes(c));
     d->functions = calloc(c->functions_max, sizeof *d->functions);
     d->names = malloc(d->name_buckets * sizeof *d->names);
+    d->owners = calloc(c->owners_max, sizeof *d->owners);
     d->backbones = calloc(c->backbones_max, sizeof *d->backbones);
+    d->copies = calloc(c->copies_max, sizeof *d->copies);
     d->workers = calloc(c->workers_max, sizeof *d->workers);
     d->calls = calloc(d->calls_max, sizeof *d->calls);
-    if (d->sched_memory == NULL || d->functions == NULL || d->names == NULL ||
-        d->backbones == NULL || d->workers == NULL || d->calls == NULL)
+    d->journal = journal_new();
+    if (d->sched_memory == NULL || d->functions == NULL || d->names == NULL || d->owners == NULL ||
+        d->backbones == NULL || d->copies == NULL || d->workers == NULL || d->calls == NULL ||
+        d->journal == NULL)
         return error_set(err, -ENOMEM, "out of memory");
     d->sched = sched_init(d->sched_memory, c);
     for (uint32_t i = 0; i < d->name_buckets; i++)
         d->names[i] = SCHED_NONE;
-    for (uint32_t i = 0; i < c->backbones_max; i++)
-        d->backbones[i].reader_fd = -1;
+    d->calls_ended = SCHED_NONE;
     for (uint32_t i = 0; i < d->calls_max; i++)
         d->calls[i].next_free = i + 1 < d->calls_max ? i + 1 : SCHED_NONE;
     return 0;
@@ -231,6 +255,19 @@ static int load_function(void *context, const struct registry_function *f)
     return 0;
 }
 
+/* One node with one device, its processors. Images come from the disk, which its cache speeds up:
+ * there is no second memory to stage them in. */
+static void tell_machine(struct daemon *d)
+{
+    struct sched_event node = {.type = SCHED_NODE};
+    struct sched_event device = {.type = SCHED_DEVICE,
+                                 .bytes = d->config.memory_bytes,
+                                 .more_bytes = WORKER_BASE_BYTES,
+                                 .us = SPAWN_GUESS_US};
+    daemon_event(d, &node);
+    daemon_event(d, &device);
+}
+
 static int open_store(struct daemon *d, struct error *err)
 {
     char path[4200];
@@ -242,12 +279,17 @@ static int open_store(struct daemon *d, struct error *err)
     if (r < 0)
         return r;
     images_sweep(d);
-    if (d->config.event_log != NULL && d->config.event_log[0] == '\0')
-        return registry_each_function(d->registry, load_function, d, err);
+    r = bills_open(d, err);
+    if (r < 0)
+        return r;
     snprintf(path, sizeof path, "%s/events.log", d->config.data_dir);
-    r = eventlog_open(&d->eventlog, d->config.event_log != NULL ? d->config.event_log : path,
-                      d->config.event_log_bytes_max, &d->config.sched, err);
-    return r < 0 ? r : registry_each_function(d->registry, load_function, d, err);
+    if (d->config.event_log == NULL || d->config.event_log[0] != '\0')
+        r = eventlog_open(&d->eventlog, d->config.event_log != NULL ? d->config.event_log : path,
+                          d->config.event_log_bytes_max, &d->config.sched, err);
+    if (r < 0)
+        return r;
+    tell_machine(d);
+    return registry_each_function(d->registry, load_function, d, err);
 }
 
 static int open_gateway(struct daemon *d, struct error *err)
@@ -343,8 +385,10 @@ static void finish(struct daemon *d)
         unlink(d->config.admin_socket);
     }
     procs_close(d->procs);
-    if (d->backbones != NULL)
-        workers_close(d);
+    if (d->copies != NULL)
+        copies_close(d);
+    bills_close(d);
+    journal_free(d->journal);
     eventlog_close(d->eventlog);
     registry_close(d->registry);
     roots_close(&d->lora_roots);

@@ -1,16 +1,22 @@
 /*
- * Keepers and workers: the core's actions on them carried out, their records turned into events.
- * A worker is made for one domain and dies with it; nothing of it is reused.
+ * Workers: the core's actions on them carried out, their records turned into events. A worker begins
+ * as a spare that maps its backbone and knows nobody; its first BIND gives it a domain for good, and
+ * it dies with that. Nothing of a process is used for a second domain.
  */
 #include "daemon/daemon.h"
 
-#include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/log.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <string.h>
+
+/* Memory that no account holds and that comes and goes with a request: its body, a chat template at
+ * work (64 MiB at most), a prompt being cut into tokens. */
+#define UNCOUNTED_BYTES (UINT64_C(128) << 20)
+/* Address space of the threads' stacks, which counts in full against the process's own limit. */
+#define STACKS_BYTES (UINT64_C(256) << 20)
 
 static uint32_t worker_index(const struct daemon *d, const struct proc *p)
 {
@@ -21,117 +27,6 @@ static uint32_t worker_index(const struct daemon *d, const struct proc *p)
     return SCHED_NONE;
 }
 
-static struct backbone_slot *backbone_of_keeper(struct daemon *d, const struct proc *p)
-{
-    for (uint32_t i = 0; i < d->config.sched.backbones_max; i++) {
-        if (d->backbones[i].used && d->backbones[i].keeper == p)
-            return &d->backbones[i];
-    }
-    return NULL;
-}
-
-/* --- keeper --- */
-
-#define BACKBONE_TEXT_BYTES 192
-
-/* For log lines, as function_text. */
-static const char *backbone_text(const struct backbone_slot *b, char to[BACKBONE_TEXT_BYTES])
-{
-    char hex[DIGEST_HEX_BYTES];
-    digest_hex(&b->image.digest, hex);
-    snprintf(to, BACKBONE_TEXT_BYTES, "backbone=%.12s name=%s", hex, b->image.label);
-    return to;
-}
-
-static void backbone_event(struct daemon *d, const struct backbone_slot *b,
-                           enum sched_event_type type)
-{
-    struct sched_event e = {
-        .type = type, .backbone = (uint32_t)(b - d->backbones), .bytes = b->image.bytes};
-    daemon_event(d, &e);
-}
-
-static void keeper_record(void *context, struct proc *p, struct wire_cursor *c,
-                          const struct wire_record *r)
-{
-    struct daemon *d = context;
-    char text[BACKBONE_TEXT_BYTES];
-    struct backbone_slot *b = backbone_of_keeper(d, p);
-    if (b == NULL)
-        return;
-    if (r->type == WIRE_LOADED && !b->keeper_loaded) {
-        const struct wire_loaded *l = r->fixed;
-        b->reader_fd = wire_take_fd(c, r, 0);
-        b->load_us = l->load_us;
-        b->page_bytes = l->page_bytes;
-        b->keeper_loaded = b->reader_fd >= 0;
-        log_info("keeper", "loaded %s bytes=%llu ms=%.1f page_bytes=%u", backbone_text(b, text),
-                 (unsigned long long)l->bytes, (double)l->load_us / 1e3, l->page_bytes);
-        backbone_event(d, b, b->keeper_loaded ? SCHED_IMAGE_LOADED : SCHED_IMAGE_FAILED);
-    } else if (r->type == WIRE_LOADED) {
-        /* Said again when background work gave it larger pages. */
-        b->page_bytes = ((const struct wire_loaded *)r->fixed)->page_bytes;
-    } else if (r->type == WIRE_FAILED) {
-        log_error("keeper", "%s refused: %.*s", backbone_text(b, text), (int)r->tail_bytes,
-                  (const char *)r->tail);
-        if (((const struct wire_failed *)r->fixed)->status == EBADMSG)
-            image_discard(d, &b->image.digest);
-    }
-}
-
-static void keeper_exited(void *context, struct proc *p, const char *how)
-{
-    struct daemon *d = context;
-    struct backbone_slot *b = backbone_of_keeper(d, p);
-    if (b == NULL)
-        return;
-    char text[BACKBONE_TEXT_BYTES];
-    bool was_loaded = b->keeper_loaded;
-    b->keeper = NULL;
-    b->keeper_loaded = false;
-    if (b->reader_fd >= 0)
-        close(b->reader_fd);
-    b->reader_fd = -1;
-    log_info("keeper", "ended %s how=\"%s\"", backbone_text(b, text), how);
-    backbone_event(d, b, was_loaded ? SCHED_IMAGE_DROPPED : SCHED_IMAGE_FAILED);
-}
-
-static void load_backbone(struct daemon *d, uint32_t index)
-{
-    struct backbone_slot *b = &d->backbones[index];
-    assert(b->keeper == NULL);
-    struct error err = {0};
-    cleanup_fd int image = image_open_file(d, &b->image.digest, &err);
-    struct proc_options o = {
-        .role = SANDBOX_KEEPER,
-        .number = index,
-        .threads = 1,
-        .events = {keeper_record, keeper_exited},
-        .context = d,
-    };
-    int r = image < 0 ? image : proc_start(&b->keeper, d->procs, &o, &err);
-    if (r < 0) {
-        char text[BACKBONE_TEXT_BYTES];
-        log_error("keeper", "%s cannot be loaded: %s", backbone_text(b, text), err.text);
-        b->keeper = NULL;
-        backbone_event(d, b, SCHED_IMAGE_FAILED);
-        return;
-    }
-    struct wire_load load = {.digest = b->image.digest, .bytes = b->image.bytes};
-    proc_put(b->keeper, WIRE_LOAD, &load, sizeof load, NULL, 0, image);
-}
-
-static void drop_backbone(struct daemon *d, uint32_t index)
-{
-    struct backbone_slot *b = &d->backbones[index];
-    if (b->keeper != NULL)
-        proc_kill(b->keeper);
-    else
-        backbone_event(d, b, SCHED_IMAGE_DROPPED);
-}
-
-/* --- worker --- */
-
 static void worker_event(struct daemon *d, uint32_t index, enum sched_event_type type,
                          uint32_t function)
 {
@@ -139,13 +34,23 @@ static void worker_event(struct daemon *d, uint32_t index, enum sched_event_type
     daemon_event(d, &e);
 }
 
+/* What it may have in all: what the core counts, and that. */
+static uint64_t memory_limit(const struct daemon *d, const struct worker_slot *w, uint64_t kv_bytes)
+{
+    return backbone_worker_bytes(d, &d->backbones[w->backbone].image) + kv_bytes + UNCOUNTED_BYTES;
+}
+
 static void on_ready(struct daemon *d, uint32_t index, const struct wire_ready *r)
 {
     struct worker_slot *w = &d->workers[index];
     w->ready = true;
+    w->spawn_us = proc_spawn_us(w->proc);
     w->sandbox_us = r->sandbox_us;
     w->attach_us = r->attach_us;
-    worker_event(d, index, SCHED_WORKER_READY, SCHED_NONE);
+    struct sched_event e = {.type = SCHED_WORKER_READY,
+                            .worker = index,
+                            .us = clock_now_us() - proc_started_us(w->proc)};
+    daemon_event(d, &e);
 }
 
 static void on_bound(struct daemon *d, uint32_t index, const struct wire_bound *b)
@@ -153,22 +58,49 @@ static void on_bound(struct daemon *d, uint32_t index, const struct wire_bound *
     struct worker_slot *w = &d->workers[index];
     if (b->slot >= SCHED_SLOTS_MAX || w->slot_function[b->slot] == SCHED_NONE)
         return;
-    struct function_entry *f = &d->functions[w->slot_function[b->slot]];
-    f->start_spawn_us = proc_spawn_us(w->proc);
+    uint32_t function = w->slot_function[b->slot];
+    struct function_entry *f = &d->functions[function];
+    f->start_spawn_us = w->spawn_us;
     f->start_sandbox_us = w->sandbox_us;
     f->start_attach_us = w->attach_us;
     f->start_bind_us = b->bind_us;
-    worker_event(d, index, SCHED_WORKER_BOUND, w->slot_function[b->slot]);
+    journal_put(d->journal, f->f.name, f->f.generation, "bound worker=%u pid=%d ms=%.2f", index,
+                proc_pid(w->proc), (double)b->bind_us / 1e3);
+    struct sched_event e = {.type = SCHED_WORKER_BOUND,
+                            .worker = index,
+                            .function = function,
+                            .us = clock_now_us() - w->bind_began_us[b->slot]};
+    daemon_event(d, &e);
+}
+
+static void on_resized(struct daemon *d, uint32_t index, const struct wire_resize *r)
+{
+    struct worker_slot *w = &d->workers[index];
+    if (r->bytes < w->kv_granted_bytes) {
+        w->kv_granted_bytes = r->bytes;
+        proc_limit_memory(w->proc, memory_limit(d, w, r->bytes));
+    }
+    struct sched_event e = {.type = SCHED_WORKER_RESIZED, .worker = index, .bytes = r->bytes};
+    daemon_event(d, &e);
 }
 
 static void on_turn_ended(struct daemon *d, uint32_t index, const struct wire_turn_ended *t)
 {
     struct worker_slot *w = &d->workers[index];
+    if (w->granted_us == 0)
+        return; /* it had no turn to end */
+    /* Its word is worth no more than the time that passed. */
+    uint64_t passed_us = clock_now_us() - w->granted_us;
     w->granted_us = 0;
     w->revoked_us = 0;
     w->kv_bytes = t->kv_bytes;
-    struct sched_event e = {
-        .type = SCHED_TURN_ENDED, .worker = index, .us = t->device_us, .has_work = t->has_work};
+    struct sched_event e = {.type = SCHED_TURN_ENDED,
+                            .worker = index,
+                            .us = t->device_us < passed_us ? t->device_us : passed_us,
+                            .steps = t->steps,
+                            .tokens = t->prompt_rows,
+                            .more_tokens = t->decode_rows,
+                            .stalled = t->is_stalled};
     daemon_event(d, &e);
 }
 
@@ -190,6 +122,8 @@ static void on_failed(struct daemon *d, uint32_t index, const struct wire_record
     log_error("worker", "worker=%u %s not bound: %.*s", index,
               function_text(&d->functions[function].f, text), (int)r->tail_bytes,
               (const char *)r->tail);
+    journal_put(d->journal, d->functions[function].f.name, d->functions[function].f.generation,
+                "not bound worker=%u: see the server's log", index);
     w->slot_function[f->subject] = SCHED_NONE;
     if (f->status == EBADMSG && d->functions[function].f.has_adapter)
         image_discard(d, &d->functions[function].f.adapter);
@@ -217,6 +151,9 @@ static void worker_record(void *context, struct proc *p, struct wire_cursor *c,
     case WIRE_DONE:
         call_record(d, index, r);
         break;
+    case WIRE_RESIZED:
+        on_resized(d, index, r->fixed);
+        break;
     case WIRE_TURN_ENDED:
         on_turn_ended(d, index, r->fixed);
         break;
@@ -241,17 +178,24 @@ static void worker_exited(void *context, struct proc *p, const char *how)
     } else {
         d->totals.worker_deaths++;
         log_warn("worker", "lost worker=%u pid=%d how=\"%s\"", index, proc_pid(p), how);
+        for (uint32_t i = 0; i < SCHED_SLOTS_MAX; i++) {
+            const struct function_entry *f = &d->functions[w->slot_function[i]];
+            if (w->slot_function[i] != SCHED_NONE)
+                journal_put(d->journal, f->f.name, f->f.generation, "lost worker=%u pid=%d: %s",
+                            index, proc_pid(p), how);
+        }
     }
     w->proc = NULL;
     worker_event(d, index, SCHED_WORKER_EXITED, SCHED_NONE);
 }
 
-static int send_attach(struct daemon *d, const struct worker_slot *w)
+static int send_attach(struct daemon *d, const struct worker_slot *w, const struct sched_action *a)
 {
-    const struct backbone_slot *b = &d->backbones[w->backbone];
+    const struct copy_slot *c = &d->copies[a->copy];
     struct wire_attach attach = {
-        .backbone = b->image.digest,
+        .backbone = d->backbones[w->backbone].image.digest,
         .kv_bytes = d->config.kv_bytes,
+        .kv_limit_bytes = a->bytes,
         .sequences_max = d->config.sched.worker_running_max,
         .rows_max = d->config.rows_max,
         .adapters_max = d->config.sched.worker_slots_max,
@@ -260,9 +204,9 @@ static int send_attach(struct daemon *d, const struct worker_slot *w)
         .prefix_cache = d->config.prefix_cache,
         .kv_dtype = d->config.kv_dtype,
     };
-    if (b->reader_fd < 0)
+    if (!c->used || c->reader_fd < 0)
         return -ENOENT;
-    proc_put(w->proc, WIRE_ATTACH, &attach, sizeof attach, NULL, 0, b->reader_fd);
+    proc_put(w->proc, WIRE_ATTACH, &attach, sizeof attach, NULL, 0, c->reader_fd);
     return 0;
 }
 
@@ -270,21 +214,22 @@ static void spawn_worker(struct daemon *d, const struct sched_action *a)
 {
     struct worker_slot *w = &d->workers[a->worker];
     assert(w->proc == NULL);
-    *w = (struct worker_slot){
-        .backbone = a->backbone, .domain = a->domain, .heard_us = clock_now_us()};
+    *w = (struct worker_slot){.backbone = a->backbone,
+                              .kv_granted_bytes = a->bytes,
+                              .heard_us = clock_now_us()};
     for (uint32_t i = 0; i < SCHED_SLOTS_MAX; i++)
         w->slot_function[i] = SCHED_NONE;
     struct proc_options o = {
         .role = SANDBOX_WORKER,
         .number = a->worker,
-        .memory_bytes_max = d->config.sched.worker_bytes,
+        .memory_bytes_max = memory_limit(d, w, d->config.kv_bytes) + STACKS_BYTES,
         .threads = d->config.worker_threads,
         .events = {worker_record, worker_exited},
         .context = d,
     };
     struct error err = {0};
     int r = proc_start(&w->proc, d->procs, &o, &err);
-    if (r == 0 && send_attach(d, w) < 0) {
+    if (r == 0 && send_attach(d, w, a) < 0) {
         r = error_set(&err, -ENOENT, "its backbone is not in memory any more");
         proc_abandon(w->proc);
     }
@@ -294,7 +239,21 @@ static void spawn_worker(struct daemon *d, const struct sched_action *a)
         worker_event(d, a->worker, SCHED_WORKER_EXITED, SCHED_NONE);
         return;
     }
+    proc_limit_memory(w->proc, memory_limit(d, w, a->bytes));
     log_debug("worker", "started worker=%u pid=%d", a->worker, proc_pid(w->proc));
+}
+
+static void resize_worker(struct daemon *d, const struct sched_action *a)
+{
+    struct worker_slot *w = &d->workers[a->worker];
+    if (w->proc == NULL)
+        return;
+    if (a->bytes > w->kv_granted_bytes) {
+        w->kv_granted_bytes = a->bytes;
+        proc_limit_memory(w->proc, memory_limit(d, w, a->bytes));
+    }
+    struct wire_resize resize = {.bytes = a->bytes, .is_most = a->is_most};
+    proc_put(w->proc, WIRE_RESIZE, &resize, sizeof resize, NULL, 0, -1);
 }
 
 static void bind_function(struct daemon *d, const struct sched_action *a)
@@ -303,22 +262,17 @@ static void bind_function(struct daemon *d, const struct sched_action *a)
     const struct function_entry *f = &d->functions[a->function];
     if (w->proc == NULL)
         return;
-    struct error err = {0};
-    cleanup_fd int image = f->f.has_adapter ? image_open_file(d, &f->f.adapter, &err) : -1;
-    if (f->f.has_adapter && image < 0) {
-        char text[FUNCTION_TEXT_BYTES];
-        log_error("worker", "%s %s", function_text(&f->f, text), err.text);
-        worker_event(d, a->worker, SCHED_BIND_FAILED, a->function);
-        return;
-    }
+    int adapter = a->copy != SCHED_NONE ? d->copies[a->copy].reader_fd : -1;
+    w->domain = a->domain;
     w->slot_function[a->slot] = a->function;
+    w->bind_began_us[a->slot] = clock_now_us();
     struct wire_bind bind = {
         .domain = {w->domain.group, w->domain.backbone},
         .slot = a->slot,
         .has_adapter = f->f.has_adapter,
         .adapter = f->f.adapter,
     };
-    proc_put(w->proc, WIRE_BIND, &bind, sizeof bind, NULL, 0, image);
+    proc_put(w->proc, WIRE_BIND, &bind, sizeof bind, NULL, 0, adapter);
 }
 
 static void give_turn(struct daemon *d, const struct sched_action *a)
@@ -326,11 +280,12 @@ static void give_turn(struct daemon *d, const struct sched_action *a)
     struct worker_slot *w = &d->workers[a->worker];
     if (w->proc == NULL)
         return;
-    struct wire_turn turn = {.turn = a->turn};
     if (a->type == SCHED_GRANT) {
+        struct wire_grant grant = {.turn = a->turn, .prompt_rows = a->rows};
         w->granted_us = clock_now_us();
-        proc_put(w->proc, WIRE_GRANT, &turn, sizeof turn, NULL, 0, -1);
+        proc_put(w->proc, WIRE_GRANT, &grant, sizeof grant, NULL, 0, -1);
     } else {
+        struct wire_turn turn = {.turn = a->turn};
         w->revoked_us = clock_now_us();
         proc_put(w->proc, WIRE_REVOKE, &turn, sizeof turn, NULL, 0, -1);
     }
@@ -358,17 +313,14 @@ static void cancel_request(struct daemon *d, const struct sched_action *a)
 void worker_execute(struct daemon *d, const struct sched_action *a)
 {
     switch ((enum sched_action_type)a->type) {
-    case SCHED_LOAD:
-        load_backbone(d, a->backbone);
-        break;
-    case SCHED_DROP:
-        drop_backbone(d, a->backbone);
-        break;
     case SCHED_SPAWN:
         spawn_worker(d, a);
         break;
     case SCHED_BIND:
         bind_function(d, a);
+        break;
+    case SCHED_RESIZE:
+        resize_worker(d, a);
         break;
     case SCHED_UNBIND:
         unbind_function(d, a);
@@ -410,13 +362,5 @@ void workers_watch(struct daemon *d, uint64_t now_us)
             log_error("worker", "worker=%u pid=%d killed: %s", i, proc_pid(w->proc), why);
             proc_kill(w->proc);
         }
-    }
-}
-
-void workers_close(struct daemon *d)
-{
-    for (uint32_t i = 0; i < d->config.sched.backbones_max; i++) {
-        if (d->backbones[i].used && d->backbones[i].reader_fd >= 0)
-            close(d->backbones[i].reader_fd);
     }
 }

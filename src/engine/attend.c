@@ -249,16 +249,16 @@ void forward_attend(struct forward *f, const struct batch *b, uint32_t layer)
 
 /* --- memory --- */
 
-void attend_init(struct forward *f, uint32_t context_max)
+void attend_init(struct forward *f, uint32_t threads, uint32_t context_max)
 {
     struct attend *at = &f->attend;
     at->tile_rows_max = TILE_QUERIES / group_heads(f);
     at->tile_rows_max = at->tile_rows_max > 0 ? at->tile_rows_max : 1;
-    at->split_max = pool_threads(f->pool) * CHUNKS_PER_THREAD;
+    at->split_max = threads * CHUNKS_PER_THREAD;
     at->spans_max = (context_max + KERNEL_SPAN_TOKENS - 1) / KERNEL_SPAN_TOKENS;
 }
 
-void attend_lay_out(struct forward *f, uint8_t *base, uint64_t *offset)
+void attend_lay_out(struct forward *f, uint32_t threads, uint8_t *base, uint64_t *offset)
 {
     struct attend *at = &f->attend;
     uint32_t heads = group_heads(f), dim = f->backbone->config->head_dim;
@@ -266,7 +266,7 @@ void attend_lay_out(struct forward *f, uint8_t *base, uint64_t *offset)
     at->tiles = forward_carve(base, offset, f->rows_max * sizeof(*at->tiles));
     at->spans = forward_carve(
         base, offset, (uint64_t)at->split_max * at->spans_max * attention_bytes(heads, dim));
-    for (uint32_t t = 0; t < pool_threads(f->pool); t++) {
+    for (uint32_t t = 0; t < threads; t++) {
         struct forward_scratch *s = &f->scratch[t];
         s->attend = forward_carve(base, offset, kernel_attend_scratch_bytes(queries, dim));
         for (uint32_t i = 0; i < 2; i++)

@@ -28,8 +28,8 @@ struct attend {
 };
 
 /* Sizes, from what else `f` holds; then its part of the mapping (forward_carve). */
-void attend_init(struct forward *f, uint32_t context_max);
-void attend_lay_out(struct forward *f, uint8_t *base, uint64_t *offset);
+void attend_init(struct forward *f, uint32_t threads, uint32_t context_max);
+void attend_lay_out(struct forward *f, uint32_t threads, uint8_t *base, uint64_t *offset);
 
 /* Before the first layer of a batch. */
 void attend_begin(struct forward *f, const struct batch *b);

@@ -68,6 +68,26 @@ static enum kernel_kv kv_type(const struct backbone *b, enum engine_kv_dtype dty
     return dtype == ENGINE_KV_INT8 ? KERNEL_KV_INT8 : KERNEL_KV_BF16;
 }
 
+/* Two points of what is a line but for the width of chunks, which grows no further between them. */
+#define MEASURED_ROWS_LOW 256u
+#define MEASURED_ROWS_HIGH 1024u
+
+int engine_measure(struct engine_sizes *ret, const struct backbone *b, uint32_t threads)
+{
+    const struct model_config *c = b->config;
+    uint64_t low = forward_work_bytes(b, threads, MEASURED_ROWS_LOW, c->context_max);
+    uint64_t high = forward_work_bytes(b, threads, MEASURED_ROWS_HIGH, c->context_max);
+    if (low == UINT64_MAX || high == UINT64_MAX)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < ENGINE_KV_DTYPE_COUNT; i++)
+        ret->kv_token_bytes[i] = kernel_kv_block_bytes(kv_type(b, i), c->head_dim) *
+                                 c->kv_head_count * c->layer_count / ENGINE_KV_BLOCK_TOKENS;
+    ret->row_bytes = high > low ? (high - low) / (MEASURED_ROWS_HIGH - MEASURED_ROWS_LOW) : 0;
+    uint64_t rows = MEASURED_ROWS_LOW * ret->row_bytes;
+    ret->fixed_bytes = low > rows ? low - rows : 0;
+    return 0;
+}
+
 int engine_open(struct engine **ret, const struct backbone *b, const struct engine_options *options,
                 struct error *err)
 {
@@ -80,6 +100,7 @@ int engine_open(struct engine **ret, const struct backbone *b, const struct engi
     enum kernel_kv kv = kv_type(b, options->kv_dtype);
     e->backbone = b;
     e->options = *options;
+    e->kv_is_most = true;
     if (e->options.context_max == 0)
         e->options.context_max = b->config->context_max;
     rc = allocate_tables(e, err);
@@ -343,7 +364,10 @@ int engine_add(struct engine *e, const struct engine_request *r, uint32_t *ret_s
     s->id = e->next_id++;
     s->tokens = steal_pointer(&tokens);
     *ret_sequence = s->id;
-    e->sequences[e->sequence_count++] = steal_pointer(&s);
+    index = e->sequence_count++;
+    for (; index > 0 && e->sequences[index - 1]->request.order > r->order; index--)
+        e->sequences[index] = e->sequences[index - 1];
+    e->sequences[index] = steal_pointer(&s);
     return 0;
 }
 
@@ -414,6 +438,17 @@ uint64_t engine_kv_bytes(const struct engine *e)
 uint64_t engine_activation_bytes(const struct engine *e)
 {
     return forward_bytes(&e->forward);
+}
+
+void engine_prompt_rows(struct engine *e, uint32_t rows)
+{
+    e->prompt_rows_max = rows;
+}
+
+uint64_t engine_kv_limit(struct engine *e, uint64_t bytes, bool is_most)
+{
+    e->kv_is_most = is_most;
+    return kv_limit(&e->kv, bytes);
 }
 
 void engine_trim(struct engine *e)

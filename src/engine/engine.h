@@ -25,7 +25,7 @@
 
 /* How precise the KV cache is: auto is float32 for a backbone of float32 matrices, else bf16. int8
  * takes half of bf16's memory and two floats more for a position of a KV head. */
-enum engine_kv_dtype { ENGINE_KV_AUTO, ENGINE_KV_BF16, ENGINE_KV_INT8 };
+enum engine_kv_dtype { ENGINE_KV_AUTO, ENGINE_KV_BF16, ENGINE_KV_INT8, ENGINE_KV_DTYPE_COUNT };
 
 struct engine_options {
     uint32_t threads;       /* 0: the processors this process may use */
@@ -72,6 +72,7 @@ struct engine_request {
     uint32_t bias_count;
     uint32_t stop_tokens[ENGINE_STOP_TOKENS_MAX]; /* end of sequence; itself given out last */
     uint32_t stop_token_count;
+    uint64_t order;        /* prompts are computed in ascending order of it, then of arrival */
     uint32_t top_logprobs; /* alternatives given out with each token, <= ENGINE_TOP_LOGPROBS_MAX */
     bool logprobs;         /* compute the log-probability of each chosen token */
     bool prompt_logprobs;  /* also those of the prompt's own tokens (OpenAI's echo) */
@@ -138,13 +139,33 @@ uint32_t engine_context_max(const struct engine *e);
 /* True while some sequence has work. */
 bool engine_has_work(const struct engine *e);
 
-/* Runs one step: every decoding sequence one token, then prompt chunks in arrival order up to
+/* From now on at most so many rows of a step are of prompts, where others decode; 0: as many as fit.
+ * The first is never held up for ever: it gets one row at least. */
+void engine_prompt_rows(struct engine *e, uint32_t rows);
+
+/* From now on KV blocks of so many bytes may have memory, and one in any case; what is too much and
+ * no sequence holds is given back now. is_most: there will never be more, so a sequence that does
+ * not fit alone ends with ENGINE_OUT_OF_KV; else it waits, and steps compute nothing meanwhile.
+ * Returns the bytes that it is. Without a call kv_bytes of the options are there, and no more. */
+uint64_t engine_kv_limit(struct engine *e, uint64_t bytes, bool is_most);
+
+/* Runs one step: every decoding sequence one token, then prompt chunks in their order up to
  * rows_max. Writes at most `output_max` outputs and keeps the rest: calls that find some left give
  * those out and compute nothing. When the KV pool runs out, the youngest sequence starts over later
  * (its outputs go on where they were), or ends with ENGINE_OUT_OF_KV when even the whole pool
  * cannot hold it. 0, or -EINVAL when output_max is 0. */
 int engine_step(struct engine *e, struct engine_output *outputs, uint32_t output_max,
                 struct engine_step_stats *ret_stats, struct error *err);
+
+/* What an engine takes beside its backbone, for who plans memory ahead of opening one. */
+struct engine_sizes {
+    uint64_t kv_token_bytes[ENGINE_KV_DTYPE_COUNT]; /* KV cache of one position */
+    uint64_t row_bytes;                             /* of activations, for each row of rows_max */
+    uint64_t fixed_bytes;                           /* and whatever rows_max is */
+};
+
+/* For the model's whole context; -ENOMEM. */
+int engine_measure(struct engine_sizes *ret, const struct backbone *b, uint32_t threads);
 
 /* KV bytes in use by sequences, and activation bytes touched since the last trim. */
 uint64_t engine_kv_bytes(const struct engine *e);

@@ -388,7 +388,7 @@ static uint64_t lay_out(struct forward *f, uint8_t *base, uint32_t threads)
 {
     const struct model_config *c = f->backbone->config;
     struct activations *a = &f->act;
-    uint64_t row = f->rows_max * sizeof(float), at = 0;
+    uint64_t row = (uint64_t)f->rows_max * sizeof(float), at = 0;
     a->x = forward_carve(base, &at, row * c->hidden);
     a->h = forward_carve(base, &at, row * f->h_width);
     a->half = forward_carve(base, &at, (uint64_t)f->rows_max * input_width(f) * sizeof(uint16_t));
@@ -407,7 +407,7 @@ static uint64_t lay_out(struct forward *f, uint8_t *base, uint32_t threads)
         s->sample = forward_carve(base, &at, c->vocab_count * sizeof(*s->sample));
         s->up = forward_carve(base, &at, row * up_width(f));
     }
-    attend_lay_out(f, base, &at);
+    attend_lay_out(f, threads, base, &at);
     /* The layers are done with gate before there are logits. */
     uint64_t shared = at;
     a->gate = forward_carve(base, &at, row * c->ffn);
@@ -415,32 +415,56 @@ static uint64_t lay_out(struct forward *f, uint8_t *base, uint32_t threads)
     return at > shared ? at : shared;
 }
 
+/* What follows from the model alone. */
+static struct forward shape(const struct backbone *b, uint32_t rows_max)
+{
+    const struct model_config *c = b->config;
+    struct forward f = {.backbone = b, .rows_max = rows_max};
+    for (uint32_t kind = 0; kind < MODEL_LAYER_KIND_COUNT; kind++)
+        rope_init(&f.ropes[kind], c, kind);
+    for (uint32_t layer = 0; layer < c->layer_count; layer++)
+        f.has_kind[model_layer_kind(c, layer)] = true;
+    f.q_width = c->head_count * c->head_dim;
+    f.kv_width = c->kv_head_count * c->head_dim;
+    f.h_width = c->hidden > f.q_width ? c->hidden : f.q_width;
+    return f;
+}
+
+uint64_t forward_work_bytes(const struct backbone *b, uint32_t threads, uint32_t rows_max,
+                            uint32_t context_max)
+{
+    struct forward f = shape(b, rows_max);
+    struct forward_scratch *scratch = calloc(threads, sizeof(*scratch));
+    if (!scratch)
+        return UINT64_MAX;
+    f.scratch = scratch;
+    attend_init(&f, threads, context_max);
+    uint64_t bytes = lay_out(&f, NULL, threads);
+    free(scratch);
+    return bytes;
+}
+
 int forward_open(struct forward *ret, const struct backbone *b, struct kv_pool *kv,
                  enum kernel_kv kv_type, uint32_t threads, uint32_t rows_max, uint32_t context_max,
                  struct error *err)
 {
     const struct model_config *c = b->config;
-    struct forward f = {.backbone = b, .kv = kv, .kv_type = kv_type, .rows_max = rows_max};
+    struct forward f = shape(b, rows_max);
+    f.kv = kv;
+    f.kv_type = kv_type;
     int rc = kernels_select(&f.kernels, err);
     if (rc == 0)
         rc = pool_open(&f.pool, threads, err);
     if (rc < 0)
         return rc;
     threads = pool_threads(f.pool);
-    for (uint32_t kind = 0; kind < MODEL_LAYER_KIND_COUNT; kind++)
-        rope_init(&f.ropes[kind], c, kind);
-    for (uint32_t layer = 0; layer < c->layer_count; layer++)
-        f.has_kind[model_layer_kind(c, layer)] = true;
     f.gated_mul = c->activation == MODEL_GELU_TANH ? f.kernels->gelu_mul : f.kernels->silu_mul;
-    f.q_width = c->head_count * c->head_dim;
-    f.kv_width = c->kv_head_count * c->head_dim;
-    f.h_width = c->hidden > f.q_width ? c->hidden : f.q_width;
     f.scratch = calloc(threads, sizeof(*f.scratch));
     if (!f.scratch) {
         forward_close(&f);
         return error_set(err, -ENOMEM, "no memory for the scratch of %u threads", threads);
     }
-    attend_init(&f, context_max);
+    attend_init(&f, threads, context_max);
     f.act.bytes = lay_out(&f, NULL, threads);
     void *base = mmap(NULL, f.act.bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

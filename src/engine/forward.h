@@ -116,5 +116,8 @@ void forward_run(struct forward *f, uint64_t work, pool_fn *fn, void *argument,
 /* Hands out `bytes` of a mapping at *offset; only counts while base is NULL. */
 void *forward_carve(uint8_t *base, uint64_t *offset, uint64_t bytes);
 
+/* The most that activations and scratch of an engine take. */
+uint64_t forward_work_bytes(const struct backbone *b, uint32_t threads, uint32_t rows_max,
+                            uint32_t context_max);
 uint64_t forward_bytes(const struct forward *f);
 void forward_trim(struct forward *f);

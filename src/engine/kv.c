@@ -49,6 +49,7 @@ int kv_open(struct kv_pool *ret, const struct model_config *c, enum kernel_kv ty
                          (unsigned long long)bytes, ENGINE_KV_BLOCK_TOKENS,
                          (unsigned long long)p.block_bytes);
     p.block_count = count > UINT32_MAX / 2 ? UINT32_MAX / 2 : (uint32_t)count;
+    p.limit_count = p.block_count;
 
     int rc = open_tables(&p, err);
     if (rc == 0)
@@ -78,7 +79,13 @@ uint32_t kv_blocks_for(uint64_t token_count)
 
 uint32_t kv_free_count(const struct kv_pool *p)
 {
-    return p->block_count - p->held_count;
+    return p->limit_count > p->held_count ? p->limit_count - p->held_count : 0;
+}
+
+/* Blocks that have memory: held, idle, or given back since the last trim. */
+static uint32_t present_count(const struct kv_pool *p)
+{
+    return p->fresh_index - p->cold_count;
 }
 
 uint64_t kv_used_bytes(const struct kv_pool *p)
@@ -107,12 +114,16 @@ void kv_blocks_free(struct kv_pool *p, struct kv_blocks *b)
 static uint32_t take(struct kv_pool *p)
 {
     uint32_t block;
-    if (p->given_count > 0)
+    if (p->given_count > p->cold_count) {
         block = p->given_back[--p->given_count];
-    else if (p->fresh_index < p->block_count)
-        block = p->fresh_index++;
-    else
+    } else if (present_count(p) >= p->limit_count) {
         block = prefix_take(&p->prefix);
+    } else if (p->given_count > 0) {
+        block = p->given_back[--p->given_count];
+        p->cold_count--;
+    } else {
+        block = p->fresh_index++;
+    }
     assert(block < p->block_count && p->holders[block] == 0);
     p->holders[block] = 1;
     p->held_count++;
@@ -171,9 +182,25 @@ void kv_trim(struct kv_pool *p)
 {
     if (p->given_count == p->fresh_index) {
         madvise(p->base, p->fresh_index * p->block_bytes, MADV_DONTNEED);
-        p->fresh_index = p->given_count = 0;
+        p->fresh_index = p->given_count = p->cold_count = 0;
         return;
     }
-    for (uint32_t i = 0; i < p->given_count; i++)
-        madvise(p->base + p->given_back[i] * p->block_bytes, p->block_bytes, MADV_DONTNEED);
+    for (; p->cold_count < p->given_count; p->cold_count++)
+        madvise(p->base + p->given_back[p->cold_count] * p->block_bytes, p->block_bytes,
+                MADV_DONTNEED);
+}
+
+uint64_t kv_limit(struct kv_pool *p, uint64_t bytes)
+{
+    uint64_t count = bytes / p->block_bytes;
+    p->limit_count = count < 1 ? 1 : count < p->block_count ? (uint32_t)count : p->block_count;
+    if (p->limit_count < p->held_count)
+        p->limit_count = p->held_count;
+    if (present_count(p) > p->limit_count)
+        kv_trim(p);
+    while (present_count(p) > p->limit_count) {
+        p->given_back[p->given_count++] = prefix_take(&p->prefix);
+        kv_trim(p);
+    }
+    return p->limit_count * p->block_bytes;
 }

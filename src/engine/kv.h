@@ -25,9 +25,11 @@ struct kv_pool {
     uint64_t head_bytes; /* one head's keys and values in a block */
     uint32_t kv_head_count;
     uint32_t block_count;
+    uint32_t limit_count; /* blocks that may have memory at one time, those held in any case */
     uint32_t fresh_index; /* blocks from here on were never taken */
     uint32_t *given_back; /* [block_count], owned: a stack of taken and returned blocks */
     uint32_t given_count;
+    uint32_t cold_count; /* of given_back, from the bottom: their memory went back to the system */
     uint32_t *holders; /* [block_count], owned: how many sequences hold it */
     uint32_t held_count;
     bool keeps_prefixes;
@@ -74,3 +76,8 @@ static inline void *kv_head_at(const struct kv_pool *p, uint32_t id, uint32_t la
 
 /* Gives the memory of all free blocks but the idle ones back to the system. */
 void kv_trim(struct kv_pool *p);
+
+/* From now on no more than so many bytes have memory, whole blocks, one at least. What is too much
+ * goes at once, idle blocks included; held ones stay, and count. Returns the bytes that it is now.
+ */
+uint64_t kv_limit(struct kv_pool *p, uint64_t bytes);

@@ -136,8 +136,8 @@ static bool is_planned(const struct engine *e, const struct sequence *s)
     return false;
 }
 
-/* Makes room for all known tokens of sequence `index`, at the cost of the youngest that this step
- * does not compute; false when that is itself, which then waits or, alone in the pool, ends. */
+/* Makes room for all known tokens of sequence `index`, at the cost of the last in order that this
+ * step does not compute; false when that is itself, which then waits or, alone in the pool, ends. */
 static bool make_room(struct engine *e, uint32_t index)
 {
     struct sequence *s = e->sequences[index];
@@ -150,7 +150,8 @@ static bool make_room(struct engine *e, uint32_t index)
             sequence_release(e, e->sequences[youngest]);
             continue;
         }
-        if (kv_blocks_for(s->token_count) > e->kv.block_count)
+        uint32_t most = e->kv_is_most ? e->kv.limit_count : e->kv.block_count;
+        if (kv_blocks_for(s->token_count) > most)
             finish_without_kv(e, s);
         else
             sequence_release(e, s);
@@ -181,11 +182,21 @@ static void plan_decoding(struct engine *e)
     }
 }
 
+/* Rows that prompts may have in this step, beside those that decode. */
+static uint32_t prompt_rows_end(const struct engine *e)
+{
+    uint32_t most = e->options.rows_max;
+    if (e->row_count == 0 || e->prompt_rows_max == 0 || e->prompt_rows_max >= most - e->row_count)
+        return most;
+    return e->row_count + e->prompt_rows_max;
+}
+
 /* Whoever waits takes the blocks of all known tokens at once, so that only decoding can run out;
  * nobody takes blocks before an older one has all of its own, so that nobody starves. */
 static void plan_prompts(struct engine *e)
 {
-    for (uint32_t i = 0; i < e->sequence_count && e->row_count < e->options.rows_max; i++) {
+    uint32_t end = prompt_rows_end(e);
+    for (uint32_t i = 0; i < e->sequence_count && e->row_count < end; i++) {
         struct sequence *s = e->sequences[i];
         if (s->finished || is_decoding(s)) /* those are planned */
             continue;
@@ -194,7 +205,7 @@ static void plan_prompts(struct engine *e)
             break;
         if (is_being_computed(e, s))
             continue;
-        uint32_t room = e->options.rows_max - e->row_count, rows = rows_left(s);
+        uint32_t room = end - e->row_count, rows = rows_left(s);
         plan_part(e, s, rows < room ? rows : room);
     }
 }

@@ -43,9 +43,11 @@ struct engine {
     const struct adapter **adapters; /* [adapters_max], borrowed; NULL: empty slot */
     struct digest *adapter_digests;  /* [adapters_max] */
 
-    struct sequence **sequences; /* [sequences_max] in order of arrival */
+    struct sequence **sequences; /* [sequences_max] by request.order, then by arrival */
     uint32_t sequence_count;
     uint32_t next_id;
+    uint32_t prompt_rows_max; /* 0: what rows_max leaves */
+    bool kv_is_most;          /* the KV pool's limit will not be raised */
 
     /* The batch of one step, sized once. */
     struct step_part *parts; /* [sequences_max] */

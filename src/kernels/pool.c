@@ -230,7 +230,7 @@ void pool_expect(struct pool *p, const struct pool_part *parts, uint32_t count)
     p->part_count = count;
 }
 
-static uint32_t allowed_cpus(void)
+uint32_t pool_threads_allowed(void)
 {
     cpu_set_t set;
     if (sched_getaffinity(0, sizeof(set), &set) != 0)
@@ -275,7 +275,7 @@ int pool_open(struct pool **ret, uint32_t threads, struct error *err)
     if (p == NULL)
         return error_set(err, -ENOMEM, "no memory for a thread pool");
     memset(p, 0, sizeof(*p));
-    p->thread_count = threads > 0 ? threads : allowed_cpus();
+    p->thread_count = threads > 0 ? threads : pool_threads_allowed();
     p->threads = calloc(p->thread_count, sizeof(*p->threads));
     p->ranges = aligned_alloc(CACHE_LINE_BYTES, p->thread_count * sizeof(*p->ranges));
     if (p->threads == NULL || p->ranges == NULL) {

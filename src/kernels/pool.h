@@ -16,7 +16,10 @@ struct pool;
 /* chunk in [0, chunk_count); thread in [0, pool_threads()). */
 typedef void pool_fn(void *argument, uint32_t chunk, uint32_t thread);
 
-/* threads >= 1; 1 starts none. 0: as many as this process may run on. */
+/* As many as this process may run on. */
+uint32_t pool_threads_allowed(void);
+
+/* threads >= 1; 1 starts none. 0: as many as are allowed. */
 int pool_open(struct pool **ret, uint32_t threads, struct error *err);
 void pool_close(struct pool *p);
 uint32_t pool_threads(const struct pool *p);

@@ -1,7 +1,11 @@
 /* See route.h. */
 #include "policy/route.h"
 
+#include "policy/maths.h"
+
 #include <assert.h>
+
+#define ALONE_FACTOR 1.5
 
 struct route_domain route_domain_of(enum route_isolation isolation, uint32_t function,
                                     uint32_t owner, uint32_t backbone)
@@ -21,14 +25,31 @@ bool route_domain_equal(struct route_domain a, struct route_domain b)
     return a.group == b.group && a.backbone == b.backbone;
 }
 
-enum route_verdict route_admit(const struct route_load *load)
+double route_start_us(const struct route_start *s)
 {
+    return maths_max(s->backbone_us + s->process_us, s->adapter_us) + s->bind_us;
+}
+
+double route_budget_us(const struct route_load *load)
+{
+    return maths_max(load->slo_us, ALONE_FACTOR * load->alone_us);
+}
+
+enum route_verdict route_admit(const struct route_load *load, uint64_t *ret_retry_us)
+{
+    *ret_retry_us = 0;
     if (load->requests >= load->requests_max)
         return ROUTE_SERVER_FULL;
     if (load->function_waiting >= load->function_waiting_max)
         return ROUTE_FUNCTION_QUEUE_FULL;
-    if (load->backbone_bytes > load->budget_bytes ||
-        load->worker_bytes > load->budget_bytes - load->backbone_bytes)
+    if (load->owner_live >= load->owner_live_max)
+        return ROUTE_OWNER_LIMIT;
+    if (!load->fits)
         return ROUTE_TOO_LARGE;
+    double late_us = load->alone_us + load->backlog_us - route_budget_us(load);
+    if (load->has_deadline && late_us > 0) {
+        *ret_retry_us = maths_us(late_us);
+        return ROUTE_TOO_LATE;
+    }
     return ROUTE_ACCEPT;
 }

@@ -262,6 +262,23 @@ int sandbox_cgroup_create(struct sandbox_cgroup *ret, const struct sandbox_featu
     return 0;
 }
 
+int sandbox_cgroup_limit(const struct sandbox_cgroup *cg, uint64_t memory_bytes_max)
+{
+    char text[32];
+
+    if (!cg->dir[0])
+        return 0;
+    snprintf(text, sizeof text, "%" PRIu64, memory_bytes_max);
+    /* Under v1 the limit with swap may never be the lower one: it leads the way up and follows
+     * down. */
+    if (cg->version == 1)
+        (void)file_write(cg->dir, FILES[1].swap, text);
+    int r = file_write(cg->dir, FILES[cg->version].limit, text);
+    if (cg->version == 1)
+        (void)file_write(cg->dir, FILES[1].swap, text);
+    return r;
+}
+
 int sandbox_cgroup_remove(struct sandbox_cgroup *cg)
 {
     if (cg->dir[0] && rmdir(cg->dir) != 0 && errno != ENOENT)

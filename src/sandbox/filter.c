@@ -184,7 +184,7 @@ static const struct argument_rule ARGUMENT_RULES[] = {
     FCNTL(F_SETFL, EVERY_ROLE),
     FCNTL(F_DUPFD_CLOEXEC, EVERY_ROLE),
     FCNTL(F_GET_SEALS, EVERY_ROLE),
-    FCNTL(F_ADD_SEALS, ROLE(SANDBOX_KEEPER)),
+    FCNTL(F_ADD_SEALS, ROLE(SANDBOX_KEEPER) | ROLE(SANDBOX_STAGER)),
 };
 
 static int add_rules(scmp_filter_ctx f, enum sandbox_role role)

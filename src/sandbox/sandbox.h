@@ -94,6 +94,8 @@ int sandbox_cgroup_prepare(struct sandbox_features *f, struct error *reterr);
  * is reused when empty. */
 int sandbox_cgroup_create(struct sandbox_cgroup *ret, const struct sandbox_features *f,
                           const char *name, uint64_t memory_bytes_max, struct error *reterr);
+/* Another limit. Below what is in use the kernel reclaims what it can, and kills for the rest. */
+int sandbox_cgroup_limit(const struct sandbox_cgroup *cg, uint64_t memory_bytes_max);
 /* 0, or -EBUSY while a process is inside: call again after it was reaped. */
 int sandbox_cgroup_remove(struct sandbox_cgroup *cg);
 /* How many processes of the group the kernel killed for memory; 0 when unknown. */
@@ -131,6 +133,7 @@ int sandbox_spawn(struct sandbox_child *ret, const struct sandbox_spawn_options 
 enum sandbox_role {
     SANDBOX_WORKER, /* compute threads; messages and descriptors over its socket; maps memory */
     SANDBOX_KEEPER, /* the same, and may add seals to the share it made before the lock */
+    SANDBOX_STAGER, /* the same, for shares that it is handed */
     SANDBOX_PACKER, /* the same, and may write, size and sync files by descriptor */
     SANDBOX_ROLE_COUNT
 };

@@ -1,54 +1,51 @@
 /*
- * Decisions over everything that is queued, once per turn of the event loop: that is where
- * batching comes from. Each step below emits actions and changes the picture with them; a full
- * action buffer ends the plan, and the next call goes on where it stood.
+ * Decisions over everything that is queued, once per turn of the event loop: that is where batching
+ * comes from. What is to be told of requests goes first, then what timers and events have queued.
  */
-#include "policy/batch.h"
-#include "policy/keepalive.h"
-#include "policy/offload.h"
-#include "sched/state.h"
+#include "sched/plan.h"
 
 #include <assert.h>
 
-struct plan {
-    struct sched *s;
-    uint64_t now_us;
-    struct sched_action *actions;
-    uint32_t count;
-    uint32_t max;
-};
-
-static bool full(const struct plan *p)
+struct sched_action *plan_emit(struct plan *p, enum sched_action_type type)
 {
-    return p->count == p->max;
-}
-
-static struct sched_action *emit(struct plan *p, enum sched_action_type type)
-{
-    assert(!full(p));
+    assert(plan_room(p) > 0);
     struct sched_action *a = &p->actions[p->count++];
     *a = (struct sched_action){.type = type,
                                .function = SCHED_NONE,
                                .backbone = SCHED_NONE,
                                .worker = SCHED_NONE,
-                               .slot = SCHED_NONE};
+                               .device = SCHED_NONE,
+                               .slot = SCHED_NONE,
+                               .copy = SCHED_NONE,
+                               .host_copy = SCHED_NONE,
+                               .place = SCHED_NONE,
+                               .from = SCHED_NONE};
     return a;
 }
 
-static void plan_refusals(struct plan *p)
+/* --- what is to be told --- */
+
+static void tell_requests(struct plan *p)
 {
     struct sched *s = p->s;
-    while (s->refused.head != SCHED_NONE && !full(p)) {
-        struct request *r = &s->requests[s->refused.head];
-        struct sched_action *a = emit(p, SCHED_REFUSE);
+    while (s->told.head != SCHED_NONE && plan_room(p) > 0) {
+        struct request *r = &s->requests[s->told.head];
+        bool ran = r->state == REQUEST_ENDED;
+        struct sched_action *a = plan_emit(p, ran ? SCHED_RECEIPT : SCHED_REFUSE);
         a->request = r->id;
         a->function = r->function;
         a->reason = r->reason;
+        a->us = r->retry_us;
+        a->receipt = r->receipt;
+        if (ran) {
+            s->receipts++;
+            s->receipts_byte_us += (r->receipt.own_byte_s + r->receipt.backbone_byte_s) * 1e6;
+        }
         request_release(s, r);
     }
 }
 
-static void plan_cancels(struct plan *p)
+static void tell_cancels(struct plan *p)
 {
     struct sched *s = p->s;
     for (uint32_t w = 0; w < s->config.workers_max && s->cancels_due > 0; w++) {
@@ -58,9 +55,9 @@ static void plan_cancels(struct plan *p)
             struct request *r = &s->requests[i];
             if (!r->cancel_due)
                 continue;
-            if (full(p))
+            if (plan_room(p) == 0)
                 return;
-            struct sched_action *a = emit(p, SCHED_CANCEL);
+            struct sched_action *a = plan_emit(p, SCHED_CANCEL);
             a->worker = w;
             a->request = r->id;
             r->cancel_due = false;
@@ -70,301 +67,234 @@ static void plan_cancels(struct plan *p)
     }
 }
 
-static void kill_worker(struct plan *p, uint32_t index)
+static void tell_bills(struct plan *p)
 {
-    struct worker *w = &p->s->workers[index];
-    assert(w->state == WORKER_STARTING || w->state == WORKER_READY);
-    emit(p, SCHED_KILL)->worker = index;
-    w->state = WORKER_ENDING;
-    struct domain *d = &p->s->domains[w->domain];
-    if (d->worker == index)
-        d->worker = SCHED_NONE;
+    struct sched *s = p->s;
+    while (s->bills != SCHED_NONE && plan_room(p) > 0) {
+        struct function *f = &s->functions[s->bills];
+        struct sched_action *a = plan_emit(p, SCHED_IDLE_BILL);
+        a->function = s->bills;
+        a->byte_s = f->idle_due / 1e6;
+        f->idle_byte_s += a->byte_s;
+        s->idle_byte_us += f->idle_due;
+        f->idle_due = 0;
+        f->is_billed = false;
+        s->bills = f->bill_next;
+        s->forgets_due |= f->removing;
+    }
 }
 
-static void unbind(struct plan *p, uint32_t worker, struct slot *slot)
+static void tell_drops(struct plan *p)
 {
-    struct sched_action *a = emit(p, SCHED_UNBIND);
-    a->worker = worker;
-    a->function = slot->function;
-    a->slot = (uint32_t)(slot - p->s->workers[worker].slots);
-    slot->state = SLOT_EMPTY;
+    struct sched *s = p->s;
+    while (s->drops != SCHED_NONE && plan_room(p) > 0) {
+        struct copy *c = &s->copies[s->drops];
+        struct sched_action *a = plan_emit(p, SCHED_DROP);
+        a->copy = s->drops;
+        a->place = c->place;
+        s->drops = c->free_next;
+    }
 }
 
-/* A removed function that nothing refers to: unbound, its number given back; the domain ends with
- * its last function. */
+/* --- functions that go --- */
+
+static void forget_adapter(struct plan *p, struct function *f)
+{
+    struct sched *s = p->s;
+    for (uint32_t i = f->copies; i != SCHED_NONE; i = s->copies[i].object_next)
+        copy_drop(s, &s->copies[i]);
+}
+
+/* True when no worker has it in a slot any more. */
+static bool unbind_everywhere(struct plan *p, uint32_t index)
+{
+    struct sched *s = p->s;
+    struct domain *d = &s->domains[s->functions[index].domain];
+    for (uint32_t i = d->workers; i != SCHED_NONE; i = s->workers[i].domain_next) {
+        struct worker *w = &s->workers[i];
+        if (w->state == WORKER_ENDING)
+            continue;
+        struct slot *slot = worker_slot(w, s->config.worker_slots_max, index);
+        if (plan_room(p) == 0)
+            return false;
+        if (d->functions == 1)
+            plan_kill(p, i);
+        else if (slot && slot->state == SLOT_BOUND)
+            plan_unbind(p, i, slot);
+    }
+    return true;
+}
+
+static void remove_from_backbone(struct sched *s, uint32_t index)
+{
+    struct function *f = &s->functions[index];
+    struct backbone *b = &s->backbones[f->backbone];
+    if (f->recent_prev != SCHED_NONE)
+        s->functions[f->recent_prev].recent_next = f->recent_next;
+    else
+        b->recent_head = f->recent_next;
+    if (f->recent_next != SCHED_NONE)
+        s->functions[f->recent_next].recent_prev = f->recent_prev;
+    else
+        b->recent_tail = f->recent_prev;
+    b->functions--;
+}
+
+/* Something in memory is still its own: the function's number is not free before that has gone. */
+static bool is_referred_to(const struct sched *s, uint32_t index)
+{
+    const struct function *f = &s->functions[index];
+    const struct domain *d = &s->domains[f->domain];
+    if (f->copies != SCHED_NONE)
+        return true;
+    if (d->functions == 1 && d->workers != SCHED_NONE)
+        return true;
+    for (uint32_t i = d->workers; i != SCHED_NONE; i = s->workers[i].domain_next)
+        if (worker_slot(&s->workers[i], s->config.worker_slots_max, index))
+            return true;
+    return false;
+}
+
 static void forget(struct plan *p, uint32_t index)
 {
     struct sched *s = p->s;
     struct function *f = &s->functions[index];
     struct domain *d = &s->domains[f->domain];
     assert(d->functions > 0);
-    if (d->worker != SCHED_NONE) {
-        struct slot *slot = worker_slot(&s->workers[d->worker], s->config.worker_slots_max, index);
-        if (d->functions == 1)
-            kill_worker(p, d->worker);
-        else if (slot != NULL)
-            unbind(p, d->worker, slot);
-    }
-    emit(p, SCHED_FORGET)->function = index;
+    plan_emit(p, SCHED_FORGET)->function = index;
+    remove_from_backbone(s, index);
+    if (d->last_function == index)
+        d->last_function = SCHED_NONE;
     f->used = false;
+    s->removing--;
     if (--d->functions == 0)
-        d->used = false;
+        domain_free(s, f->domain);
 }
 
+/* Functions that are being removed are looked at until nothing of theirs is left. */
 static void plan_forgets(struct plan *p)
 {
     struct sched *s = p->s;
-    if (s->forgets_due == 0)
+    if (!s->forgets_due)
         return;
+    s->forgets_due = false;
     for (uint32_t i = 0; i < s->config.functions_max; i++) {
-        if (!function_is_forgettable(&s->functions[i]))
+        struct function *f = &s->functions[i];
+        if (!function_is_forgettable(f))
             continue;
-        if (p->max - p->count < 2)
+        if (!unbind_everywhere(p, i) || plan_room(p) == 0) {
+            s->forgets_due = true;
             return;
-        forget(p, i);
+        }
+        forget_adapter(p, f);
+        if (!is_referred_to(s, i) && !f->is_billed)
+            forget(p, i);
     }
-    s->forgets_due = 0;
 }
 
-static uint32_t idle_worker(struct sched *s)
-{
-    for (uint32_t i = 0; i < s->config.workers_max; i++) {
-        const struct worker *w = &s->workers[i];
-        s->candidates[i] =
-            (struct offload_candidate){.idle = w->state == WORKER_READY && w->running.count == 0 &&
-                                               s->domains[w->domain].waiting.count == 0,
-                                       .used_us = w->idle_since_us};
-    }
-    return offload_victim(s->candidates, s->config.workers_max);
-}
+/* --- what time has queued --- */
 
-static uint32_t idle_backbone(struct sched *s)
-{
-    for (uint32_t i = 0; i < s->config.backbones_max; i++) {
-        const struct backbone_entry *b = &s->backbones[i];
-        s->candidates[i] = (struct offload_candidate){.idle = b->state == BACKBONE_RESIDENT &&
-                                                              b->workers == 0 && b->waiting == 0,
-                                                      .used_us = b->used_us};
-    }
-    return offload_victim(s->candidates, s->config.backbones_max);
-}
-
-/* Bytes that are on their way out already: ending workers and dropped backbones. */
-static uint64_t leaving_bytes(const struct sched *s)
-{
-    uint64_t bytes = 0;
-    for (uint32_t i = 0; i < s->config.workers_max; i++)
-        bytes += s->workers[i].state == WORKER_ENDING ? s->config.worker_bytes : 0;
-    for (uint32_t i = 0; i < s->config.backbones_max; i++)
-        bytes += s->backbones[i].state == BACKBONE_DROPPING ? s->backbones[i].bytes : 0;
-    return bytes;
-}
-
-/* True when `bytes` fit now. Otherwise asks for idle things to go, one at a time, and the request
- * waits for their memory. */
-static bool make_room(struct plan *p, uint64_t bytes)
+static void expire_worker(struct plan *p, uint32_t index)
 {
     struct sched *s = p->s;
-    if (bytes <= s->config.budget_bytes - s->memory_bytes)
-        return true;
-    uint64_t kept = s->memory_bytes - leaving_bytes(s);
-    if (bytes <= s->config.budget_bytes - kept)
-        return false;
-    uint32_t worker = idle_worker(s);
-    if (worker != OFFLOAD_NONE) {
-        kill_worker(p, worker);
-        return false;
-    }
-    uint32_t backbone = idle_backbone(s);
-    if (backbone != OFFLOAD_NONE) {
-        emit(p, SCHED_DROP)->backbone = backbone;
-        s->backbones[backbone].state = BACKBONE_DROPPING;
-    }
-    return false;
-}
-
-static uint32_t free_worker(struct plan *p)
-{
-    struct sched *s = p->s;
-    for (uint32_t i = 0; i < s->config.workers_max; i++) {
-        if (s->workers[i].state == WORKER_FREE)
-            return i;
-    }
-    bool ending = false;
-    for (uint32_t i = 0; i < s->config.workers_max; i++)
-        ending = ending || s->workers[i].state == WORKER_ENDING;
-    uint32_t victim = ending ? OFFLOAD_NONE : idle_worker(s);
-    if (victim != OFFLOAD_NONE)
-        kill_worker(p, victim);
-    return SCHED_NONE;
-}
-
-static void start_worker(struct plan *p, struct domain *d)
-{
-    struct sched *s = p->s;
-    uint32_t backbone = (uint32_t)d->key.backbone;
-    struct backbone_entry *b = &s->backbones[backbone];
-    if (b->state == BACKBONE_COLD) {
-        if (!make_room(p, b->bytes + s->config.worker_bytes) || full(p))
-            return;
-        emit(p, SCHED_LOAD)->backbone = backbone;
-        b->state = BACKBONE_LOADING;
-        s->memory_bytes += b->bytes;
-    }
-    if (b->state != BACKBONE_RESIDENT || full(p))
+    const struct worker *w = &s->workers[index];
+    if (w->state != WORKER_READY || w->domain == SCHED_NONE || !worker_is_idle(s, w))
         return;
-    uint32_t index = free_worker(p);
-    if (index == SCHED_NONE || full(p) || !make_room(p, s->config.worker_bytes) || full(p))
+    if (plan_room(p) > 0)
+        plan_kill(p, index);
+    else
+        timers_set(&s->timers, timer_of_worker(index), p->now_us);
+}
+
+static void take_timers(struct plan *p)
+{
+    struct sched *s = p->s;
+    uint32_t subject, left = s->timers.count; /* those that are set anew come later */
+    while (left-- > 0 && timers_take(&s->timers, p->now_us, &subject)) {
+        if (subject == timer_of_plan())
+            s->plan_due = true;
+        else if (subject < timer_of_device(s, 0))
+            expire_worker(p, subject - timer_of_worker(0));
+        else if (subject < timer_of_domain(s, 0))
+            device_look(s, subject - timer_of_device(s, 0));
+        else
+            domain_look(s, subject - timer_of_domain(s, 0));
+    }
+}
+
+static void plan_memory(struct plan *p)
+{
+    struct sched *s = p->s;
+    if (!s->plan_due || plan_room(p) < SCHED_ACTIONS_MIN / 2)
         return;
-    struct sched_action *a = emit(p, SCHED_SPAWN);
-    a->worker = index;
-    a->backbone = backbone;
-    a->domain = d->key;
-    s->workers[index] = (struct worker){.running = {SCHED_NONE, SCHED_NONE, 0},
-                                        .state = WORKER_STARTING,
-                                        .domain = (uint32_t)(d - s->domains),
-                                        .backbone = backbone,
-                                        .idle_since_us = p->now_us};
-    d->worker = index;
-    b->workers++;
-    b->used_us = p->now_us;
-    s->memory_bytes += s->config.worker_bytes;
-}
-
-/* The slot of the function, bound or being bound; NULL when every slot is busy for now. */
-static struct slot *bind(struct plan *p, uint32_t worker, uint32_t function)
-{
-    struct sched *s = p->s;
-    struct worker *w = &s->workers[worker];
-    struct slot *slot = worker_slot(w, s->config.worker_slots_max, function);
-    if (slot != NULL)
-        return slot;
-    struct slot *idle = NULL;
-    for (uint32_t i = 0; i < s->config.worker_slots_max && slot == NULL; i++) {
-        if (w->slots[i].state == SLOT_EMPTY)
-            slot = &w->slots[i];
-        else if (w->slots[i].state == SLOT_BOUND && w->slots[i].running == 0)
-            idle = &w->slots[i];
-    }
-    if (p->max - p->count < 2 || (slot == NULL && idle == NULL))
-        return NULL;
-    if (slot == NULL) {
-        unbind(p, worker, idle);
-        slot = idle;
-    }
-    *slot = (struct slot){.function = function, .state = SLOT_BINDING};
-    struct sched_action *a = emit(p, SCHED_BIND);
-    a->worker = worker;
-    a->function = function;
-    a->slot = (uint32_t)(slot - w->slots);
-    return slot;
-}
-
-/* First in, first out within a domain. */
-static void feed_worker(struct plan *p, struct domain *d)
-{
-    struct sched *s = p->s;
-    struct worker *w = &s->workers[d->worker];
-    while (d->waiting.head != SCHED_NONE && !full(p)) {
-        struct request *r = &s->requests[d->waiting.head];
-        if (w->running.count >= s->config.worker_running_max)
-            return;
-        struct slot *slot = bind(p, d->worker, r->function);
-        if (slot == NULL || slot->state != SLOT_BOUND || full(p))
-            return;
-        request_run(s, r, d->worker);
-        struct sched_action *a = emit(p, SCHED_SUBMIT);
-        a->worker = d->worker;
-        a->function = r->function;
-        a->request = r->id;
-        a->slot = (uint32_t)(slot - w->slots);
-    }
+    s->plan_due = false;
+    plan_preload(p);
+    timers_set(&s->timers, timer_of_plan(),
+               p->now_us + s->config.plan_period_us / (s->place_count > 0 ? s->place_count : 1));
 }
 
 static void plan_domains(struct plan *p)
 {
     struct sched *s = p->s;
-    for (uint32_t i = s->hungry_head, next; i != SCHED_NONE && !full(p); i = next) {
-        struct domain *d = &s->domains[i];
-        next = d->hungry_next;
-        if (d->worker == SCHED_NONE)
-            start_worker(p, d);
-        else if (s->workers[d->worker].state == WORKER_READY)
-            feed_worker(p, d);
+    /* Those that are queued anew meanwhile are looked at by the next plan. */
+    uint32_t last = s->queue_tail;
+    while (s->queue_head != SCHED_NONE && plan_room(p) > 0) {
+        uint32_t index = s->queue_head;
+        struct domain *d = &s->domains[index];
+        s->queue_head = d->queue_next;
+        if (s->queue_head == SCHED_NONE)
+            s->queue_tail = SCHED_NONE;
+        d->queued = false;
+        plan_domain(p, index);
+        if (index == last)
+            break;
     }
 }
 
-static bool another_wants(const struct sched *s)
-{
-    for (uint32_t i = 0; i < s->config.workers_max; i++) {
-        if (s->wants[i] && i != s->turn_worker)
-            return true;
-    }
-    return false;
-}
-
-static void plan_turns(struct plan *p, uint64_t *timer_us)
+static void plan_devices(struct plan *p)
 {
     struct sched *s = p->s;
-    for (uint32_t i = 0; i < s->config.workers_max; i++)
-        s->wants[i] = s->workers[i].state == WORKER_READY && s->workers[i].running.count > 0;
-    if (full(p))
-        return;
-    if (s->turn_worker == SCHED_NONE) {
-        uint32_t next = batch_next_turn(s->wants, s->config.workers_max, s->turn_last);
-        if (next == BATCH_NONE)
-            return;
-        struct sched_action *a = emit(p, SCHED_GRANT);
-        a->worker = next;
-        a->turn = ++s->turn;
-        s->turn_worker = next;
-        s->turn_last = next;
-        s->turn_revoked = false;
-        s->turn_began_us = p->now_us;
-    }
-    if (s->turn_revoked)
-        return;
-    uint64_t ends_us = batch_turn_ends_us(s->turn_began_us, s->config.turn_us, another_wants(s));
-    if (ends_us > p->now_us) {
-        *timer_us = ends_us < *timer_us ? ends_us : *timer_us;
-    } else if (!full(p)) {
-        struct sched_action *a = emit(p, SCHED_REVOKE);
-        a->worker = s->turn_worker;
-        a->turn = s->turn;
-        s->turn_revoked = true;
+    uint32_t last = s->devices_tail;
+    while (s->devices_head != SCHED_NONE && plan_room(p) > 0) {
+        uint32_t index = s->devices_head;
+        struct device *v = &s->devices[index];
+        s->devices_head = v->queue_next;
+        if (s->devices_head == SCHED_NONE)
+            s->devices_tail = SCHED_NONE;
+        v->queued = false;
+        plan_device(p, index);
+        if (index == last)
+            break;
     }
 }
 
-static void plan_keepalive(struct plan *p, uint64_t *timer_us)
+static bool has_more(const struct sched *s)
 {
-    struct sched *s = p->s;
-    for (uint32_t i = 0; i < s->config.workers_max; i++) {
-        const struct worker *w = &s->workers[i];
-        if (w->state != WORKER_READY || w->running.count > 0 ||
-            s->domains[w->domain].waiting.count > 0)
-            continue;
-        uint64_t ends_us = keepalive_ends_us(w->idle_since_us, s->config.keep_alive_us);
-        if (ends_us > p->now_us)
-            *timer_us = ends_us < *timer_us ? ends_us : *timer_us;
-        else if (!full(p))
-            kill_worker(p, i);
-    }
+    return s->told.head != SCHED_NONE || s->cancels_due > 0 || s->bills != SCHED_NONE ||
+           s->drops != SCHED_NONE || s->forgets_due || s->queue_head != SCHED_NONE ||
+           s->devices_head != SCHED_NONE || s->plan_due;
 }
 
-uint32_t sched_plan(struct sched *s, uint64_t now_us, struct sched_action *actions, uint32_t max)
+uint32_t sched_plan(struct sched *s, uint64_t now_us, struct sched_action *actions, uint32_t max,
+                    bool *ret_more)
 {
-    assert(max >= 8);
-    struct plan p = {.s = s, .now_us = now_us, .actions = actions, .max = max};
-    uint64_t timer_us = UINT64_MAX;
-    plan_refusals(&p);
-    plan_cancels(&p);
+    assert(max >= SCHED_ACTIONS_MIN);
+    s->now_us = now_us > s->now_us ? now_us : s->now_us;
+    struct plan p = {.s = s, .now_us = s->now_us, .actions = actions, .max = max};
+    tell_requests(&p);
+    tell_cancels(&p);
+    take_timers(&p);
     plan_forgets(&p);
     plan_domains(&p);
-    plan_turns(&p, &timer_us);
-    plan_keepalive(&p, &timer_us);
-    if (timer_us < s->armed_us && !full(&p)) {
-        emit(&p, SCHED_ARM_TIMER)->us = timer_us;
-        s->armed_us = timer_us;
+    plan_devices(&p);
+    plan_memory(&p);
+    tell_drops(&p);
+    tell_bills(&p);
+    uint64_t next_us = timers_next_us(&s->timers);
+    if (next_us < s->armed_us && plan_room(&p) > 0) {
+        plan_emit(&p, SCHED_ARM_TIMER)->us = next_us;
+        s->armed_us = next_us;
     }
+    *ret_more = p.count > 0 && (has_more(s) || next_us < s->armed_us);
     return p.count;
 }

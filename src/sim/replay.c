@@ -71,6 +71,7 @@ static void compare(struct replay *r, uint32_t done, uint32_t now, struct replay
 static int replay_record(struct replay *r, struct replay_result *ret, struct error *err)
 {
     uint64_t word, now_us;
+    bool more;
     struct sched_event e;
     if (fread(&word, sizeof word, 1, r->file) != 1)
         return 0;
@@ -94,7 +95,7 @@ static int replay_record(struct replay *r, struct replay_result *ret, struct err
             return 0;
         ret->plans++;
         ret->actions += count;
-        compare(r, (uint32_t)count, sched_plan(r->sched, now_us, r->now, ACTIONS_MAX), ret);
+        compare(r, (uint32_t)count, sched_plan(r->sched, now_us, r->now, ACTIONS_MAX, &more), ret);
         return ret->identical;
     case EVENTLOG_FULL:
         ret->complete = false;

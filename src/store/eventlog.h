@@ -15,7 +15,7 @@
 #include <stdint.h>
 
 #define EVENTLOG_MAGIC "SLLORAEV"
-#define EVENTLOG_VERSION 1u
+#define EVENTLOG_VERSION 2u
 /* What the daemon plans at a time; a replay must offer the core the same room. */
 #define EVENTLOG_ACTIONS_MAX 256u
 

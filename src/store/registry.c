@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SCHEMA_VERSION 3
+#define SCHEMA_VERSION 4
 #define APPLICATION_ID 0x534c4f52 /* "SLOR" */
 
 struct registry {
@@ -16,14 +16,18 @@ struct registry {
 };
 
 static const char schema[] =
-    "CREATE TABLE owners (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);"
+    "CREATE TABLE owners (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,"
+    "  requests_max INTEGER NOT NULL DEFAULT 0);"
     "CREATE TABLE images (digest BLOB PRIMARY KEY, kind INTEGER NOT NULL, bytes INTEGER NOT NULL,"
-    "  label TEXT NOT NULL, dtype INTEGER NOT NULL, rank INTEGER NOT NULL, certificate TEXT) "
+    "  label TEXT NOT NULL, dtype INTEGER NOT NULL, rank INTEGER NOT NULL, certificate TEXT,"
+    "  kv_bytes INTEGER NOT NULL, kv_bf16_bytes INTEGER NOT NULL, kv_int8_bytes INTEGER NOT NULL,"
+    "  row_bytes INTEGER NOT NULL, fixed_bytes INTEGER NOT NULL) "
     "WITHOUT ROWID;"
     "CREATE TABLE sources (key BLOB PRIMARY KEY, image BLOB NOT NULL) WITHOUT ROWID;"
     "CREATE TABLE functions (name TEXT PRIMARY KEY, owner INTEGER NOT NULL REFERENCES owners(id),"
     "  isolation INTEGER NOT NULL, generation INTEGER NOT NULL, created_us INTEGER NOT NULL,"
-    "  backbone BLOB NOT NULL, adapter BLOB);"
+    "  backbone BLOB NOT NULL, adapter BLOB, slo_ttft_us INTEGER NOT NULL,"
+    "  slo_tpot_us INTEGER NOT NULL);"
     "CREATE TABLE generations (name TEXT PRIMARY KEY, last INTEGER NOT NULL);";
 
 static int db_error(struct registry *r, struct error *err, const char *doing)
@@ -157,6 +161,21 @@ static int run_number(struct registry *r, sqlite3_stmt *st, uint64_t *ret, const
     return n;
 }
 
+/* Runs one that returns a row of two. */
+static int run_numbers(struct registry *r, sqlite3_stmt *st, uint32_t ret[2], const char *doing,
+                       struct error *err)
+{
+    int n = 0;
+    if (sqlite3_step(st) == SQLITE_ROW) {
+        ret[0] = (uint32_t)sqlite3_column_int64(st, 0);
+        ret[1] = (uint32_t)sqlite3_column_int64(st, 1);
+    } else {
+        n = db_error(r, err, doing);
+    }
+    sqlite3_finalize(st);
+    return n;
+}
+
 static int put_owner(struct registry *r, struct registry_function *f, struct error *err)
 {
     sqlite3_stmt *st = NULL;
@@ -167,13 +186,33 @@ static int put_owner(struct registry *r, struct registry_function *f, struct err
     sqlite3_bind_text(st, 1, f->owner, -1, SQLITE_TRANSIENT);
     n = run(r, st, "storing the owner", err);
     if (n == 0)
-        n = prepare(r, &st, "SELECT id FROM owners WHERE name=?1", "reading the owner", err);
+        n = prepare(r, &st, "SELECT id,requests_max FROM owners WHERE name=?1",
+                    "reading the owner", err);
+    if (n < 0)
+        return n;
+    uint32_t row[2] = {0};
+    sqlite3_bind_text(st, 1, f->owner, -1, SQLITE_TRANSIENT);
+    n = run_numbers(r, st, row, "reading the owner", err);
+    f->owner_id = row[0];
+    f->owner_requests_max = row[1];
+    return n;
+}
+
+int registry_put_owner_limit(struct registry *r, const char *owner, uint32_t requests_max,
+                             uint32_t *ret_id, struct error *err)
+{
+    sqlite3_stmt *st = NULL;
+    int n = prepare(r, &st,
+                    "INSERT INTO owners(name,requests_max) VALUES(?1,?2) "
+                    "ON CONFLICT(name) DO UPDATE SET requests_max=?2 RETURNING id",
+                    "storing the owner", err);
     if (n < 0)
         return n;
     uint64_t id = 0;
-    sqlite3_bind_text(st, 1, f->owner, -1, SQLITE_TRANSIENT);
-    n = run_number(r, st, &id, "reading the owner", err);
-    f->owner_id = (uint32_t)id;
+    sqlite3_bind_text(st, 1, owner, -1, SQLITE_TRANSIENT);
+    sqlite3_bind_int64(st, 2, requests_max);
+    n = run_number(r, st, &id, "storing the owner", err);
+    *ret_id = (uint32_t)id;
     return n;
 }
 
@@ -195,8 +234,8 @@ static int put_row(struct registry *r, const struct registry_function *f, struct
     sqlite3_stmt *st = NULL;
     int n = prepare(r, &st,
                     "INSERT OR REPLACE INTO functions"
-                    "(name,owner,isolation,generation,created_us,backbone,adapter) "
-                    "VALUES(?1,?2,?3,?4,?5,?6,?7)",
+                    "(name,owner,isolation,generation,created_us,backbone,adapter,slo_ttft_us,"
+                    "slo_tpot_us) VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9)",
                     "storing the function", err);
     if (n < 0)
         return n;
@@ -208,6 +247,8 @@ static int put_row(struct registry *r, const struct registry_function *f, struct
     bind_digest(st, 6, &f->backbone);
     if (f->has_adapter)
         bind_digest(st, 7, &f->adapter);
+    sqlite3_bind_int64(st, 8, (sqlite3_int64)f->slo_ttft_us);
+    sqlite3_bind_int64(st, 9, (sqlite3_int64)f->slo_tpot_us);
     return run(r, st, "storing the function", err);
 }
 
@@ -282,6 +323,9 @@ static int read_function(sqlite3_stmt *st, struct registry_function *f, struct e
     f->generation = (uint64_t)sqlite3_column_int64(st, 4);
     f->created_us = (uint64_t)sqlite3_column_int64(st, 5);
     f->has_adapter = sqlite3_column_type(st, 7) != SQLITE_NULL;
+    f->slo_ttft_us = (uint64_t)sqlite3_column_int64(st, 8);
+    f->slo_tpot_us = (uint64_t)sqlite3_column_int64(st, 9);
+    f->owner_requests_max = (uint32_t)sqlite3_column_int64(st, 10);
     if (!column_digest(st, 6, &f->backbone) ||
         (f->has_adapter && !column_digest(st, 7, &f->adapter)))
         return error_set(err, -EBADMSG, "the registry's row of function %s is damaged", f->name);
@@ -295,7 +339,8 @@ int registry_each_function(struct registry *r,
     sqlite3_stmt *st = NULL;
     int n = prepare(r, &st,
                     "SELECT f.name,o.name,f.owner,f.isolation,f.generation,f.created_us,f.backbone,"
-                    "f.adapter FROM functions f JOIN owners o ON o.id=f.owner ORDER BY f.name",
+                    "f.adapter,f.slo_ttft_us,f.slo_tpot_us,o.requests_max "
+                    "FROM functions f JOIN owners o ON o.id=f.owner ORDER BY f.name",
                     "reading the functions", err);
     if (n < 0)
         return n;
@@ -317,8 +362,9 @@ int registry_put_image(struct registry *r, const struct registry_image *i, const
 {
     sqlite3_stmt *st = NULL;
     int n = prepare(r, &st,
-                    "INSERT OR REPLACE INTO images(digest,kind,bytes,label,rank,certificate,dtype) "
-                    "VALUES(?1,?2,?3,?4,?5,?6,?7)",
+                    "INSERT OR REPLACE INTO images(digest,kind,bytes,label,rank,certificate,dtype,"
+                    "kv_bytes,kv_bf16_bytes,kv_int8_bytes,row_bytes,fixed_bytes) "
+                    "VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12)",
                     "storing the image", err);
     if (n < 0)
         return n;
@@ -329,6 +375,10 @@ int registry_put_image(struct registry *r, const struct registry_image *i, const
     sqlite3_bind_int64(st, 5, i->rank);
     sqlite3_bind_text(st, 6, certificate, -1, SQLITE_TRANSIENT);
     sqlite3_bind_int64(st, 7, i->dtype);
+    for (int k = 0; k < 3; k++)
+        sqlite3_bind_int64(st, 8 + k, (sqlite3_int64)i->kv_token_bytes[k]);
+    sqlite3_bind_int64(st, 11, (sqlite3_int64)i->row_bytes);
+    sqlite3_bind_int64(st, 12, (sqlite3_int64)i->fixed_bytes);
     return run(r, st, "storing the image", err);
 }
 
@@ -336,7 +386,9 @@ int registry_get_image(struct registry *r, const struct digest *d, struct regist
                        struct error *err)
 {
     sqlite3_stmt *st = NULL;
-    int n = prepare(r, &st, "SELECT kind,bytes,label,rank,dtype FROM images WHERE digest=?1",
+    int n = prepare(r, &st,
+                    "SELECT kind,bytes,label,rank,dtype,kv_bytes,kv_bf16_bytes,kv_int8_bytes,"
+                    "row_bytes,fixed_bytes FROM images WHERE digest=?1",
                     "reading the image", err);
     if (n < 0)
         return n;
@@ -347,7 +399,11 @@ int registry_get_image(struct registry *r, const struct digest *d, struct regist
                                    .kind = (uint32_t)sqlite3_column_int64(st, 0),
                                    .bytes = (uint64_t)sqlite3_column_int64(st, 1),
                                    .rank = (uint32_t)sqlite3_column_int64(st, 3),
-                                   .dtype = (uint32_t)sqlite3_column_int64(st, 4)};
+                                   .dtype = (uint32_t)sqlite3_column_int64(st, 4),
+                                   .row_bytes = (uint64_t)sqlite3_column_int64(st, 8),
+                                   .fixed_bytes = (uint64_t)sqlite3_column_int64(st, 9)};
+        for (int k = 0; k < 3; k++)
+            i.kv_token_bytes[k] = (uint64_t)sqlite3_column_int64(st, 5 + k);
         snprintf(i.label, sizeof i.label, "%s", (const char *)sqlite3_column_text(st, 2));
         *ret = i;
     } else if (step == SQLITE_DONE) {

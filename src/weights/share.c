@@ -17,12 +17,10 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/memfile.h"
 #include "weights/nodes.h"
 
 /* Newer than Debian 12's headers. */
-#ifndef MFD_NOEXEC_SEAL
-#define MFD_NOEXEC_SEAL 8u
-#endif
 #ifndef MFD_HUGE_2MB
 #define MFD_HUGE_2MB (21u << 26)
 #endif
@@ -31,8 +29,6 @@
 #endif
 #define SYS_MSEAL 462
 
-#define SEALS_OF_SIZE (F_SEAL_SHRINK | F_SEAL_GROW)
-#define SEALS_ALL (SEALS_OF_SIZE | F_SEAL_WRITE | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL)
 #define PROGRESS_BYTES (UINT64_C(64) << 20)
 #define BYTES_MAX (UINT64_C(1) << 46) /* below the address space, above any model */
 
@@ -80,19 +76,12 @@ static void *map_aligned(int fd, uint64_t bytes, int prot, int flags)
     return p;
 }
 
-static int memfd_new(const char *name, unsigned flags)
-{
-    flags |= MFD_CLOEXEC | MFD_ALLOW_SEALING;
-    int fd = memfd_create(name, flags | MFD_NOEXEC_SEAL);
-    return fd >= 0 || errno != EINVAL ? fd : memfd_create(name, flags); /* before 6.3 */
-}
-
 /* From the pool, when it has room for all of it: a shared mapping reserves its pages. */
 static int memfd_hugetlb(const char *name, uint64_t bytes)
 {
-    cleanup_fd int fd = memfd_new(name, MFD_HUGETLB | MFD_HUGE_2MB);
+    cleanup_fd int fd = memfile_create(name, MFD_HUGETLB | MFD_HUGE_2MB, bytes);
 
-    if (fd < 0 || ftruncate(fd, (off_t)bytes) != 0)
+    if (fd < 0)
         return -1;
     void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (p == MAP_FAILED)
@@ -114,10 +103,10 @@ static int open_backing(struct share *s, const struct share_options *o, struct e
     if (s->fd < 0) {
         s->file_bytes = s->bytes;
         s->backing = SHARE_BACKING_MEMFD;
-        s->fd = memfd_new(name, 0);
-        if (s->fd < 0 || ftruncate(s->fd, (off_t)s->bytes) != 0)
-            return error_set(reterr, -errno, "cannot make a share of %" PRIu64 " bytes: %s",
-                             s->bytes, strerror(errno));
+        s->fd = memfile_create(name, 0, s->bytes);
+        if (s->fd < 0)
+            return error_set(reterr, s->fd, "cannot make a share of %" PRIu64 " bytes: %s",
+                             s->bytes, strerror(-s->fd));
     }
     return 0;
 }
@@ -136,23 +125,6 @@ static void spread_over_nodes(const struct share *s)
     }
 }
 
-/* Write permission goes first, then the reopen: so even /proc/PID/fd gives no way back. */
-static int open_reader(struct share *s, struct error *reterr)
-{
-    char path[32];
-
-    if (fchmod(s->fd, 0444) != 0 || fcntl(s->fd, F_ADD_SEALS, SEALS_OF_SIZE) != 0)
-        return error_set(reterr, -errno, "cannot fix a share's size: %s", strerror(errno));
-    snprintf(path, sizeof path, "/proc/self/fd/%d", s->fd);
-    s->reader_fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (s->reader_fd < 0)
-        return error_set(reterr, -errno,
-                         "cannot open a share read-only through /proc: %s (is /proc mounted, and "
-                         "is this before the sandbox is locked?)",
-                         strerror(errno));
-    return 0;
-}
-
 int share_create(struct share **ret, uint64_t bytes, const struct share_options *o,
                  struct error *reterr)
 {
@@ -168,10 +140,31 @@ int share_create(struct share **ret, uint64_t bytes, const struct share_options 
     if (r == 0)
         spread_over_nodes(s);
     if (r == 0)
-        r = open_reader(s, reterr);
+        r = memfile_reader(s->fd, &s->reader_fd, reterr);
     if (r < 0) {
         share_free(s);
         return r;
+    }
+    *ret = s;
+    return 0;
+}
+
+int share_adopt(struct share **ret, int fd, uint64_t bytes, struct error *reterr)
+{
+    struct stat st;
+    if (memfile_seals(fd) < 0 || fstat(fd, &st) != 0 || (uint64_t)st.st_size != bytes || bytes == 0)
+        return error_set(reterr, -EINVAL, "no memory for a share of %" PRIu64 " bytes came", bytes);
+    struct share *s = calloc(1, sizeof *s);
+    if (!s)
+        return error_set(reterr, -ENOMEM, "no memory for a share");
+    s->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    s->reader_fd = -1;
+    s->bytes = s->file_bytes = bytes;
+    s->backing = SHARE_BACKING_MEMFD;
+    s->collapse = true;
+    if (s->fd < 0) {
+        share_free(s);
+        return error_set(reterr, -EMFILE, "too many descriptors for a share");
     }
     *ret = s;
     return 0;
@@ -282,11 +275,9 @@ int share_seal(struct share *s, struct error *reterr)
 {
     if (s->state != STATE_FILLED)
         return error_set(reterr, -EINVAL, "only a filled share can be sealed");
-    if (fcntl(s->fd, F_ADD_SEALS, SEALS_ALL) != 0)
-        return error_set(reterr, -errno, "cannot seal a share: %s", strerror(errno));
-    int seals = fcntl(s->fd, F_GET_SEALS);
-    if (seals < 0 || (seals & SEALS_ALL) != SEALS_ALL)
-        return error_set(reterr, -EPERM, "the kernel did not keep a share's seals (%#x)", seals);
+    int r = memfile_seal(s->fd, reterr);
+    if (r < 0)
+        return r;
     (void)close(steal_fd(&s->fd));
     s->state = STATE_SEALED;
     return 0;
@@ -327,12 +318,11 @@ static int check_immutable(int fd, uint64_t bytes_max, uint64_t *ret_bytes, stru
 
     if (flags < 0 || fstat(fd, &st) != 0)
         return error_set(reterr, -EINVAL, "not a share: %s", strerror(errno));
-    int seals = S_ISREG(st.st_mode) ? fcntl(fd, F_GET_SEALS) : -1;
-    if (seals < 0)
+    if (!S_ISREG(st.st_mode) || memfile_seals(fd) < 0)
         return error_set(reterr, -EINVAL, "not a share: a file without seals can change under us");
-    if ((seals & SEALS_ALL) != SEALS_ALL)
-        return error_set(reterr, -EPERM, "the share is not sealed (seals %#x, want %#x)", seals,
-                         SEALS_ALL);
+    if (!memfile_is_sealed(fd))
+        return error_set(reterr, -EPERM, "the share is not sealed (it has seals %#x only)",
+                         memfile_seals(fd));
     if ((flags & (O_ACCMODE | O_PATH)) != O_RDONLY)
         return error_set(reterr, -EPERM, "the share was not handed over read-only");
     if (st.st_size <= 0)

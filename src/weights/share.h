@@ -41,6 +41,11 @@ int share_create(struct share **ret, uint64_t bytes, const struct share_options 
                  struct error *reterr);
 void share_free(struct share *s);
 
+/* A share in memory that somebody else made (base/memfile.h) and reads by a descriptor of his own:
+ * filled and sealed here, never read. `fd` stays the caller's. -EINVAL when it is not such memory
+ * of exactly `bytes`. */
+int share_adopt(struct share **ret, int fd, uint64_t bytes, struct error *reterr);
+
 typedef void (*share_progress_fn)(void *ctx, uint64_t bytes_done, uint64_t bytes_total);
 
 /* Copies the first `bytes` (of share_create) of file `fd` in and compares the SHA-256 of what

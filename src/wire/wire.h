@@ -6,7 +6,8 @@
  *
  *   packer:  FILE* PACK → PROGRESS* (PACKED | FAILED)
  *   keeper:  LOAD → PROGRESS* (LOADED | FAILED)
- *   worker:  ATTACH → READY; BIND → BOUND; SUBMIT, CANCEL, GRANT, REVOKE
+ *   stager:  (TARGET LOAD → LOADED | FAILED)*
+ *   worker:  ATTACH → READY; BIND → BOUND; RESIZE → RESIZED; SUBMIT, CANCEL, GRANT, REVOKE
  *            → ADMITTED, TOKENS, DONE, TURN_ENDED; FAILED
  */
 #pragma once
@@ -21,16 +22,21 @@ enum wire_type {
     WIRE_PACK,       /* wire_pack; descriptors: output, for adapters also the backbone image */
     WIRE_PROGRESS,   /* wire_progress, tail: what is being done */
     WIRE_PACKED,     /* wire_packed, tail: the image's description, JSON */
+    WIRE_TARGET,     /* wire_target; one descriptor: memory for the image of the next LOAD */
     WIRE_LOAD,       /* wire_load; one descriptor: the image file */
-    WIRE_LOADED,     /* wire_loaded; one descriptor: the sealed memory, read-only */
+    WIRE_LOADED,     /* wire_loaded; one descriptor: the sealed memory, read-only; none after TARGET,
+                      * whose memory is sealed now */
     WIRE_ATTACH,     /* wire_attach; one descriptor: the sealed memory */
     WIRE_READY,      /* wire_ready */
-    WIRE_BIND,       /* wire_bind; one descriptor: the adapter image, none for the bare backbone */
+    WIRE_BIND,       /* wire_bind; one descriptor: sealed memory with the adapter image, none for the
+                      * bare backbone */
     WIRE_BOUND,      /* wire_bound */
     WIRE_UNBIND,     /* wire_slot */
+    WIRE_RESIZE,     /* wire_resize */
+    WIRE_RESIZED,    /* wire_resize: what it is now; answers a RESIZE to less */
     WIRE_SUBMIT,     /* wire_submit, tail: the request body; or one descriptor that holds it */
     WIRE_CANCEL,     /* wire_request */
-    WIRE_GRANT,      /* wire_turn */
+    WIRE_GRANT,      /* wire_grant */
     WIRE_REVOKE,     /* wire_turn */
     WIRE_ADMITTED,   /* wire_admitted */
     WIRE_TOKENS,     /* wire_tokens, tail: text, then wire_token records when asked for */
@@ -66,6 +72,9 @@ struct wire_progress {
 struct wire_packed {
     struct digest digest;
     uint64_t bytes;
+    /* Backbones: what an engine takes beside one; engine/engine.h. */
+    uint64_t kv_token_bytes[3];
+    uint64_t row_bytes, fixed_bytes;
     /* Adapters: what the probe prompt showed against the bare backbone. */
     double logit_change; /* largest of one logit */
     double mean_kl;      /* over the positions, bare from adapted, in nats */
@@ -74,12 +83,18 @@ struct wire_packed {
     uint32_t argmax_changed; /* positions with another most likely token */
 };
 
+struct wire_target {
+    uint64_t reserved;
+};
+
 struct wire_load {
     struct digest digest;
     uint64_t bytes;
+    uint64_t number; /* comes back in LOADED, and in FAILED as subject */
 };
 
 struct wire_loaded {
+    uint64_t number;
     uint64_t bytes;
     uint64_t load_us;
     uint32_t page_bytes; /* of the backing: 4096 or 2 MiB */
@@ -88,7 +103,8 @@ struct wire_loaded {
 
 struct wire_attach {
     struct digest backbone;
-    uint64_t kv_bytes;
+    uint64_t kv_bytes;       /* most that the KV cache may ever have */
+    uint64_t kv_limit_bytes; /* and for now */
     uint32_t sequences_max;
     uint32_t rows_max;
     uint32_t adapters_max;
@@ -125,6 +141,12 @@ struct wire_slot {
     uint32_t reserved;
 };
 
+struct wire_resize {
+    uint64_t bytes;   /* of memory for the KV cache */
+    uint32_t is_most; /* there will never be more */
+    uint32_t reserved;
+};
+
 enum wire_submit_flags {
     WIRE_CHAT = 1u << 0,
     WIRE_STREAM = 1u << 1,
@@ -152,11 +174,18 @@ struct wire_submit {
     float repetition_penalty; /* 1: none */
     uint32_t min_tokens;
     uint32_t choices; /* answers to the same prompt, each with a seed of its own */
-    uint64_t wall_us; /* for templates that print the date */
+    uint64_t wall_us;     /* for templates that print the date */
+    uint64_t deadline_us; /* of the first token, by the monotonic clock: who is due first is first */
 };
 
 struct wire_request {
     uint64_t request;
+};
+
+struct wire_grant {
+    uint64_t turn;
+    uint32_t prompt_rows; /* of a step, where others decode */
+    uint32_t reserved;
 };
 
 struct wire_turn {
@@ -210,8 +239,10 @@ struct wire_turn_ended {
     uint64_t turn;
     uint64_t device_us; /* time spent in steps */
     uint32_t steps;
-    uint32_t rows;
-    uint32_t has_work; /* sequences remain */
+    uint32_t prompt_rows;
+    uint32_t decode_rows;
+    uint32_t has_work;   /* sequences remain */
+    uint32_t is_stalled; /* none of them can go on: there is too little memory for the KV cache */
     uint32_t reserved;
     uint64_t kv_bytes; /* in use */
 };

@@ -39,7 +39,10 @@ static int open_engine(struct session *s, const struct wire_attach *a, struct er
     };
     if (a->adapters_max > SESSION_SLOTS_MAX || a->sequences_max > SESSION_ANSWERS_MAX)
         return error_set(err, -EPROTO, "ATTACH is out of range");
-    return engine_open(&s->engine, &s->backbone, &o, err);
+    int r = engine_open(&s->engine, &s->backbone, &o, err);
+    if (r == 0)
+        (void)engine_kv_limit(s->engine, a->kv_limit_bytes, false);
+    return r;
 }
 
 int session_attach(struct session *s, const struct wire_attach *a, int fd, struct error *err)
@@ -71,6 +74,7 @@ int session_attach(struct session *s, const struct wire_attach *a, int fd, struc
                             .vocab_count = s->backbone.config->vocab_count,
                             .takes_tools = strstr(s->backbone.chat_template, "tools") != NULL};
     s->sequences_left = s->sequences_max = a->sequences_max;
+    s->kv_limit_bytes = a->kv_limit_bytes;
     struct wire_ready ready = {
         .sandbox_us = s->sandbox_us,
         .attach_us = clock_now_us() - began_us,
@@ -89,38 +93,20 @@ static void slot_close(struct session *s, struct session_slot *slot)
         engine_adapter_clear(s->engine, (uint32_t)(slot - s->slots));
         adapter_close(&slot->adapter);
     }
-    if (slot->mapping != NULL)
-        munmap(slot->mapping, slot->mapping_bytes);
+    if (slot->view.data != NULL)
+        share_unmap(&slot->view);
     *slot = (struct session_slot){0};
-}
-
-static int map_adapter(struct session_slot *slot, int fd, const struct digest *expected,
-                       struct error *err)
-{
-    struct stat st;
-    struct digest seen;
-    if (fd < 0 || fstat(fd, &st) < 0 || st.st_size <= 0)
-        return error_set(err, -EINVAL, "the adapter came without an image");
-    slot->mapping_bytes = (size_t)st.st_size;
-    slot->mapping = mmap(NULL, slot->mapping_bytes, PROT_READ, MAP_SHARED, fd, 0);
-    if (slot->mapping == MAP_FAILED) {
-        slot->mapping = NULL;
-        return error_set(err, -errno, "cannot map the adapter: %s", strerror(errno));
-    }
-    digest_of(slot->mapping, slot->mapping_bytes, &seen);
-    if (!digest_equal(&seen, expected))
-        return error_set(err, -EBADMSG,
-                         "the adapter's image is damaged: its bytes do not have its digest; deploy "
-                         "the function again");
-    return 0;
 }
 
 static int open_adapter(struct session *s, struct session_slot *slot, const struct wire_bind *b,
                         int fd, struct error *err)
 {
-    int r = map_adapter(slot, fd, &b->adapter, err);
+    if (fd < 0)
+        return error_set(err, -EINVAL, "the adapter came without an image");
+    /* Its digest was compared when the memory was filled, and the memory cannot change since. */
+    int r = share_map(&slot->view, fd, IMAGE_BYTES_MAX, true, err);
     if (r == 0)
-        r = adapter_open(&slot->adapter, slot->mapping, slot->mapping_bytes, &s->backbone,
+        r = adapter_open(&slot->adapter, slot->view.data, slot->view.bytes, &s->backbone,
                          &s->backbone_digest, err);
     if (r < 0)
         return r;
@@ -153,9 +139,23 @@ int session_bind(struct session *s, const struct wire_bind *b, int fd, struct er
     slot->bound = true;
     struct wire_bound bound = {.slot = b->slot,
                                .bind_us = clock_now_us() - began_us,
-                               .adapter_bytes = slot->mapping_bytes};
+                               .adapter_bytes = slot->view.bytes};
     session_put(s, WIRE_BOUND, &bound, sizeof bound, NULL, 0);
     return 0;
+}
+
+/* The answer to a RESIZE that takes memory away: what sequences hold stays. */
+void session_resize(struct session *s, const struct wire_resize *r)
+{
+    if (s->engine == NULL)
+        return;
+    bool is_less = r->bytes < s->kv_limit_bytes;
+    s->kv_limit_bytes = engine_kv_limit(s->engine, r->bytes, r->is_most != 0);
+    struct wire_resize now = {
+        .bytes = s->kv_limit_bytes < r->bytes ? r->bytes : s->kv_limit_bytes};
+    if (is_less)
+        session_put(s, WIRE_RESIZED, &now, sizeof now, NULL, 0);
+    s->kv_limit_bytes = now.bytes;
 }
 
 void session_unbind(struct session *s, const struct wire_slot *slot)

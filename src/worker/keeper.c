@@ -1,6 +1,7 @@
 /*
- * The keeper: puts one backbone image into sealed memory, hands out a read-only descriptor and
- * lives as long as the backbone is to stay. A damaged image is refused before anybody maps it.
+ * The keeper: puts one backbone image into sealed memory, on huge pages where there are any, hands
+ * out a read-only descriptor and lives as long as the backbone is to stay. A damaged image is
+ * refused before anybody maps it.
  */
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -40,16 +41,6 @@ static int receive_load(const struct role_options *o, struct wire_load *ret, int
     return *ret_fd >= 0 ? 0 : error_set(err, -EPROTO, "LOAD came without an image");
 }
 
-static void say_loaded(const struct role_options *o, const struct share *s, uint64_t load_us)
-{
-    struct wire_loaded loaded = {
-        .bytes = share_bytes(s),
-        .load_us = load_us,
-        .page_bytes = share_huge_bytes(s) * 2 > share_bytes(s) ? SHARE_HUGE_BYTES : 4096,
-    };
-    role_send(o->chan, WIRE_LOADED, &loaded, sizeof loaded, NULL, 0, share_reader_fd(s));
-}
-
 static int load(const struct role_options *o, struct share **ret, struct error *err)
 {
     struct wire_load request;
@@ -69,7 +60,7 @@ static int load(const struct role_options *o, struct share **ret, struct error *
     if (r == 0)
         r = share_seal(*ret, err);
     if (r == 0)
-        say_loaded(o, *ret, clock_now_us() - began_us);
+        role_loaded(o, &request, *ret, clock_now_us() - began_us, share_reader_fd(*ret));
     return r;
 }
 

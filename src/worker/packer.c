@@ -7,6 +7,8 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "engine/dora.h"
+#include "engine/engine.h"
+#include "kernels/pool.h"
 #include "weights/pack.h"
 #include "worker/probe.h"
 #include "worker/roles.h"
@@ -31,6 +33,7 @@ struct packer {
     struct wire_pack request;
     struct probe probe; /* of an adapter */
     uint64_t probe_us;
+    struct engine_sizes sizes; /* of a backbone */
     uint64_t progress_bytes; /* when the next progress is due */
 };
 
@@ -150,6 +153,24 @@ static int pack_for_backbone(struct packer *p, const struct pack_options *o,
     return r;
 }
 
+/* What the scheduler will ask of a backbone, from the image itself. */
+static int look_at_backbone(struct packer *p, const struct pack_result *image, struct error *err)
+{
+    struct backbone b;
+    void *base = mmap(NULL, image->bytes, PROT_READ, MAP_SHARED, p->out, 0);
+    if (base == MAP_FAILED)
+        return error_set(err, -errno, "cannot map the new image: %s", strerror(errno));
+    int r = backbone_open(&b, base, image->bytes, err);
+    if (r == 0) {
+        r = engine_measure(&p->sizes, &b, pool_threads_allowed());
+        if (r < 0)
+            (void)error_set(err, r, "out of memory");
+        backbone_close(&b);
+    }
+    munmap(base, image->bytes);
+    return r;
+}
+
 static int run(struct packer *p, struct pack_result *ret, struct error *err)
 {
     const int none = -1;
@@ -170,6 +191,8 @@ static int run(struct packer *p, struct pack_result *ret, struct error *err)
         r = pack_backbone(p->files, p->file_count, &o, p->out, ret, err);
     else
         r = error_set(err, -EPROTO, "PACK asks for an unknown kind of image");
+    if (r == 0 && !is_adapter)
+        r = look_at_backbone(p, ret, err);
     /* Named only when it is on disk: a crash must not leave half an image under a good name. */
     if (r == 0 && fsync(p->out) < 0)
         r = error_set(err, -errno, "cannot write the image: %s", strerror(errno));
@@ -186,6 +209,11 @@ int role_packer(const struct role_options *o)
         return role_fail(o->chan, &err);
     struct wire_packed packed = {.digest = result.digest,
                                  .bytes = result.bytes,
+                                 .kv_token_bytes = {p.sizes.kv_token_bytes[0],
+                                                    p.sizes.kv_token_bytes[1],
+                                                    p.sizes.kv_token_bytes[2]},
+                                 .row_bytes = p.sizes.row_bytes,
+                                 .fixed_bytes = p.sizes.fixed_bytes,
                                  .logit_change = p.probe.logit_change,
                                  .mean_kl = p.probe.mean_kl,
                                  .probe_us = p.probe_us,

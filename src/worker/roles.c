@@ -42,6 +42,18 @@ void role_send(int chan, enum wire_type type, const void *fixed, size_t fixed_by
         _exit(0);
 }
 
+void role_loaded(const struct role_options *o, const struct wire_load *load, const struct share *s,
+                 uint64_t load_us, int fd)
+{
+    struct wire_loaded loaded = {
+        .number = load->number,
+        .bytes = share_bytes(s),
+        .load_us = load_us,
+        .page_bytes = share_huge_bytes(s) * 2 > share_bytes(s) ? SHARE_HUGE_BYTES : 4096,
+    };
+    role_send(o->chan, WIRE_LOADED, &loaded, sizeof loaded, NULL, 0, fd);
+}
+
 int role_fail(int chan, const struct error *err)
 {
     struct wire_failed failed = {.scope = WIRE_FAILED_PROCESS, .status = (uint32_t)-err->code};

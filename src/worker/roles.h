@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "sandbox/sandbox.h"
+#include "weights/share.h"
 #include "wire/wire.h"
 
 #include <stdint.h>
@@ -21,6 +22,7 @@ struct role_options {
 
 int role_packer(const struct role_options *o);
 int role_keeper(const struct role_options *o);
+int role_stager(const struct role_options *o);
 int role_worker(const struct role_options *o);
 
 /* Locks the sandbox and tries what must not work. `fds`: stay open beside the channel. */
@@ -30,5 +32,8 @@ int role_lock(const struct role_options *o, enum sandbox_role role, uint32_t thr
 /* Sends one record at once; blocks. The peer being gone ends the process: nothing is left to do. */
 void role_send(int chan, enum wire_type type, const void *fixed, size_t fixed_bytes,
                const void *tail, size_t tail_bytes, int fd);
+/* LOADED of what fills `s` now. fd < 0: whoever asked has a reader already. */
+void role_loaded(const struct role_options *o, const struct wire_load *load, const struct share *s,
+                 uint64_t load_us, int fd);
 /* Says why, and returns the exit status of a refusal. */
 int role_fail(int chan, const struct error *err);

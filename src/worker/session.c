@@ -287,6 +287,7 @@ static void fill_request(struct session *s, struct answer *a, const struct wire_
                                            .seed = w->seed};
     r->penalties =
         (struct engine_penalties){w->presence_penalty, w->frequency_penalty, w->repetition_penalty};
+    r->order = w->deadline_us;
     r->logprobs = a->wants_tokens;
     r->top_logprobs = w->top_logprobs;
     r->prompt_logprobs = a->wants_tokens && (w->flags & WIRE_ECHO) != 0;
@@ -479,13 +480,22 @@ int session_step(struct session *s, struct error *err)
     if (r < 0)
         return error_set(err, r, "%s", reason.text);
     s->turn.device_us += took_us;
-    s->turn.steps++;
-    s->turn.rows += stats.rows;
+    s->turn.steps += stats.rows > 0;
+    s->turn.stalled = stats.rows == 0 && stats.output_count == 0;
+    s->turn.prompt_rows += stats.prompt_rows;
+    s->turn.decode_rows += stats.rows - stats.prompt_rows;
     charge(s, took_us, stats.sequences);
     for (uint32_t i = 0; i < stats.output_count; i++)
         on_output(s, &outputs[i]);
     begin_waiting(s);
     return 0;
+}
+
+void session_take_turn(struct session *s, const struct wire_grant *g)
+{
+    s->turn = (struct session_turn){.held = true, .number = g->turn};
+    if (s->engine != NULL)
+        engine_prompt_rows(s->engine, g->prompt_rows);
 }
 
 void session_end_turn(struct session *s)
@@ -494,8 +504,10 @@ void session_end_turn(struct session *s)
         .turn = s->turn.number,
         .device_us = s->turn.device_us,
         .steps = s->turn.steps,
-        .rows = s->turn.rows,
+        .prompt_rows = s->turn.prompt_rows,
+        .decode_rows = s->turn.decode_rows,
         .has_work = engine_has_work(s->engine),
+        .is_stalled = s->turn.stalled,
         .kv_bytes = engine_kv_bytes(s->engine),
     };
     session_put(s, WIRE_TURN_ENDED, &t, sizeof t, NULL, 0);

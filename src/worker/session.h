@@ -13,18 +13,19 @@
 struct session_slot {
     bool bound;
     bool has_adapter;
-    void *mapping; /* the adapter image, read-only */
-    size_t mapping_bytes;
+    struct share_view view; /* the adapter image */
     struct adapter adapter;
 };
 
 struct session_turn {
     bool held;
     bool revoked;
+    bool stalled; /* a step had nothing that it could compute */
     uint64_t number;
     uint64_t device_us;
     uint32_t steps;
-    uint32_t rows;
+    uint32_t prompt_rows;
+    uint32_t decode_rows;
 };
 
 struct session {
@@ -46,6 +47,7 @@ struct session {
     uint32_t choices_waiting;               /* for one of them */
     struct token_list tokens;               /* of the prompt being read */
     struct session_turn turn;
+    uint64_t kv_limit_bytes;
     bool untrimmed; /* worked since the last trim */
     struct wire_out out;
 };
@@ -57,11 +59,13 @@ void session_init(struct session *s, int chan, uint32_t threads);
 int session_attach(struct session *s, const struct wire_attach *a, int fd, struct error *err);
 int session_bind(struct session *s, const struct wire_bind *b, int fd, struct error *err);
 int session_submit(struct session *s, const struct wire_record *r, int fd, struct error *err);
+void session_resize(struct session *s, const struct wire_resize *r);
 void session_unbind(struct session *s, const struct wire_slot *slot);
 void session_cancel(struct session *s, uint64_t request);
 
 /* One engine step and what it means for the answers. */
 int session_step(struct session *s, struct error *err);
+void session_take_turn(struct session *s, const struct wire_grant *g);
 /* Queues TURN_ENDED. */
 void session_end_turn(struct session *s);
 /* Sends what is queued; blocks. */

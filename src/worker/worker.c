@@ -36,9 +36,11 @@ static int dispatch(struct session *s, struct wire_cursor *c, const struct wire_
     case WIRE_CANCEL:
         session_cancel(s, ((const struct wire_request *)r->fixed)->request);
         return 0;
+    case WIRE_RESIZE:
+        session_resize(s, r->fixed);
+        return 0;
     case WIRE_GRANT:
-        s->turn = (struct session_turn){.held = true,
-                                        .number = ((const struct wire_turn *)r->fixed)->turn};
+        session_take_turn(s, r->fixed);
         return 0;
     case WIRE_REVOKE:
         if (s->turn.held && s->turn.number == ((const struct wire_turn *)r->fixed)->turn)
@@ -89,7 +91,7 @@ static int run(struct session *s, struct error *err)
 {
     for (;;) {
         bool work = s->turn.held && s->engine != NULL && engine_has_work(s->engine);
-        if (s->turn.held && (!work || s->turn.revoked))
+        if (s->turn.held && (!work || s->turn.revoked || s->turn.stalled))
             session_end_turn(s);
         work = work && s->turn.held;
         if (!work) {

@@ -96,7 +96,8 @@ class Daemon:
         return openai.OpenAI(base_url=self.url + "/v1", api_key="none", **options)
 
     def worker_pids(self):
-        return [w["pid"] for w in self.status()["workers"]]
+        """Of those that belong to a domain; spares know nobody yet."""
+        return [w["pid"] for w in self.status()["workers"] if w["functions"]]
 
 
 def wait_for(condition, what, seconds=20):

@@ -49,7 +49,8 @@ def test_backbone_is_shared_between_isolated_processes(demo):
         ask(demo.client(), name, "Hello", max_tokens=2)
     status = demo.status()
     assert len(status["backbones"]) == 1 and status["backbones"][0]["resident"]
-    by_pid = {w["pid"]: {f["name"] for f in w["functions"]} for w in status["workers"]}
+    by_pid = {w["pid"]: {f["name"] for f in w["functions"]} for w in status["workers"]
+              if w["functions"]}
     assert len(by_pid) == 2  # one process for each owner
     owners = [{demo.describe(f)["owner"] for f in functions} for functions in by_pid.values()]
     assert all(len(o) == 1 for o in owners)
@@ -66,7 +67,7 @@ def test_backbone_is_shared_between_isolated_processes(demo):
             maps = [line.split() for line in open(f"/proc/{pid}/maps") if "sllora" in line
                     and "memfd" in line]
             assert maps and all(m[1] == "r--s" for m in maps), maps
-            inodes |= {m[4] for m in maps}
+            inodes |= {m[4] for m in maps if "sllora-share" in m[5]}
             assert os.listdir(f"/proc/{pid}/root") == []
         assert len(inodes) == 1
         assert len(uids - {0}) >= 2
@@ -202,10 +203,10 @@ def test_hanging_worker_is_killed_and_replaced(daemon_with):
 
 
 def test_scales_to_zero_and_back(daemon_with):
-    d = daemon_with("--keep-alive", 0.3)
+    d = daemon_with("--keep-alive", 0.3, "--no-preload")
     d.deploy("f", DEMO)
     d.client().completions.create(model="f", prompt="A", max_tokens=2)
-    assert d.describe("f")["state"] in ("warm", "active")
+    assert d.describe("f")["state"] in ("idle", "active")
     wait_for(lambda: d.describe("f")["state"] == "cold" and not d.worker_pids(), "scale to zero")
     answer = d.client().completions.create(model="f", prompt="A", max_tokens=2)
     assert answer.usage.completion_tokens >= 1

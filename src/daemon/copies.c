@@ -1,0 +1,253 @@
+/*
+ * Copies of images in memory: LOAD and DROP carried out. A backbone's keeper makes the memory, fills
+ * it and holds it until it is killed. An adapter's memory is made here and held by its descriptor;
+ * the stager, one process for all of them, fills it and seals it. Both compare digests; what they
+ * say is believed when the seals are there, for then nobody can change the bytes any more.
+ */
+#include "daemon/daemon.h"
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/memfile.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+static const char *copy_text(const struct daemon *d, const struct copy_slot *c,
+                             char to[FUNCTION_TEXT_BYTES])
+{
+    char hex[DIGEST_HEX_BYTES];
+    digest_hex(&c->image, hex);
+    if (c->backbone != SCHED_NONE)
+        snprintf(to, FUNCTION_TEXT_BYTES, "backbone=%.12s name=%s", hex,
+                 d->backbones[c->backbone].image.label);
+    else
+        snprintf(to, FUNCTION_TEXT_BYTES, "adapter=%.12s function=%s", hex,
+                 d->functions[c->function].f.name);
+    return to;
+}
+
+static void copy_event(struct daemon *d, const struct copy_slot *c, enum sched_event_type type)
+{
+    struct sched_event e = {.type = type, .copy = (uint32_t)(c - d->copies), .us = c->load_us};
+    daemon_event(d, &e);
+}
+
+/* It is gone, or never was. */
+static void copy_end(struct daemon *d, struct copy_slot *c)
+{
+    enum sched_event_type type = c->is_loaded ? SCHED_COPY_DROPPED : SCHED_COPY_FAILED;
+    if (c->reader_fd >= 0)
+        close(c->reader_fd);
+    c->reader_fd = -1;
+    c->is_loaded = false;
+    c->used = false;
+    copy_event(d, c, type);
+}
+
+static void copy_arrived(struct daemon *d, struct copy_slot *c, const struct wire_loaded *l)
+{
+    char text[FUNCTION_TEXT_BYTES];
+    c->is_loaded = true;
+    c->load_us = l->load_us;
+    c->page_bytes = l->page_bytes;
+    if (c->backbone != SCHED_NONE)
+        log_info("keeper", "loaded %s bytes=%llu ms=%.1f page_bytes=%u", copy_text(d, c, text),
+                 (unsigned long long)c->bytes, (double)c->load_us / 1e3, c->page_bytes);
+    else
+        journal_put(d->journal, d->functions[c->function].f.name,
+                    d->functions[c->function].f.generation, "adapter loaded bytes=%llu ms=%.2f",
+                    (unsigned long long)c->bytes, (double)c->load_us / 1e3);
+    copy_event(d, c, SCHED_COPY_LOADED);
+}
+
+static void say_refused(struct daemon *d, const struct copy_slot *c, const struct wire_record *r)
+{
+    char text[FUNCTION_TEXT_BYTES];
+    log_error("keeper", "%s refused: %.*s", copy_text(d, c, text), (int)r->tail_bytes,
+              (const char *)r->tail);
+    if (((const struct wire_failed *)r->fixed)->status == EBADMSG)
+        image_discard(d, &c->image);
+}
+
+/* --- backbones --- */
+
+static struct copy_slot *copy_of_keeper(struct daemon *d, const struct proc *p)
+{
+    for (uint32_t i = 0; i < d->config.sched.copies_max; i++) {
+        if (d->copies[i].used && d->copies[i].keeper == p)
+            return &d->copies[i];
+    }
+    return NULL;
+}
+
+static void keeper_record(void *context, struct proc *p, struct wire_cursor *wire,
+                          const struct wire_record *r)
+{
+    struct daemon *d = context;
+    struct copy_slot *c = copy_of_keeper(d, p);
+    if (c == NULL)
+        return;
+    if (r->type == WIRE_LOADED && !c->is_loaded) {
+        c->reader_fd = wire_take_fd(wire, r, 0);
+        if (c->reader_fd >= 0 && memfile_is_sealed(c->reader_fd))
+            copy_arrived(d, c, r->fixed);
+        else
+            proc_kill(p);
+    } else if (r->type == WIRE_FAILED) {
+        say_refused(d, c, r);
+    }
+}
+
+static void keeper_exited(void *context, struct proc *p, const char *how)
+{
+    struct daemon *d = context;
+    struct copy_slot *c = copy_of_keeper(d, p);
+    if (c == NULL)
+        return;
+    char text[FUNCTION_TEXT_BYTES];
+    log_info("keeper", "ended %s how=\"%s\"", copy_text(d, c, text), how);
+    c->keeper = NULL;
+    copy_end(d, c);
+}
+
+static int load_backbone(struct daemon *d, struct copy_slot *c, int image, struct error *err)
+{
+    struct proc_options o = {
+        .role = SANDBOX_KEEPER,
+        .number = (uint32_t)(c - d->copies),
+        .threads = 1,
+        .events = {keeper_record, keeper_exited},
+        .context = d,
+    };
+    int r = proc_start(&c->keeper, d->procs, &o, err);
+    if (r < 0)
+        return r;
+    struct wire_load load = {.digest = c->image, .bytes = c->bytes, .number = c->number};
+    proc_put(c->keeper, WIRE_LOAD, &load, sizeof load, NULL, 0, image);
+    return 0;
+}
+
+/* --- adapters --- */
+
+static void stager_record(void *context, struct proc *p, struct wire_cursor *wire,
+                           const struct wire_record *r)
+{
+    struct daemon *d = context;
+    (void)wire;
+    uint64_t number = 0;
+    if (r->type == WIRE_LOADED)
+        number = ((const struct wire_loaded *)r->fixed)->number;
+    else if (r->type == WIRE_FAILED)
+        number = ((const struct wire_failed *)r->fixed)->subject;
+    struct copy_slot *c = NULL;
+    for (uint32_t i = 0; number != 0 && c == NULL && i < d->config.sched.copies_max; i++) {
+        if (d->copies[i].used && d->copies[i].number == number && !d->copies[i].is_loaded &&
+            d->copies[i].backbone == SCHED_NONE)
+            c = &d->copies[i];
+    }
+    if (c == NULL)
+        return;
+    if (r->type == WIRE_FAILED) {
+        say_refused(d, c, r);
+        copy_end(d, c);
+    } else if (memfile_is_sealed(c->reader_fd)) {
+        copy_arrived(d, c, r->fixed);
+    } else {
+        proc_kill(p);
+    }
+}
+
+static void stager_exited(void *context, struct proc *p, const char *how)
+{
+    struct daemon *d = context;
+    log_error("keeper", "the stager ended pid=%d how=\"%s\"", proc_pid(p), how);
+    d->stager = NULL;
+    for (uint32_t i = 0; i < d->config.sched.copies_max; i++) {
+        struct copy_slot *c = &d->copies[i];
+        if (c->used && c->backbone == SCHED_NONE && !c->is_loaded)
+            copy_end(d, c);
+    }
+}
+
+static int need_stager(struct daemon *d, struct error *err)
+{
+    struct proc_options o = {
+        .role = SANDBOX_STAGER,
+        .threads = 1,
+        .events = {stager_record, stager_exited},
+        .context = d,
+    };
+    return d->stager != NULL ? 0 : proc_start(&d->stager, d->procs, &o, err);
+}
+
+static int load_adapter(struct daemon *d, struct copy_slot *c, int image, struct error *err)
+{
+    int r = need_stager(d, err);
+    if (r < 0)
+        return r;
+    cleanup_fd int memory = memfile_create("sllora-adapter", 0, c->bytes);
+    if (memory < 0)
+        return error_set(err, memory, "no memory for an adapter of %llu bytes: %s",
+                         (unsigned long long)c->bytes, strerror(-memory));
+    r = memfile_reader(memory, &c->reader_fd, err);
+    if (r < 0)
+        return r;
+    struct wire_target target = {0};
+    struct wire_load load = {.digest = c->image, .bytes = c->bytes, .number = c->number};
+    proc_put(d->stager, WIRE_TARGET, &target, sizeof target, NULL, 0, memory);
+    proc_put(d->stager, WIRE_LOAD, &load, sizeof load, NULL, 0, image);
+    return 0;
+}
+
+/* --- actions --- */
+
+void copies_load(struct daemon *d, const struct sched_action *a)
+{
+    struct copy_slot *c = &d->copies[a->copy];
+    bool is_backbone = a->backbone != SCHED_NONE;
+    assert(!c->used);
+    *c = (struct copy_slot){.used = true,
+                            .backbone = a->backbone,
+                            .function = a->function,
+                            .reader_fd = -1,
+                            .number = ++d->load_sequence};
+    if (is_backbone) {
+        c->image = d->backbones[a->backbone].image.digest;
+        c->bytes = d->backbones[a->backbone].image.bytes;
+    } else {
+        c->image = d->functions[a->function].f.adapter;
+        c->bytes = d->functions[a->function].adapter_bytes;
+    }
+    struct error err = {0};
+    cleanup_fd int image = image_open_file(d, &c->image, &err);
+    int r = image;
+    if (r >= 0)
+        r = is_backbone ? load_backbone(d, c, image, &err) : load_adapter(d, c, image, &err);
+    if (r >= 0)
+        return;
+    char text[FUNCTION_TEXT_BYTES];
+    log_error("keeper", "%s cannot be loaded: %s", copy_text(d, c, text), err.text);
+    copy_end(d, c);
+}
+
+void copies_drop(struct daemon *d, const struct sched_action *a)
+{
+    struct copy_slot *c = &d->copies[a->copy];
+    if (!c->used)
+        return; /* its end is an event already */
+    if (c->keeper != NULL)
+        proc_kill(c->keeper);
+    else
+        copy_end(d, c);
+}
+
+void copies_close(struct daemon *d)
+{
+    for (uint32_t i = 0; i < d->config.sched.copies_max; i++) {
+        if (d->copies[i].used && d->copies[i].reader_fd >= 0)
+            close(d->copies[i].reader_fd);
+    }
+}

@@ -1,0 +1,130 @@
+/* See figures.h. */
+#include "sim/figures.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+
+static size_t gather(const struct world_result *r, double *ttft, double *tpot, double *e2e,
+                     size_t *ret_tpots, double *ret_cold_ms)
+{
+    size_t count = 0, tpots = 0, cold = 0;
+    double cold_ms = 0;
+    for (size_t i = 0; i < r->count; i++) {
+        const struct world_sample *m = &r->samples[i];
+        if (m->outcome != WORLD_COMPLETED)
+            continue;
+        ttft[count] = (double)m->ttft_ms;
+        e2e[count++] = (double)m->e2e_ms;
+        if (m->new_tokens > 1)
+            tpot[tpots++] = ((double)m->e2e_ms - (double)m->ttft_ms) / (m->new_tokens - 1);
+        cold += m->was_cold;
+        cold_ms += m->was_cold ? (double)m->ttft_ms : 0;
+    }
+    *ret_tpots = tpots;
+    *ret_cold_ms = cold > 0 ? cold_ms / (double)cold : NAN;
+    return count;
+}
+
+static double cost_usd(const struct world_options *o, const struct figures *f,
+                       enum figures_billing billing)
+{
+    const struct profile *p = o->profile;
+    if (billing == FIGURES_ALWAYS_ON)
+        return o->devices * f->span_s / 3600 * p->always_on_usd_hour;
+    struct price_table t = price_table_default(p->is_gpu ? PRICE_GPU : PRICE_CPU, p->vcpus);
+    return f->gb_s * t.gb_s_active_usd + (f->idle_gb_s + f->platform_gb_s) * t.gb_s_idle_usd +
+           f->device_s * t.device_s_usd + (double)f->completed * t.request_usd;
+}
+
+int figures_of(const struct world_options *o, const struct world_result *r,
+               enum figures_billing billing, struct figures *ret)
+{
+    const struct world_totals *s = &r->totals;
+    size_t tpots;
+    double *values = malloc((3 * r->count + 1) * sizeof *values);
+    if (values == NULL)
+        return -ENOMEM;
+    double *ttft = values, *tpot = values + r->count, *e2e = values + 2 * r->count;
+    struct figures f = {.requests = s->requests,
+                        .completed = s->completed,
+                        .refused = s->refused,
+                        .failed = s->failed,
+                        .cold = s->cold,
+                        .gb_s = s->active_byte_s / PRICE_GB_BYTES,
+                        .idle_gb_s = s->idle_byte_s / PRICE_GB_BYTES,
+                        .platform_gb_s = s->platform_byte_s / PRICE_GB_BYTES,
+                        .device_s = s->device_s,
+                        .batch_mean = s->batch_mean,
+                        .batch_peak = s->batch_peak,
+                        .span_s = s->span_s,
+                        .events = s->events,
+                        .devices = billing == FIGURES_ALWAYS_ON ? o->devices : 0};
+    size_t count = gather(r, ttft, tpot, e2e, &tpots, &f.cold_ttft_ms);
+    f.ttft_ms = stats_summarise(ttft, count);
+    f.tpot_ms = stats_summarise(tpot, tpots);
+    f.e2e_ms = stats_summarise(e2e, count);
+    free(values);
+    f.slo_attainment = s->requests > 0 ? (double)s->met / (double)s->requests : NAN;
+    f.cost_usd = cost_usd(o, &f, billing);
+    f.cost_usd_per_1k = f.completed > 0 ? f.cost_usd / (double)f.completed * 1e3 : NAN;
+    f.ce = count > 0 ? 1 / (f.e2e_ms.mean / 1e3 * f.cost_usd) : NAN;
+    f.tok_s = f.span_s > 0 ? (double)s->tokens_new / f.span_s : NAN;
+    f.req_s = f.span_s > 0 ? (double)f.completed / f.span_s : NAN;
+    *ret = f;
+    return 0;
+}
+
+/* What no sample decides is null, not a number. */
+static json_t *number(double v)
+{
+    return isfinite(v) ? json_real(v) : json_null();
+}
+
+static void put_summary(json_t *o, const char *name, const struct stats_summary *s)
+{
+    const struct {
+        const char *suffix;
+        double value;
+    } parts[] = {{"mean", s->mean}, {"p50", s->p50}, {"p95", s->p95}, {"p99", s->p99}};
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        char key[32];
+        snprintf(key, sizeof key, "%s_ms_%s", name, parts[i].suffix);
+        json_object_set_new(o, key, number(parts[i].value));
+    }
+}
+
+json_t *figures_json(const struct figures *f)
+{
+    const struct {
+        const char *key;
+        double value;
+    } numbers[] = {
+        {"slo_attainment", f->slo_attainment},
+        {"slo_miss", 1 - f->slo_attainment},
+        {"gb_s", f->gb_s},
+        {"idle_gb_s", f->idle_gb_s},
+        {"platform_gb_s", f->platform_gb_s},
+        {"device_s", f->device_s},
+        {"cost_usd", f->cost_usd},
+        {"cost_usd_per_1k", f->cost_usd_per_1k},
+        {"ce", f->ce},
+        {"tok_s", f->tok_s},
+        {"req_s", f->req_s},
+        {"batch_mean", f->batch_mean},
+        {"span_s", f->span_s},
+    };
+    json_t *o =
+        json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:i}", "requests", (json_int_t)f->requests,
+                  "completed", (json_int_t)f->completed, "refused", (json_int_t)f->refused,
+                  "failed", (json_int_t)f->failed, "cold", (json_int_t)f->cold, "batch_peak",
+                  (json_int_t)f->batch_peak, "always_on_devices", (int)f->devices);
+    if (o == NULL)
+        return NULL;
+    put_summary(o, "ttft", &f->ttft_ms);
+    put_summary(o, "tpot", &f->tpot_ms);
+    put_summary(o, "e2e", &f->e2e_ms);
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
+        json_object_set_new(o, numbers[i].key, number(numbers[i].value));
+    return o;
+}

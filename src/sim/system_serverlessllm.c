@@ -1,0 +1,39 @@
+/*
+ * ServerlessLLM-like (OSDI'24). Models: an instance for each function with a backbone of its own
+ * that takes a whole device, checkpoints kept in host memory and loaded at the link's speed, a
+ * start of interpreter, libraries, context and kernels each time, a short keep-alive. Leaves out:
+ * live migration, its start-up-time-optimised placement (this core's placement by predicted start
+ * is of that kind), multi-device instances.
+ */
+#include "sim/systems.h"
+
+/* Its evaluation keeps an instance as long as it takes to load; with the rest of a start. */
+#define KEEP_ALIVE_US (UINT64_C(30) * 1000000)
+#define BATCH_MAX 8u
+
+static void set_up(struct system_setup *s, const struct system_options *o)
+{
+    const struct profile *p = o->profile;
+    struct sched_config *c = &s->world.sched;
+    s->world.engine = PROFILE_EAGER;
+    s->world.batch = WORLD_STATIC;
+    s->world.spawn_us = p->container_us + p->library_us + p->context_us + p->kernels_us;
+    s->world.worker_bytes = system_whole_device_bytes(s);
+    c->batching = SCHED_BATCH_STATIC;
+    c->batch_fixed = BATCH_MAX;
+    c->no_sharing = c->no_preload = c->no_offload = 1;
+    c->keep_alive_us = KEEP_ALIVE_US;
+    for (uint32_t i = 0; i < o->function_count; i++) {
+        s->functions[i].isolation = ROUTE_FUNCTION;
+        s->functions[i].owner = i;
+    }
+}
+
+const struct system system_serverlessllm = {
+    .name = "serverlessllm",
+    .title = "ServerlessLLM-like",
+    .models =
+        "fast loads from host memory, a whole device and a private backbone for each function",
+    .leaves_out = "live migration",
+    .set_up = set_up,
+};

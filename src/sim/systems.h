@@ -1,0 +1,73 @@
+/*
+ * The systems that are compared, each a way to set up the same world: what is shared and with whom,
+ * how a batch is made, what a start consists of, who pays for what. Each has a file of its own that
+ * says what it models and what it leaves out. They get the same machines, the same requests, the
+ * same objectives.
+ */
+#pragma once
+
+#include "sim/figures.h"
+#include "sim/fixed.h"
+
+/* What is taken away, for comparison. */
+struct system_without {
+    bool sharing, preload, offload, batching;
+};
+
+struct system_options {
+    const struct profile *profile;
+    const struct trace *trace;
+    const struct world_function *functions; /* isolation and owner are the system's affair */
+    uint32_t function_count;
+    uint32_t devices;
+    uint64_t device_bytes; /* 0: the profile's */
+    struct system_without without;
+    uint32_t engines; /* always-on: of each backbone; 0: the fewest that hold the objectives */
+    uint64_t keep_alive_us; /* 0: the system's own */
+    double price_bytes;     /* likewise */
+    struct world_faults faults;
+    bool checks;
+};
+
+/* What a system fills in; the machines, requests and functions are there already. */
+struct system_setup {
+    struct world_options world;
+    struct world_function *functions; /* [function_count], the world's */
+    enum figures_billing billing;
+    bool is_always_on; /* engines of each backbone by themselves: sim/fixed.h */
+    bool keeps_together;
+};
+
+struct system {
+    const char *name;
+    const char *title;
+    const char *models; /* in a sentence */
+    const char *leaves_out;
+    void (*set_up)(struct system_setup *s, const struct system_options *o);
+};
+
+extern const struct system system_sllora;        /* this one, a process for each function */
+extern const struct system system_sllora_shared; /* this one, one operator who owns all adapters */
+extern const struct system system_sllora_eager;  /* this one on the published system's engine */
+extern const struct system system_published;     /* ServerlessLoRA as in the paper */
+extern const struct system system_serverlessllm;
+extern const struct system system_instainfer;
+extern const struct system system_vllm;
+extern const struct system system_dlora;
+extern const struct system system_slora;
+
+/* NULL after the last. */
+const struct system *system_at(size_t index);
+const struct system *system_find(const char *name);
+
+/* Memory beside the backbone with which one instance of any function leaves no room for another. */
+uint64_t system_whole_device_bytes(const struct system_setup *s);
+
+/* The share of requests within their objectives that an always-on deployment is sized for. */
+#define SYSTEM_ATTAINMENT 0.99
+
+int system_run(const struct system *s, const struct system_options *o, struct figures *ret,
+               struct error *err);
+/* Likewise, with what became of each request; the caller frees *ret_result. */
+int system_run_samples(const struct system *s, const struct system_options *o, struct figures *ret,
+                       struct world_result *ret_result, struct error *err);
