@@ -113,18 +113,22 @@ int result_figures(const struct result *r, const size_t *indices, size_t request
     struct result_figures f = {0};
     struct selection s = {.r = r, .indices = indices, .count = request_count};
     size_t in_ttft, in_tpot, any;
+    size_t untimed = 0; /* completed with one token, which is late for nobody */
     s.values = calloc(request_count > 0 ? request_count : 1, sizeof *s.values);
     if (s.values == NULL)
         return -ENOMEM;
-    for (size_t i = 0; i < request_count; i++)
-        count(&f, &r->run->samples[indices[i]]);
+    for (size_t i = 0; i < request_count; i++) {
+        const struct driver_sample *sample = &r->run->samples[indices[i]];
+        count(&f, sample);
+        untimed += sample->outcome == DRIVER_DONE && sample->tokens < 2;
+    }
     f.ttft_ms = summarise(&s, result_ttft_ms, r->slo_ttft_ms, &in_ttft);
     f.tpot_ms = summarise(&s, result_tpot_ms, r->slo_tpot_ms, &in_tpot);
     f.e2e_ms = summarise(&s, result_e2e_ms, INFINITY, &any);
     f.late_ms = summarise(&s, late_ms, INFINITY, &any);
     bool has_tpot = f.requests > 0 && !isnan(r->slo_tpot_ms);
     f.slo_attainment = f.requests > 0 ? (double)in_ttft / (double)f.requests : NAN;
-    f.slo_tpot_attainment = has_tpot ? (double)in_tpot / (double)f.requests : NAN;
+    f.slo_tpot_attainment = has_tpot ? (double)(in_tpot + untimed) / (double)f.requests : NAN;
     free(s.values);
     *ret = f;
     return 0;

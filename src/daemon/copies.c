@@ -1,6 +1,7 @@
 /*
  * Copies of images in memory: LOAD and DROP carried out. A backbone's keeper makes the memory, fills
- * it and holds it until it is killed. An adapter's memory is made here and held by its descriptor;
+ * it and holds it until it is killed; a zygote that maps it is there for as long, and with either of
+ * them the copy goes. An adapter's memory is made here and held by its descriptor;
  * the stager, one process for all of them, fills it and seals it. Both compare digests; what they
  * say is believed when the seals are there, for then nobody can change the bytes any more.
  */
@@ -14,6 +15,9 @@
 #include <assert.h>
 #include <errno.h>
 #include <string.h>
+
+/* A zygote's own memory: tokenizer and template, read. */
+#define ZYGOTE_BYTES_MAX (UINT64_C(512) << 20)
 
 static const char *copy_text(const struct daemon *d, const struct copy_slot *c,
                              char to[FUNCTION_TEXT_BYTES])
@@ -38,21 +42,27 @@ static void copy_event(struct daemon *d, const struct copy_slot *c, enum sched_e
 /* It is gone, or never was. */
 static void copy_end(struct daemon *d, struct copy_slot *c)
 {
-    enum sched_event_type type = c->is_loaded ? SCHED_COPY_DROPPED : SCHED_COPY_FAILED;
+    enum sched_event_type type = c->is_ready ? SCHED_COPY_DROPPED : SCHED_COPY_FAILED;
     if (c->reader_fd >= 0)
         close(c->reader_fd);
     c->reader_fd = -1;
-    c->is_loaded = false;
+    c->is_loaded = c->is_ready = false;
     c->used = false;
     copy_event(d, c, type);
 }
 
-static void copy_arrived(struct daemon *d, struct copy_slot *c, const struct wire_loaded *l)
+static void copy_filled(struct copy_slot *c, const struct wire_loaded *l)
 {
-    char text[FUNCTION_TEXT_BYTES];
     c->is_loaded = true;
     c->load_us = l->load_us;
     c->page_bytes = l->page_bytes;
+}
+
+/* Whoever waits for it may use it. */
+static void copy_ready(struct daemon *d, struct copy_slot *c)
+{
+    char text[FUNCTION_TEXT_BYTES];
+    c->is_ready = true;
     if (c->backbone != SCHED_NONE)
         log_info("keeper", "loaded %s bytes=%llu ms=%.1f page_bytes=%u", copy_text(d, c, text),
                  (unsigned long long)c->bytes, (double)c->load_us / 1e3, c->page_bytes);
@@ -70,6 +80,71 @@ static void say_refused(struct daemon *d, const struct copy_slot *c, const struc
               (const char *)r->tail);
     if (((const struct wire_failed *)r->fixed)->status == EBADMSG)
         image_discard(d, &c->image);
+}
+
+/* --- zygotes --- */
+
+static struct copy_slot *copy_of_zygote(struct daemon *d, const struct proc *p)
+{
+    for (uint32_t i = 0; i < d->config.sched.copies_max; i++) {
+        if (d->copies[i].used && d->copies[i].zygote == p)
+            return &d->copies[i];
+    }
+    return NULL;
+}
+
+static void zygote_record(void *context, struct proc *p, struct wire_cursor *wire,
+                          const struct wire_record *r)
+{
+    struct daemon *d = context;
+    struct copy_slot *c = copy_of_zygote(d, p);
+    (void)wire;
+    if (c == NULL || c->is_ready)
+        return;
+    if (r->type == WIRE_PREPARED) {
+        c->load_us += ((const struct wire_prepared *)r->fixed)->prepare_us;
+        copy_ready(d, c);
+    } else if (r->type == WIRE_FAILED) {
+        say_refused(d, c, r);
+    }
+}
+
+static void zygote_exited(void *context, struct proc *p, const char *how)
+{
+    struct daemon *d = context;
+    struct copy_slot *c = copy_of_zygote(d, p);
+    if (c == NULL)
+        return;
+    char text[FUNCTION_TEXT_BYTES];
+    log_info("zygote", "ended %s how=\"%s\"", copy_text(d, c, text), how);
+    c->zygote = NULL;
+    if (c->keeper != NULL)
+        proc_kill(c->keeper);
+}
+
+/* Copies are made where the sandbox is whole; elsewhere workers are started one by one. */
+static void start_zygote(struct daemon *d, struct copy_slot *c)
+{
+    struct error err = {0};
+    struct proc_options o = {
+        .role = SANDBOX_ZYGOTE,
+        .number = (uint32_t)(c - d->copies),
+        .memory_bytes_max = ZYGOTE_BYTES_MAX,
+        .threads = 1,
+        .events = {zygote_record, zygote_exited},
+        .context = d,
+    };
+    bool is_whole = (d->sandbox_use & SANDBOX_NEEDED) == SANDBOX_NEEDED;
+    int r = is_whole ? proc_start(&c->zygote, d->procs, &o, &err) : -ENOTSUP;
+    if (r < 0) {
+        if (is_whole)
+            log_error("zygote", "cannot be started: %s", err.text);
+        c->zygote = NULL;
+        copy_ready(d, c);
+        return;
+    }
+    struct wire_prepare prepare = {.backbone = c->image};
+    proc_put(c->zygote, WIRE_PREPARE, &prepare, sizeof prepare, NULL, 0, c->reader_fd);
 }
 
 /* --- backbones --- */
@@ -92,10 +167,12 @@ static void keeper_record(void *context, struct proc *p, struct wire_cursor *wir
         return;
     if (r->type == WIRE_LOADED && !c->is_loaded) {
         c->reader_fd = wire_take_fd(wire, r, 0);
-        if (c->reader_fd >= 0 && memfile_is_sealed(c->reader_fd))
-            copy_arrived(d, c, r->fixed);
-        else
+        if (c->reader_fd >= 0 && memfile_is_sealed(c->reader_fd)) {
+            copy_filled(c, r->fixed);
+            start_zygote(d, c);
+        } else {
             proc_kill(p);
+        }
     } else if (r->type == WIRE_FAILED) {
         say_refused(d, c, r);
     }
@@ -110,6 +187,9 @@ static void keeper_exited(void *context, struct proc *p, const char *how)
     char text[FUNCTION_TEXT_BYTES];
     log_info("keeper", "ended %s how=\"%s\"", copy_text(d, c, text), how);
     c->keeper = NULL;
+    if (c->zygote != NULL)
+        proc_abandon(c->zygote);
+    c->zygote = NULL;
     copy_end(d, c);
 }
 
@@ -154,7 +234,8 @@ static void stager_record(void *context, struct proc *p, struct wire_cursor *wir
         say_refused(d, c, r);
         copy_end(d, c);
     } else if (memfile_is_sealed(c->reader_fd)) {
-        copy_arrived(d, c, r->fixed);
+        copy_filled(c, r->fixed);
+        copy_ready(d, c);
     } else {
         proc_kill(p);
     }

@@ -81,8 +81,10 @@ struct copy_slot {
     struct digest image;
     uint64_t bytes;
     struct proc *keeper; /* a backbone's */
+    struct proc *zygote; /* likewise: what its workers are copies of; NULL: they are started */
     int reader_fd;       /* read-only; of a backbone -1 until it is loaded */
-    bool is_loaded;      /* and sealed */
+    bool is_loaded;      /* filled and sealed */
+    bool is_ready;       /* and the core was told */
     uint64_t number;     /* of the order to load it, never used twice */
     uint64_t load_us;
     uint32_t page_bytes;

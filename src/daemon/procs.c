@@ -15,6 +15,9 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+/* Host uids of one role. */
+#define ROLE_UIDS (SANDBOX_UID_COUNT / SANDBOX_ROLE_COUNT)
+
 /* Messages that wait because the process does not read; 64 KiB each at most. */
 #define PENDING_MAX 256u
 
@@ -33,6 +36,11 @@ struct proc {
     bool dirty;
     bool abandoned;
     bool ended; /* reaped */
+    bool kill_due;       /* a copy whose pidfd has not come yet */
+    bool is_zygote;
+    struct proc *zygote; /* that it is a copy of; NULL: it was started */
+    uint64_t number;     /* of the order to make it, never used twice */
+    int code, status;    /* how a copy ended, by its zygote's word */
     struct sandbox_child child;
     struct sandbox_cgroup cgroup;
     int chan;
@@ -53,6 +61,7 @@ struct procs {
     int log_fd; /* our stderr, for writing only */
     struct proc *first;
     struct proc *dirty_first;
+    uint64_t forks;
     struct chan_message message; /* of the record being delivered */
 };
 
@@ -131,6 +140,76 @@ static void proc_free(struct proc *p)
     free(p);
 }
 
+/* --- copies of a zygote --- */
+
+static struct proc *copy_of(const struct proc *zygote, uint64_t number)
+{
+    for (struct proc *p = zygote->procs->first; p != NULL; p = p->next) {
+        if (p->zygote == zygote && p->number == number)
+            return p;
+    }
+    return NULL;
+}
+
+/* The number that the kernel has for it here; the zygote sees another one. */
+static pid_t pid_behind(int pidfd)
+{
+    char path[48], line[128];
+    int pid = 0;
+    snprintf(path, sizeof path, "/proc/self/fdinfo/%d", pidfd);
+    FILE *f = fopen(path, "re");
+    while (f != NULL && fgets(line, sizeof line, f) != NULL && sscanf(line, "Pid:\t%d", &pid) != 1)
+        ;
+    if (f != NULL)
+        fclose(f);
+    return pid;
+}
+
+static void copy_made(struct proc *p, const struct wire_forked *f, int pidfd)
+{
+    p->child.pidfd = pidfd;
+    p->child.pid = pid_behind(pidfd);
+    p->child.clone_ns = f->fork_us * 1000;
+    if (p->kill_due)
+        proc_kill(p);
+}
+
+static void copy_ended(struct proc *p, int code, int status)
+{
+    p->code = code;
+    p->status = status;
+    event_active(p->exit_event, EV_TIMEOUT, 0); /* not from within the delivery of a message */
+}
+
+/* What a zygote says of its copies; true: that was it, and it is nobody else's business. */
+static bool hear_zygote(struct proc *z, struct wire_cursor *c, const struct wire_record *r)
+{
+    if (r->type == WIRE_FORKED) {
+        const struct wire_forked *f = r->fixed;
+        struct proc *p = copy_of(z, f->number);
+        int pidfd = p != NULL && p->child.pidfd < 0 ? wire_take_fd(c, r, 0) : -1;
+        if (pidfd >= 0)
+            copy_made(p, f, pidfd);
+        return true;
+    }
+    if (r->type == WIRE_EXITED) {
+        const struct wire_exited *e = r->fixed;
+        struct proc *p = copy_of(z, e->number);
+        if (p != NULL)
+            copy_ended(p, e->code, e->status);
+        return true;
+    }
+    const struct wire_failed *failed = r->fixed;
+    if (r->type != WIRE_FAILED || failed->scope != WIRE_FAILED_SLOT)
+        return false;
+    struct proc *p = copy_of(z, failed->subject);
+    if (p != NULL)
+        copy_ended(p, 0, (int)failed->status);
+    return true;
+}
+
+/* --- what they say --- */
+
 /* Delivers one message; false when there is none now. */
 static bool deliver(struct proc *p)
 {
@@ -150,7 +229,7 @@ static bool deliver(struct proc *p)
     struct wire_record r;
     wire_begin(&c, m);
     while ((n = wire_next(&c, &r)) > 0) {
-        if (!p->abandoned)
+        if (!(p->is_zygote && hear_zygote(p, &c, &r)) && !p->abandoned)
             p->events.record(p->context, p, &c, &r);
     }
     chan_message_clear(m);
@@ -168,17 +247,48 @@ static void on_readable(evutil_socket_t fd, short what, void *argument)
         ;
 }
 
-static void describe_end(struct proc *p, const siginfo_t *info, char *to, size_t bytes)
+static void describe_end(struct proc *p, char *to, size_t bytes)
 {
     bool out_of_memory = p->cgroup.dir[0] != '\0' && sandbox_cgroup_oom_kills(&p->cgroup) > 0;
     if (out_of_memory)
         snprintf(to, bytes, "killed by the kernel for exceeding its memory limit");
-    else if (info->si_code == CLD_EXITED)
-        snprintf(to, bytes, "exit status %d", info->si_status);
-    else if (info->si_status == SIGSYS)
+    else if (p->code == 0)
+        snprintf(to, bytes, "it could not be made: %s", strerror(p->status));
+    else if (p->code == CLD_EXITED)
+        snprintf(to, bytes, "exit status %d", p->status);
+    else if (p->status == SIGSYS)
         snprintf(to, bytes, "killed by its sandbox (SIGSYS: a forbidden system call)");
     else
-        snprintf(to, bytes, "signal %d (%s)", info->si_status, strsignal(info->si_status));
+        snprintf(to, bytes, "signal %d (%s)", p->status, strsignal(p->status));
+}
+
+/* Everything that it sent is delivered first. */
+static void finish(struct proc *p)
+{
+    char how[128];
+    p->ended = true;
+    while (deliver(p))
+        ;
+    describe_end(p, how, sizeof how);
+    if (!p->abandoned)
+        p->events.exited(p->context, p, how);
+    proc_free(p);
+}
+
+/* With a zygote all its copies have ended: the kernel ends what is in its pid namespace. */
+static void finish_copies(struct proc *zygote)
+{
+    struct proc *p = zygote->procs->first;
+    while (p != NULL) {
+        if (p->zygote != zygote) {
+            p = p->next;
+            continue;
+        }
+        p->code = CLD_KILLED;
+        p->status = SIGKILL;
+        finish(p);
+        p = zygote->procs->first; /* whatever its owner did meanwhile */
+    }
 }
 
 static void on_exit_event(evutil_socket_t fd, short what, void *argument)
@@ -186,16 +296,14 @@ static void on_exit_event(evutil_socket_t fd, short what, void *argument)
     (void)what;
     struct proc *p = argument;
     siginfo_t info = {0};
-    if (waitid(P_PIDFD, (id_t)fd, &info, WEXITED | WNOHANG) < 0 || info.si_pid == 0)
-        return;
-    p->ended = true;
-    while (deliver(p))
-        ;
-    char how[128];
-    describe_end(p, &info, how, sizeof how);
-    if (!p->abandoned)
-        p->events.exited(p->context, p, how);
-    proc_free(p);
+    if (p->zygote == NULL) {
+        if (waitid(P_PIDFD, (id_t)fd, &info, WEXITED | WNOHANG) < 0 || info.si_pid == 0)
+            return;
+        p->code = info.si_code;
+        p->status = info.si_status;
+        finish_copies(p);
+    }
+    finish(p);
 }
 
 static void send_pending(struct proc *p)
@@ -300,6 +408,7 @@ static const char *role_name(enum sandbox_role role)
         [SANDBOX_WORKER] = "worker",
                                         [SANDBOX_KEEPER] = "keeper",
                                         [SANDBOX_STAGER] = "stager",
+                                        [SANDBOX_ZYGOTE] = "zygote",
                                         [SANDBOX_PACKER] = "packer"};
     return names[role];
 }
@@ -327,7 +436,7 @@ static int spawn(struct proc *p, const struct proc_options *o, int child_chan, s
     const char *value = getenv("SLLORA_ISA");
     if (value != NULL && value[0] != '\0')
         snprintf(isa, sizeof isa, "SLLORA_ISA=%s", value);
-    uid_t slot = (uid_t)o->role * (SANDBOX_UID_COUNT / SANDBOX_ROLE_COUNT) + o->number;
+    uid_t slot = (uid_t)o->role * ROLE_UIDS + o->number;
     struct sandbox_spawn_options so = {
         .exe_fd = p->procs->exe_fd,
         .argv = argv,
@@ -336,6 +445,8 @@ static int spawn(struct proc *p, const struct proc_options *o, int child_chan, s
         .fd_count = 1,
         .log_fd = p->procs->log_fd,
         .uid = SANDBOX_UID_BASE + slot % SANDBOX_UID_COUNT,
+        .child_uid = SANDBOX_UID_BASE + SANDBOX_WORKER * ROLE_UIDS,
+        .child_uids = o->role == SANDBOX_ZYGOTE ? ROLE_UIDS : 0,
         .features = p->procs->use,
         .cgroup = p->cgroup.dir[0] != '\0' ? &p->cgroup : NULL,
     };
@@ -347,28 +458,33 @@ static int add_events(struct proc *p, struct error *err)
     struct event_base *base = p->procs->base;
     p->read_event = event_new(base, p->chan, EV_READ | EV_PERSIST, on_readable, p);
     p->write_event = event_new(base, p->chan, EV_WRITE | EV_PERSIST, on_writable, p);
-    p->exit_event = event_new(base, p->child.pidfd, EV_READ | EV_PERSIST, on_exit_event, p);
+    p->exit_event = event_new(base, p->child.pidfd, p->zygote != NULL ? 0 : EV_READ | EV_PERSIST,
+                              on_exit_event, p);
     if (p->read_event == NULL || p->write_event == NULL || p->exit_event == NULL ||
-        event_add(p->read_event, NULL) < 0 || event_add(p->exit_event, NULL) < 0)
+        event_add(p->read_event, NULL) < 0 ||
+        (p->zygote == NULL && event_add(p->exit_event, NULL) < 0))
         return error_set(err, -ENOMEM, "cannot watch a process: out of memory");
     return 0;
 }
 
-int proc_start(struct proc **ret, struct procs *ps, const struct proc_options *o, struct error *err)
+/* With its channel, the other end of which goes to *ret_chan. */
+static struct proc *proc_new(struct procs *ps, const struct proc_options *o, int *ret_chan,
+                             struct error *err)
 {
     int pair[2];
-    int r = chan_pair(pair, err);
-    if (r < 0)
-        return r;
-    cleanup_fd int child_chan = pair[1];
+    if (chan_pair(pair, err) < 0)
+        return NULL;
     struct proc *p = calloc(1, sizeof *p);
     if (p == NULL) {
         close(pair[0]);
-        return error_set(err, -ENOMEM, "out of memory");
+        close(pair[1]);
+        error_set(err, -ENOMEM, "out of memory");
+        return NULL;
     }
     p->procs = ps;
     p->chan = pair[0];
     p->child.pidfd = -1;
+    p->is_zygote = o->role == SANDBOX_ZYGOTE;
     p->events = o->events;
     p->context = o->context;
     p->started_us = clock_now_us();
@@ -376,7 +492,18 @@ int proc_start(struct proc **ret, struct procs *ps, const struct proc_options *o
     if (ps->first != NULL)
         ps->first->prev = p;
     ps->first = p;
-    r = make_cgroup(p, o, err);
+    *ret_chan = pair[1];
+    return p;
+}
+
+int proc_start(struct proc **ret, struct procs *ps, const struct proc_options *o, struct error *err)
+{
+    int chan = -1;
+    struct proc *p = proc_new(ps, o, &chan, err);
+    if (p == NULL)
+        return err->code;
+    cleanup_fd int child_chan = chan;
+    int r = make_cgroup(p, o, err);
     if (r == 0)
         r = spawn(p, o, child_chan, err);
     if (r == 0) {
@@ -394,9 +521,49 @@ int proc_start(struct proc **ret, struct procs *ps, const struct proc_options *o
     return 0;
 }
 
+static void put_order(struct proc *zygote, const struct proc *p, const struct proc_options *o,
+                      int child_chan, int group)
+{
+    bool own_uid = (zygote->procs->use & SANDBOX_BIT(SANDBOX_OWN_UID)) != 0;
+    struct wire_group enter = {0};
+    struct wire_fork order = {.number = p->number,
+                              .memory_bytes_max = o->memory_bytes_max,
+                              .uid = own_uid ? 1 + o->number % ROLE_UIDS : 0,
+                              .threads = o->threads};
+    if (group >= 0)
+        proc_put(zygote, WIRE_GROUP, &enter, sizeof enter, NULL, 0, group);
+    proc_put(zygote, WIRE_FORK, &order, sizeof order, NULL, 0, child_chan);
+}
+
+int proc_fork(struct proc **ret, struct proc *zygote, const struct proc_options *o,
+              struct error *err)
+{
+    int chan = -1, group = -1;
+    struct proc *p = proc_new(zygote->procs, o, &chan, err);
+    if (p == NULL)
+        return err->code;
+    cleanup_fd int child_chan = chan;
+    p->zygote = zygote;
+    p->number = ++zygote->procs->forks;
+    int r = make_cgroup(p, o, err);
+    if (r == 0)
+        r = sandbox_cgroup_open(&p->cgroup, &group, err);
+    cleanup_fd int own_group = group;
+    if (r == 0)
+        r = add_events(p, err);
+    if (r < 0) {
+        proc_free(p);
+        return r;
+    }
+    put_order(zygote, p, o, child_chan, own_group);
+    *ret = p;
+    return 0;
+}
+
 void proc_kill(struct proc *p)
 {
-    if (!p->ended)
+    p->kill_due = true;
+    if (!p->ended && p->child.pidfd >= 0)
         syscall(SYS_pidfd_send_signal, p->child.pidfd, SIGKILL, NULL, 0);
 }
 
@@ -419,12 +586,15 @@ void procs_close(struct procs *ps)
         return;
     for (struct proc *p = ps->first; p != NULL; p = p->next)
         proc_kill(p);
-    while (ps->first != NULL) {
+    /* What was started is waited for, and with a zygote its copies have gone. */
+    for (struct proc *p = ps->first; p != NULL; p = p->next) {
         siginfo_t info;
-        waitid(P_PIDFD, (id_t)ps->first->child.pidfd, &info, WEXITED);
-        ps->first->ended = true;
-        proc_free(ps->first);
+        if (p->zygote == NULL)
+            waitid(P_PIDFD, (id_t)p->child.pidfd, &info, WEXITED);
+        p->ended = true;
     }
+    while (ps->first != NULL)
+        proc_free(ps->first);
     close(ps->exe_fd);
     if (ps->log_fd >= 0)
         close(ps->log_fd);

@@ -42,6 +42,10 @@ struct proc_options {
 
 int proc_start(struct proc **ret, struct procs *ps, const struct proc_options *o,
                struct error *err);
+/* The same as a copy of a zygote, of role SANDBOX_WORKER. Whether it could be made is seen by its
+ * end. Zygotes end with all their copies. */
+int proc_fork(struct proc **ret, struct proc *zygote, const struct proc_options *o,
+              struct error *err);
 /* Queues a record; its descriptor is duplicated. A process that does not read for too long is
  * killed. */
 void proc_put(struct proc *p, enum wire_type type, const void *fixed, size_t fixed_bytes,
@@ -52,6 +56,6 @@ void proc_limit_memory(struct proc *p, uint64_t bytes);
 /* No more events from it; it is killed and reaped on its own. */
 void proc_abandon(struct proc *p);
 
-pid_t proc_pid(const struct proc *p);
-uint64_t proc_spawn_us(const struct proc *p); /* clone, maps, exec */
+pid_t proc_pid(const struct proc *p); /* 0: a copy that is still to be made */
+uint64_t proc_spawn_us(const struct proc *p); /* clone, maps, exec; of a copy the clone */
 uint64_t proc_started_us(const struct proc *p);

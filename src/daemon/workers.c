@@ -189,9 +189,10 @@ static void worker_exited(void *context, struct proc *p, const char *how)
     worker_event(d, index, SCHED_WORKER_EXITED, SCHED_NONE);
 }
 
-static int send_attach(struct daemon *d, const struct worker_slot *w, const struct sched_action *a)
+static void send_attach(struct daemon *d, const struct worker_slot *w, const struct sched_action *a)
 {
     const struct copy_slot *c = &d->copies[a->copy];
+    int memory = c->zygote != NULL ? -1 : c->reader_fd;
     struct wire_attach attach = {
         .backbone = d->backbones[w->backbone].image.digest,
         .kv_bytes = d->config.kv_bytes,
@@ -204,10 +205,7 @@ static int send_attach(struct daemon *d, const struct worker_slot *w, const stru
         .prefix_cache = d->config.prefix_cache,
         .kv_dtype = d->config.kv_dtype,
     };
-    if (!c->used || c->reader_fd < 0)
-        return -ENOENT;
-    proc_put(w->proc, WIRE_ATTACH, &attach, sizeof attach, NULL, 0, c->reader_fd);
-    return 0;
+    proc_put(w->proc, WIRE_ATTACH, &attach, sizeof attach, NULL, 0, memory);
 }
 
 static void spawn_worker(struct daemon *d, const struct sched_action *a)
@@ -228,19 +226,23 @@ static void spawn_worker(struct daemon *d, const struct sched_action *a)
         .context = d,
     };
     struct error err = {0};
-    int r = proc_start(&w->proc, d->procs, &o, &err);
-    if (r == 0 && send_attach(d, w, a) < 0) {
+    const struct copy_slot *c = &d->copies[a->copy];
+    int r;
+    if (!c->is_ready)
         r = error_set(&err, -ENOENT, "its backbone is not in memory any more");
-        proc_abandon(w->proc);
-    }
+    else if (c->zygote != NULL)
+        r = proc_fork(&w->proc, c->zygote, &o, &err);
+    else
+        r = proc_start(&w->proc, d->procs, &o, &err);
     if (r < 0) {
         log_error("worker", "worker=%u cannot be started: %s", a->worker, err.text);
         w->proc = NULL;
         worker_event(d, a->worker, SCHED_WORKER_EXITED, SCHED_NONE);
         return;
     }
+    send_attach(d, w, a);
     proc_limit_memory(w->proc, memory_limit(d, w, a->bytes));
-    log_debug("worker", "started worker=%u pid=%d", a->worker, proc_pid(w->proc));
+    log_debug("worker", "started worker=%u", a->worker);
 }
 
 static void resize_worker(struct daemon *d, const struct sched_action *a)

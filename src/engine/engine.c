@@ -80,8 +80,7 @@ int engine_measure(struct engine_sizes *ret, const struct backbone *b, uint32_t 
     if (low == UINT64_MAX || high == UINT64_MAX)
         return -ENOMEM;
     for (uint32_t i = 0; i < ENGINE_KV_DTYPE_COUNT; i++)
-        ret->kv_token_bytes[i] = kernel_kv_block_bytes(kv_type(b, i), c->head_dim) *
-                                 c->kv_head_count * c->layer_count / ENGINE_KV_BLOCK_TOKENS;
+        ret->kv_token_bytes[i] = kv_block_bytes(c, kv_type(b, i)) / ENGINE_KV_BLOCK_TOKENS;
     ret->row_bytes = high > low ? (high - low) / (MEASURED_ROWS_HIGH - MEASURED_ROWS_LOW) : 0;
     uint64_t rows = MEASURED_ROWS_LOW * ret->row_bytes;
     ret->fixed_bytes = low > rows ? low - rows : 0;

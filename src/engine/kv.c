@@ -31,16 +31,21 @@ static int open_mapping(struct kv_pool *p, struct error *err)
     return 0;
 }
 
+/* Cannot overflow: model_config_check bounds every factor. */
+uint64_t kv_block_bytes(const struct model_config *c, enum kernel_kv type)
+{
+    uint64_t bytes = kernel_kv_block_bytes(type, c->head_dim) * c->kv_head_count * c->layer_count;
+    return (bytes + KV_PAGE_BYTES - 1) / KV_PAGE_BYTES * KV_PAGE_BYTES;
+}
+
 int kv_open(struct kv_pool *ret, const struct model_config *c, enum kernel_kv type, uint64_t bytes,
             bool keeps_prefixes, struct error *err)
 {
     struct kv_pool p = {.kv_head_count = c->kv_head_count, .keeps_prefixes = keeps_prefixes};
     static_assert(ENGINE_KV_BLOCK_TOKENS == KERNEL_KV_TOKENS, "one block, one layout");
 
-    /* Cannot overflow: model_config_check bounds every factor. */
     p.head_bytes = kernel_kv_block_bytes(type, c->head_dim);
-    p.block_bytes = p.head_bytes * c->kv_head_count * c->layer_count;
-    p.block_bytes = (p.block_bytes + KV_PAGE_BYTES - 1) / KV_PAGE_BYTES * KV_PAGE_BYTES;
+    p.block_bytes = kv_block_bytes(c, type);
     uint64_t count = bytes / p.block_bytes;
     if (count == 0)
         return error_set(err, -EINVAL,

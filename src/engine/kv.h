@@ -44,6 +44,9 @@ struct kv_blocks {
     uint32_t capacity;
 };
 
+/* Of one block: whole pages. */
+uint64_t kv_block_bytes(const struct model_config *c, enum kernel_kv type);
+
 /* `bytes` is rounded down to whole blocks; less than one is refused. */
 int kv_open(struct kv_pool *ret, const struct model_config *c, enum kernel_kv type, uint64_t bytes,
             bool keeps_prefixes, struct error *err);

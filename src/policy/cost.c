@@ -60,8 +60,9 @@ void cost_fit_add(struct cost_fit *f, const struct cost_turn *t)
     double error = cost_turn_us(&f->c, t->steps, t->prompt_rows, t->decode_rows) / us - 1;
     f->error += ERROR_WEIGHT * ((error < 0 ? -error : error) - f->error);
     update(f, x, c);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 3; i++)
         c[i] = maths_max(c[i], LEAST * before[i]);
+    for (int i = 0; i < 3; i++) {
         /* Forgetting inflates what no turn shows; a whole size of doubt is enough. */
         f->p[i][i] = maths_min(f->p[i][i], DOUBT * DOUBT * c[i] * c[i] * 4);
         if (!(f->p[i][i] > 0)) {

@@ -99,7 +99,7 @@ static double median_us(const struct forecast *f)
 static double octaves_apart(double a, double b)
 {
     double ratio = a > b ? a / b : b / a, octaves = 0;
-    for (; ratio >= 2 && octaves < FORECAST_BINS; ratio /= 2)
+    for (; ratio >= 2; ratio /= 2)
         octaves++;
     return octaves + (ratio - 1);
 }

@@ -262,6 +262,21 @@ int sandbox_cgroup_create(struct sandbox_cgroup *ret, const struct sandbox_featu
     return 0;
 }
 
+int sandbox_cgroup_open(const struct sandbox_cgroup *cg, int *ret_fd, struct error *reterr)
+{
+    char path[SANDBOX_PATH_BYTES + 16];
+
+    *ret_fd = -1;
+    if (cg->dir[0] == '\0')
+        return 0;
+    snprintf(path, sizeof path, "%s/%s", cg->dir, cg->version == 1 ? "tasks" : "cgroup.procs");
+    *ret_fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (*ret_fd < 0)
+        return error_set(reterr, -errno, "the sandbox's memory group %s: %s", path,
+                         strerror(errno));
+    return 0;
+}
+
 int sandbox_cgroup_limit(const struct sandbox_cgroup *cg, uint64_t memory_bytes_max)
 {
     char text[32];

@@ -7,15 +7,23 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sched.h>
 #include <seccomp.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+
+#include "base/cleanup.h"
 
 #define ROLE(role) (1u << (role))
 #define EVERY_ROLE ((1u << SANDBOX_ROLE_COUNT) - 1)
+#define NO_ZYGOTE (EVERY_ROLE & ~ROLE(SANDBOX_ZYGOTE))
 
 #ifndef MAP_HUGETLB
 #define MAP_HUGETLB 0x40000
@@ -100,6 +108,20 @@ static const struct allowed ALLOWED[] = {
     {SCMP_SYS(fsync), ROLE(SANDBOX_PACKER)},
     {SCMP_SYS(fdatasync), ROLE(SANDBOX_PACKER)},
     {SCMP_SYS(sync_file_range), ROLE(SANDBOX_PACKER)},
+    /* copies of itself, and what sandbox_descend() does in them */
+    {SCMP_SYS(waitid), ROLE(SANDBOX_ZYGOTE)},
+    {SCMP_SYS(setgroups), ROLE(SANDBOX_ZYGOTE)},
+    {SCMP_SYS(setresuid), ROLE(SANDBOX_ZYGOTE)},
+    {SCMP_SYS(setresgid), ROLE(SANDBOX_ZYGOTE)},
+    {SCMP_SYS(capget), ROLE(SANDBOX_ZYGOTE)},
+    {SCMP_SYS(capset), ROLE(SANDBOX_ZYGOTE)},
+    {SCMP_SYS(setrlimit), ROLE(SANDBOX_ZYGOTE)},
+    {SCMP_SYS(getrlimit), ROLE(SANDBOX_ZYGOTE)},
+    {SCMP_SYS(prlimit64), ROLE(SANDBOX_ZYGOTE)},
+    {SCMP_SYS(close_range), ROLE(SANDBOX_ZYGOTE)},
+    {SCMP_SYS(landlock_create_ruleset), ROLE(SANDBOX_ZYGOTE)},
+    {SCMP_SYS(landlock_restrict_self), ROLE(SANDBOX_ZYGOTE)},
+    {SCMP_SYS(seccomp), ROLE(SANDBOX_ZYGOTE)},
 };
 
 /* Refused without killing. */
@@ -146,6 +168,11 @@ struct argument_rule {
         SCMP_SYS(fcntl), SCMP_ACT_ALLOW, roles, {EQUAL(1, command)}, 1                             \
     }
 
+#define PRCTL(option)                                                                              \
+    {                                                                                              \
+        SCMP_SYS(prctl), SCMP_ACT_ALLOW, ROLE(SANDBOX_ZYGOTE), {EQUAL(0, option)}, 1               \
+    }
+
 static const struct argument_rule ARGUMENT_RULES[] = {
     {SCMP_SYS(mmap),
      SCMP_ACT_ALLOW,
@@ -171,12 +198,36 @@ static const struct argument_rule ARGUMENT_RULES[] = {
      EVERY_ROLE,
      {BITS(0, CLONE_THREAD_BITS | CLONE_NEW_BITS, CLONE_THREAD_BITS)},
      1},
-    {SCMP_SYS(clone), EPERM_ACTION, EVERY_ROLE, {BITS(0, CLONE_THREAD, 0)}, 1},
+    {SCMP_SYS(clone), EPERM_ACTION, NO_ZYGOTE, {BITS(0, CLONE_THREAD, 0)}, 1},
+    /* A copy of the one form; and its threads, for the copy keeps this filter. */
+    {SCMP_SYS(clone), SCMP_ACT_ALLOW, ROLE(SANDBOX_ZYGOTE), {EQUAL(0, SANDBOX_FORK_FLAGS)}, 1},
+    {SCMP_SYS(clone),
+     EPERM_ACTION,
+     ROLE(SANDBOX_ZYGOTE),
+     {BITS(0, CLONE_THREAD | CLONE_NEWPID, 0)},
+     1},
     {SCMP_SYS(clone3), SCMP_ACT_ERRNO(ENOSYS), EVERY_ROLE, {{0}}, 0},
-    {SCMP_SYS(prctl), SCMP_ACT_ALLOW, EVERY_ROLE, {EQUAL(0, PR_SET_NAME)}, 1},
-    {SCMP_SYS(prctl), EPERM_ACTION, EVERY_ROLE, {NOT_EQUAL(0, PR_SET_NAME)}, 1},
+    {SCMP_SYS(prctl), SCMP_ACT_ALLOW, NO_ZYGOTE, {EQUAL(0, PR_SET_NAME)}, 1},
+    {SCMP_SYS(prctl), EPERM_ACTION, NO_ZYGOTE, {NOT_EQUAL(0, PR_SET_NAME)}, 1},
+    /* What a copy gives up its rights with. */
+    PRCTL(PR_SET_NAME),
+    PRCTL(PR_SET_PDEATHSIG),
+    PRCTL(PR_SET_NO_NEW_PRIVS),
+    PRCTL(PR_CAPBSET_DROP),
+    PRCTL(PR_CAP_AMBIENT),
+    PRCTL(PR_SET_SECUREBITS),
+    {SCMP_SYS(prctl),
+     SCMP_ACT_ALLOW,
+     ROLE(SANDBOX_ZYGOTE),
+     {EQUAL(0, PR_SET_DUMPABLE), EQUAL(1, 0)},
+     2},
+    {SCMP_SYS(prctl),
+     EPERM_ACTION,
+     ROLE(SANDBOX_ZYGOTE),
+     {EQUAL(0, PR_SET_DUMPABLE), NOT_EQUAL(1, 0)},
+     2},
     /* Reading its own limits; sending to who is at the other end. */
-    {SCMP_SYS(prlimit64), SCMP_ACT_ALLOW, EVERY_ROLE, {EQUAL(0, 0), EQUAL(2, 0)}, 2},
+    {SCMP_SYS(prlimit64), SCMP_ACT_ALLOW, NO_ZYGOTE, {EQUAL(0, 0), EQUAL(2, 0)}, 2},
     {SCMP_SYS(sendto), SCMP_ACT_ALLOW, EVERY_ROLE, {EQUAL(4, 0)}, 1},
     FCNTL(F_GETFD, EVERY_ROLE),
     FCNTL(F_SETFD, EVERY_ROLE),
@@ -208,7 +259,13 @@ static int add_rules(scmp_filter_ctx f, enum sandbox_role role)
     return r;
 }
 
-int sandbox_load_filter(enum sandbox_role role, struct error *reterr)
+static int filter_error(int code, struct error *reterr)
+{
+    return error_set(reterr, code, "cannot lock the sandbox: the seccomp filter: %s",
+                     strerror(-code));
+}
+
+static int make(scmp_filter_ctx *ret, enum sandbox_role role, struct error *reterr)
 {
     scmp_filter_ctx f = seccomp_init(SCMP_ACT_KILL_PROCESS);
 
@@ -217,11 +274,70 @@ int sandbox_load_filter(enum sandbox_role role, struct error *reterr)
     int r = add_rules(f, role);
     if (r == 0)
         r = seccomp_attr_set(f, SCMP_FLTATR_CTL_OPTIMIZE, 2); /* a binary tree */
-    if (r == 0)
-        r = seccomp_load(f);
-    seccomp_release(f);
-    if (r < 0)
-        return error_set(reterr, r, "cannot lock the sandbox: the seccomp filter: %s",
-                         strerror(-r));
+    if (r < 0) {
+        seccomp_release(f);
+        return filter_error(r, reterr);
+    }
+    *ret = f;
     return 0;
+}
+
+/* The library writes a program to a descriptor only. */
+static int export(scmp_filter_ctx f, struct sandbox_filter *ret)
+{
+    cleanup_fd int fd = memfd_create("sllora-filter", MFD_CLOEXEC);
+    struct stat st;
+
+    if (fd < 0)
+        return -errno;
+    int r = seccomp_export_bpf(f, fd);
+    if (r < 0 || fstat(fd, &st) != 0)
+        return r < 0 ? r : -errno;
+    size_t count = (size_t)st.st_size / sizeof(struct sock_filter);
+    ret->program = count > 0 && count <= UINT16_MAX ? malloc((size_t)st.st_size) : NULL;
+    if (!ret->program)
+        return -ENOMEM;
+    ret->count = (uint16_t)count;
+    return pread(fd, ret->program, (size_t)st.st_size, 0) == st.st_size ? 0 : -EIO;
+}
+
+int sandbox_filter_make(struct sandbox_filter *ret, enum sandbox_role role, struct error *reterr)
+{
+    scmp_filter_ctx f = NULL;
+    int r = make(&f, role, reterr);
+
+    if (r < 0)
+        return r;
+    *ret = (struct sandbox_filter){0};
+    r = export(f, ret);
+    seccomp_release(f);
+    if (r < 0) {
+        sandbox_filter_free(ret);
+        return filter_error(r, reterr);
+    }
+    return 0;
+}
+
+void sandbox_filter_free(struct sandbox_filter *f)
+{
+    free(f->program);
+    *f = (struct sandbox_filter){0};
+}
+
+int sandbox_load_filter(const struct sandbox_policy *p, struct error *reterr)
+{
+    scmp_filter_ctx f = NULL;
+
+    if (p->filter) {
+        const struct sock_fprog program = {.len = p->filter->count, .filter = p->filter->program};
+        if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) != 0)
+            return filter_error(-errno, reterr);
+        return 0;
+    }
+    int r = make(&f, p->role, reterr);
+    if (r < 0)
+        return r;
+    r = seccomp_load(f);
+    seccomp_release(f);
+    return r < 0 ? filter_error(r, reterr) : 0;
 }

@@ -161,6 +161,15 @@ static int step_limits(const struct sandbox_policy *p, struct error *reterr)
     return 0;
 }
 
+/* What a zygote makes copies with, in its own user namespace: each is given up in the copy. */
+#define ZYGOTE_CAPABILITIES                                                                        \
+    (1u << CAP_SYS_ADMIN | 1u << CAP_SETUID | 1u << CAP_SETGID | 1u << CAP_SETPCAP)
+
+static uint32_t capabilities_of(const struct sandbox_policy *p)
+{
+    return p->role == SANDBOX_ZYGOTE ? ZYGOTE_CAPABILITIES : 0;
+}
+
 static int step_capabilities(const struct sandbox_policy *p, struct error *reterr)
 {
     const unsigned long bits = SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP |
@@ -169,10 +178,11 @@ static int step_capabilities(const struct sandbox_policy *p, struct error *reter
     /* Without a user namespace an ordinary user has no capability to drop, and may not narrow. */
     bool may_lack = !(p->features & SANDBOX_BIT(SANDBOX_USER_NS));
     struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
-    struct __user_cap_data_struct none[2] = {{0}}, got[2];
+    uint32_t kept = capabilities_of(p);
+    struct __user_cap_data_struct set[2] = {{.effective = kept, .permitted = kept}}, got[2];
 
     for (unsigned long cap = 0; cap < 64; cap++)
-        if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) != 0) {
+        if ((cap >= 32 || !(kept & 1u << cap)) && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) != 0) {
             if (errno == EINVAL)
                 break; /* beyond the last one this kernel knows */
             if (errno == EPERM && may_lack)
@@ -183,10 +193,10 @@ static int step_capabilities(const struct sandbox_policy *p, struct error *reter
         return fail(reterr, "ambient capabilities");
     if (prctl(PR_SET_SECUREBITS, bits, 0, 0, 0) != 0 && !(errno == EPERM && may_lack))
         return fail(reterr, "secure bits");
-    if (syscall(SYS_capset, &head, none) != 0 || syscall(SYS_capget, &head, got) != 0)
+    if (syscall(SYS_capset, &head, set) != 0 || syscall(SYS_capget, &head, got) != 0)
         return fail(reterr, "capabilities");
-    if (got[0].effective | got[0].permitted | got[0].inheritable | got[1].effective |
-        got[1].permitted | got[1].inheritable)
+    if (got[0].effective != kept || got[0].permitted != kept || got[0].inheritable != 0 ||
+        (got[1].effective | got[1].permitted | got[1].inheritable) != 0)
         return error_set(reterr, -EPERM, "cannot lock the sandbox: capabilities remain");
     return 0;
 }
@@ -222,7 +232,7 @@ static int step_landlock(const struct sandbox_policy *p, struct error *reterr)
 
 static int step_seccomp(const struct sandbox_policy *p, struct error *reterr)
 {
-    return sandbox_load_filter(p->role, reterr);
+    return sandbox_load_filter(p, reterr);
 }
 
 static const struct step {

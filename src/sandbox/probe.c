@@ -96,7 +96,8 @@ static bool trial(uint32_t features, bool own_uid)
         _exit(trial_child(theirs, identity, root));
     }
     (void)close(steal_fd(&theirs));
-    bool mapped = !identity || sandbox_write_maps(pid, own_uid, SANDBOX_UID_BASE) == 0;
+    const struct sandbox_spawn_options o = {.uid = SANDBOX_UID_BASE};
+    bool mapped = !identity || sandbox_write_maps(pid, own_uid, &o) == 0;
     if (mapped)
         (void)!send(ours, "g", 1, MSG_NOSIGNAL);
     (void)close(steal_fd(&ours)); /* without "go" the child ends by itself */

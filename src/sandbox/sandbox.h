@@ -94,6 +94,8 @@ int sandbox_cgroup_prepare(struct sandbox_features *f, struct error *reterr);
  * is reused when empty. */
 int sandbox_cgroup_create(struct sandbox_cgroup *ret, const struct sandbox_features *f,
                           const char *name, uint64_t memory_bytes_max, struct error *reterr);
+/* Where a process enters: it writes "0" there. -1 while there is no group. The caller's. */
+int sandbox_cgroup_open(const struct sandbox_cgroup *cg, int *ret_fd, struct error *reterr);
 /* Another limit. Below what is in use the kernel reclaims what it can, and kills for the rest. */
 int sandbox_cgroup_limit(const struct sandbox_cgroup *cg, uint64_t memory_bytes_max);
 /* 0, or -EBUSY while a process is inside: call again after it was reaped. */
@@ -112,6 +114,8 @@ struct sandbox_spawn_options {
     int log_fd;              /* becomes stdout and stderr; -1: our stderr. A pipe or socket is
                               * best: RLIMIT_FSIZE stops writes to a regular file */
     uid_t uid;               /* as root: the host uid (and gid) behind 0 inside; else not used */
+    uid_t child_uid;         /* as root, of a zygote: the host uids behind 1, 2, ... inside begin here */
+    uint32_t child_uids;     /* so many; 0: none */
     uint32_t features;       /* SANDBOX_BIT(...): what to use */
     const struct sandbox_cgroup *cgroup; /* NULL: none */
 };
@@ -134,12 +138,25 @@ enum sandbox_role {
     SANDBOX_WORKER, /* compute threads; messages and descriptors over its socket; maps memory */
     SANDBOX_KEEPER, /* the same, and may add seals to the share it made before the lock */
     SANDBOX_STAGER, /* the same, for shares that it is handed */
+    SANDBOX_ZYGOTE, /* the same, and may make copies of itself (sandbox_fork) */
     SANDBOX_PACKER, /* the same, and may write, size and sync files by descriptor */
     SANDBOX_ROLE_COUNT
 };
 
+/* A role's filter, compiled: what takes longest in a lock, done once for all copies of a zygote. */
+struct sandbox_filter {
+    void *program; /* struct sock_filter[count] */
+    uint16_t count;
+};
+
+/* Before the zygote's own lock; copies have the same number (1) in their pid namespaces as it has,
+ * which the filter allows them to signal. Free with sandbox_filter_free. */
+int sandbox_filter_make(struct sandbox_filter *ret, enum sandbox_role role, struct error *reterr);
+void sandbox_filter_free(struct sandbox_filter *f);
+
 struct sandbox_policy {
     enum sandbox_role role;
+    const struct sandbox_filter *filter; /* of the role; NULL: it is made now */
     uint32_t features;         /* the same mask that sandbox_spawn() used */
     uint64_t memory_bytes_max; /* private writable memory (RLIMIT_DATA); 0: no limit. Thread stacks
                                 * count with their full size */
@@ -163,3 +180,16 @@ int sandbox_lock(const struct sandbox_policy *p, struct sandbox_lock_cost *ret_c
 
 /* Tries what must not work under this policy. Fails with -EPERM, naming it, if anything did. */
 int sandbox_self_test(const struct sandbox_policy *p, struct error *reterr);
+
+/* --- zygote's side: a process that is copied instead of started --- */
+
+/* Of a process that was locked as SANDBOX_ZYGOTE: a copy in a pid, ipc and uts namespace of its own,
+ * which dies with it; the other namespaces, all of them empty, it shares. Returns 0 in the copy,
+ * which must call sandbox_descend() before anything else; in the zygote its pid with *ret_pidfd,
+ * owned by the caller; or -errno. The zygote must have one thread. */
+pid_t sandbox_fork(int *ret_pidfd);
+
+/* In the copy: enters the memory group behind `group_fd` (-1: none), becomes `uid` (inside; 0: stays
+ * who the zygote is), then sandbox_lock() with a role that may less, and sandbox_self_test(). `p`
+ * lists what stays open; its features are the zygote's. */
+int sandbox_descend(const struct sandbox_policy *p, int group_fd, uid_t uid, struct error *reterr);

@@ -97,13 +97,15 @@ static int write_proc(pid_t pid, const char *file, const char *text)
     return write(fd, text, len) == (ssize_t)len ? 0 : -errno;
 }
 
-int sandbox_write_maps(pid_t child, bool own_uid, uid_t uid)
+int sandbox_write_maps(pid_t child, bool own_uid, const struct sandbox_spawn_options *o)
 {
-    char uid_map[32], gid_map[32];
+    char uid_map[64], gid_map[64], more[32] = "";
     int r;
 
-    snprintf(uid_map, sizeof uid_map, "0 %u 1\n", own_uid ? uid : geteuid());
-    snprintf(gid_map, sizeof gid_map, "0 %u 1\n", own_uid ? uid : getegid());
+    if (own_uid && o->child_uids > 0)
+        snprintf(more, sizeof more, "1 %u %u\n", o->child_uid, o->child_uids);
+    snprintf(uid_map, sizeof uid_map, "0 %u 1\n%s", own_uid ? o->uid : geteuid(), more);
+    snprintf(gid_map, sizeof gid_map, "0 %u 1\n%s", own_uid ? o->uid : getegid(), more);
     if (geteuid() != 0) {
         r = write_proc(child, "setgroups", "deny");
         if (r < 0)
@@ -233,22 +235,6 @@ static _Noreturn void child_run(const struct launch *l)
 
 /* --- the parent --- */
 
-/* -1 when there is no group to enter. */
-static int open_group(const struct sandbox_cgroup *cg, int *ret, struct error *reterr)
-{
-    char path[SANDBOX_PATH_BYTES + 16];
-
-    *ret = -1;
-    if (cg == NULL || cg->dir[0] == '\0')
-        return 0;
-    snprintf(path, sizeof path, "%s/%s", cg->dir, cg->version == 1 ? "tasks" : "cgroup.procs");
-    *ret = open(path, O_WRONLY | O_CLOEXEC);
-    if (*ret < 0)
-        return error_set(reterr, -errno, "the sandbox's memory group %s: %s", path,
-                         strerror(errno));
-    return 0;
-}
-
 static int parent_setup(const struct launch *l, pid_t pid, struct error *reterr)
 {
     const struct sandbox_spawn_options *o = l->o;
@@ -256,7 +242,7 @@ static int parent_setup(const struct launch *l, pid_t pid, struct error *reterr)
     int r;
 
     if (o->features & SANDBOX_BIT(SANDBOX_USER_NS)) {
-        r = sandbox_write_maps(pid, own_uid, o->uid);
+        r = sandbox_write_maps(pid, own_uid, o);
         if (r < 0)
             return error_set(reterr, r, "the sandbox's uid map (0 to %u) was refused: %s",
                              own_uid ? o->uid : geteuid(), strerror(-r));
@@ -329,10 +315,12 @@ int sandbox_spawn(struct sandbox_child *ret, const struct sandbox_spawn_options 
     cleanup_fd int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
     if (null_fd < 0)
         return error_set(reterr, -errno, "cannot open /dev/null: %s", strerror(errno));
-    cleanup_fd int group_fd = -1;
-    int r = open_group(o->cgroup, &group_fd, reterr);
+    int group = -1, r = 0;
+    if (o->cgroup != NULL)
+        r = sandbox_cgroup_open(o->cgroup, &group, reterr);
     if (r < 0)
         return r;
+    cleanup_fd int group_fd = group;
     if (pipe2(go, O_CLOEXEC) != 0)
         return error_set(reterr, -errno, "no pipe for a new process: %s", strerror(errno));
     cleanup_fd int go_read = go[0], go_write = go[1];

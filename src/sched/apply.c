@@ -10,6 +10,7 @@
 /* What is believed of requests of a function before there was one. */
 #define PROMPT_TOKENS_FIRST 128
 #define NEW_TOKENS_FIRST 128
+#define CACHED_SHARE_FIRST 0.5
 #define CONTENTION_FIRST 1
 
 /* --- the machine --- */
@@ -34,9 +35,11 @@ static void on_device(struct sched *s, const struct sched_event *e)
     *v = (struct device){.worker_bytes = e->more_bytes,
                          .contention = CONTENTION_FIRST,
                          .node = e->node,
+                         .node_next = s->places[sched_host_place(&s->config, e->node)].devices,
                          .workers = SCHED_NONE,
                          .turn_worker = SCHED_NONE,
                          .exists = true};
+    s->places[sched_host_place(&s->config, e->node)].devices = e->device;
     cost_mean_seed(&v->spawn, (double)e->us);
     p->budget = e->bytes;
     p->at_us = e->now_us;
@@ -91,6 +94,7 @@ static void on_deployed(struct sched *s, const struct sched_event *e)
                            .slo_tpot_us = e->more_us > 0 ? e->more_us : s->config.slo_tpot_us,
                            .prompt_tokens = PROMPT_TOKENS_FIRST,
                            .new_tokens = NEW_TOKENS_FIRST,
+                           .cached_share = CACHED_SHARE_FIRST,
                            .used = true,
                            .has_slo = e->us > 0};
     forecast_begin(&f->forecast, e->now_us);
@@ -422,7 +426,10 @@ static void on_copy_loaded(struct sched *s, const struct sched_event *e)
     copy_arrived(s, c);
     place_unblock(s, c->place);
     look_after_load(s, c, e->now_us);
-    s->plan_due |= place_is_device(s, c->place); /* what hangs on it may come now */
+    if (c->kind != COPY_BACKBONE || !place_is_device(s, c->place))
+        return;
+    s->plan_due = true; /* what hangs on it may come now */
+    s->plan_first = c->place;
 }
 
 /* Everybody who waits for it is told; it is tried again when the next one asks. */

@@ -90,6 +90,8 @@ static void check_places(const struct sched *s)
         for (uint32_t i = m->copies; i != SCHED_NONE; i = s->copies[i].place_next) {
             const struct copy *c = &s->copies[i];
             assert(c->state != SCHED_COPY_NONE);
+            assert(c->instance == COPY_ORPHAN ||
+                   copy_find(s, c->kind, c->object, p, c->instance) == c);
             used += c->bytes;
             backbones += c->kind == COPY_BACKBONE;
             leaving += c->leaving ? c->bytes : 0;

@@ -58,16 +58,39 @@ static uint32_t *object_head(const struct sched *s, enum copy_kind kind, uint32_
     return kind == COPY_BACKBONE ? &s->backbones[object].copies : &s->functions[object].copies;
 }
 
+static uint32_t *bucket_of(const struct sched *s, enum copy_kind kind, uint32_t object,
+                           uint32_t place, uint32_t instance)
+{
+    uint64_t what = (uint64_t)object << 1 | kind, where = (uint64_t)instance << 32 | place;
+    uint64_t hash = what * 0x9e3779b97f4a7c15u ^ where * 0xc2b2ae3d27d4eb4fu;
+    return &s->copy_buckets[(uint32_t)(hash >> 32) & (s->copy_bucket_count - 1)];
+}
+
 struct copy *copy_find(const struct sched *s, enum copy_kind kind, uint32_t object, uint32_t place,
                        uint32_t instance)
 {
-    for (uint32_t i = *object_head(s, kind, object); i != SCHED_NONE;
-         i = s->copies[i].object_next) {
+    for (uint32_t i = *bucket_of(s, kind, object, place, instance); i != SCHED_NONE;
+         i = s->copies[i].hash_next) {
         struct copy *c = &s->copies[i];
-        if (c->place == place && c->instance == instance)
+        if (c->object == object && c->place == place && c->kind == kind && c->instance == instance)
             return c;
     }
     return NULL;
+}
+
+static void link_hash(struct sched *s, struct copy *c)
+{
+    uint32_t *bucket = bucket_of(s, c->kind, c->object, c->place, c->instance);
+    c->hash_next = *bucket;
+    *bucket = copy_index(s, c);
+}
+
+static void unlink_hash(struct sched *s, const struct copy *c)
+{
+    uint32_t *link = bucket_of(s, c->kind, c->object, c->place, c->instance);
+    while (*link != copy_index(s, c))
+        link = &s->copies[*link].hash_next;
+    *link = c->hash_next;
 }
 
 static uint64_t object_bytes(const struct sched *s, enum copy_kind kind, uint32_t object)
@@ -75,16 +98,23 @@ static uint64_t object_bytes(const struct sched *s, enum copy_kind kind, uint32_
     return kind == COPY_BACKBONE ? s->backbones[object].bytes : s->functions[object].adapter_bytes;
 }
 
-static void count_backbone(struct sched *s, const struct copy *c, int by)
+static void count_copy(struct sched *s, const struct copy *c, bool comes)
 {
-    if (c->kind == COPY_BACKBONE && place_is_device(s, c->place))
-        s->devices[c->place].backbones += (uint32_t)by;
+    bool is_backbone = c->kind == COPY_BACKBONE;
+    uint32_t *of_object = is_backbone ? &s->backbones[c->object].device_copies
+                                      : &s->functions[c->object].device_copies;
+    if (!place_is_device(s, c->place))
+        return;
+    *of_object += comes ? 1 : UINT32_MAX;
+    if (is_backbone)
+        s->devices[c->place].backbones += comes ? 1 : UINT32_MAX;
 }
 
 static void link_copy(struct sched *s, struct copy *c)
 {
     uint32_t index = copy_index(s, c);
-    count_backbone(s, c, 1);
+    count_copy(s, c, true);
+    link_hash(s, c);
     uint32_t *head = object_head(s, c->kind, c->object);
     c->object_prev = SCHED_NONE;
     c->object_next = *head;
@@ -101,7 +131,8 @@ static void link_copy(struct sched *s, struct copy *c)
 
 static void unlink_copy(struct sched *s, struct copy *c)
 {
-    count_backbone(s, c, -1);
+    count_copy(s, c, false);
+    unlink_hash(s, c);
     if (c->object_prev != SCHED_NONE)
         s->copies[c->object_prev].object_next = c->object_next;
     else
@@ -215,7 +246,9 @@ void copy_keep(struct sched *s, struct copy *c)
 void copy_orphan(struct sched *s, struct copy *c)
 {
     copy_leaves(s, c);
+    unlink_hash(s, c);
     c->instance = COPY_ORPHAN;
+    link_hash(s, c);
 }
 
 void copy_arrived(struct sched *s, struct copy *c)

@@ -229,6 +229,8 @@ static void plan_memory(struct plan *p)
         return;
     s->plan_due = false;
     plan_preload(p);
+    if (timers_at_us(&s->timers, timer_of_plan()) != TIMERS_NEVER)
+        return; /* what has come was planned between two turns */
     timers_set(&s->timers, timer_of_plan(),
                p->now_us + s->config.plan_period_us / (s->place_count > 0 ? s->place_count : 1));
 }

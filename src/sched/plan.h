@@ -51,23 +51,25 @@ static inline uint32_t timer_count(const struct sched_config *c)
 
 /* --- predict.c --- */
 
-/* Devices looked at beyond those that have the backbone, so that a request costs the same on any
- * number of them. */
+/* Devices looked at of those that have the backbone, and as many of all, so that a request costs the
+ * same on any number of them. */
 #define DEVICES_SAMPLED 32u
 
 struct start_forecast {
     double alone_us;   /* to the first token, were nobody else there */
     double backlog_us; /* what others before it take */
-    double pace_us;    /* by which its tokens would be late: the device is shared in time */
+    double pace_us;    /* what the rest of its answer waits for others */
     uint32_t device;   /* the best one; SCHED_NONE: it fits none */
 };
 
 struct start_forecast forecast_start(const struct sched *s, uint32_t function,
                                      double prompt_tokens, uint64_t now_us);
-/* start_forecast's pace_us on this device. */
-double forecast_pace_us(const struct sched *s, uint32_t function, uint32_t device);
+/* By how much the tokens of an answer would be late there, all together: the device is shared. */
+double forecast_late_us(const struct sched *s, uint32_t function, uint32_t device);
 struct route_start forecast_parts(const struct sched *s, uint32_t function, uint32_t device,
                                   uint64_t now_us);
+/* Of a prompt's time, what a worker saves that has computed such prompts before. */
+double forecast_cached_us(const struct sched *s, uint32_t function);
 struct cost_batch forecast_batch(const struct sched *s, uint32_t function, double prompt_tokens);
 bool device_fits(const struct sched *s, uint32_t device, uint32_t function);
 /* A spare that maps this copy, ready or at least starting; SCHED_NONE. */

@@ -6,6 +6,9 @@
 
 /* Of a place where something else must go first: somebody else's loss, in parts of a load. */
 #define CROWDED_SHARE 0.5
+/* Tokens that come later than they could and yet in time: what that is worth, beside waiting for the
+ * first one. */
+#define IN_TIME_SHARE 0.1
 
 struct cost_batch forecast_batch(const struct sched *s, uint32_t function, double prompt_tokens)
 {
@@ -46,6 +49,12 @@ static double process_us(const struct sched *s, const struct worker *w, uint32_t
         return 0;
     double passed = now_us > w->spawned_us ? (double)(now_us - w->spawned_us) : 0;
     return maths_max(whole - passed, whole / 8);
+}
+
+double forecast_cached_us(const struct sched *s, uint32_t function)
+{
+    const struct function *f = &s->functions[function];
+    return f->cached_share * forecast_batch(s, function, f->prompt_tokens).t0_us;
 }
 
 struct route_start forecast_parts(const struct sched *s, uint32_t function, uint32_t device,
@@ -100,22 +109,31 @@ static double crowded_us(const struct sched *s, uint32_t device, uint32_t functi
     return CROWDED_SHARE * copy_load_us(s, COPY_BACKBONE, f->backbone, device);
 }
 
-/* How late the tokens of an answer would be, with one more domain at work there: the device is
- * shared in time. */
-static double pace_us(const struct sched *s, uint32_t device, uint32_t function,
-                      const struct worker *own)
+/* Domains that would be at work on the device beside this one. */
+static uint32_t others_active(const struct sched *s, uint32_t device, const struct worker *own)
 {
-    const struct function *f = &s->functions[function];
-    const struct cost_step *c = &s->backbones[f->backbone].fit.c;
-    uint32_t active = s->devices[device].active + !(own && own->running.count > 0);
-    double late_us = active * cost_turn_us(c, 1, 0, 1) - (double)f->slo_tpot_us;
-    return active > 1 && late_us > 0 ? late_us * f->new_tokens : 0;
+    return s->devices[device].active - (own && own->running.count > 0);
 }
 
-double forecast_pace_us(const struct sched *s, uint32_t function, uint32_t device)
+/* A device is shared in time: by how much the tokens of an answer are late for that. */
+double forecast_late_us(const struct sched *s, uint32_t function, uint32_t device)
 {
-    const struct domain *d = &s->domains[s->functions[function].domain];
-    return pace_us(s, device, function, worker_on(s, d, device));
+    const struct function *f = &s->functions[function];
+    const struct worker *own = worker_on(s, &s->domains[f->domain], device);
+    uint32_t others = others_active(s, device, own);
+    double step_us = cost_turn_us(&s->backbones[f->backbone].fit.c, 1, 0, 1);
+    double late_us = (others + 1) * step_us - (double)f->slo_tpot_us;
+    return others > 0 && late_us > 0 ? late_us * f->new_tokens : 0;
+}
+
+/* What the answer waits for others on its way: all that is late, and of the rest a part. */
+static double pace_us(const struct sched *s, uint32_t device, uint32_t function)
+{
+    const struct function *f = &s->functions[function];
+    const struct worker *own = worker_on(s, &s->domains[f->domain], device);
+    double step_us = cost_turn_us(&s->backbones[f->backbone].fit.c, 1, 0, 1);
+    return forecast_late_us(s, function, device) +
+           IN_TIME_SHARE * others_active(s, device, own) * step_us * f->new_tokens;
 }
 
 /* Sooner; as soon, where fewer backbones are, which is where fewer others come to work. */
@@ -141,7 +159,7 @@ static void consider(const struct sched *s, uint32_t device, uint32_t function,
     f.alone_us = route_start_us(&parts) + batch->t0_us;
     f.backlog_us = s->devices[device].backlog_us + batch->alpha_us * d->waiting.count +
                    crowded_us(s, device, function, &parts);
-    f.pace_us = pace_us(s, device, function, worker_on(s, d, device));
+    f.pace_us = pace_us(s, device, function);
     if (best->device == SCHED_NONE || is_better(s, &f, best))
         *best = f;
 }
@@ -155,8 +173,9 @@ struct start_forecast forecast_start(const struct sched *s, uint32_t function,
     struct start_forecast best = {.device = SCHED_NONE};
     for (uint32_t i = d->workers; i != SCHED_NONE; i = s->workers[i].domain_next)
         consider(s, s->workers[i].device, function, &batch, now_us, &best);
-    for (uint32_t i = s->backbones[f->backbone].copies; i != SCHED_NONE;
-         i = s->copies[i].object_next)
+    uint32_t left = DEVICES_SAMPLED;
+    for (uint32_t i = s->backbones[f->backbone].copies; i != SCHED_NONE && left > 0;
+         i = s->copies[i].object_next, left--)
         if (place_is_device(s, s->copies[i].place))
             consider(s, s->copies[i].place, function, &batch, now_us, &best);
     uint32_t count = s->config.devices_max < DEVICES_SAMPLED ? s->config.devices_max

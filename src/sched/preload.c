@@ -69,11 +69,8 @@ static const struct copy *look_at(const struct gathering *g, enum copy_kind kind
 static bool is_above(const struct gathering *g, enum copy_kind kind, uint32_t object)
 {
     const struct sched *s = g->p->s;
-    uint32_t node = g->place - s->config.devices_max;
-    uint32_t i = kind == COPY_BACKBONE ? s->backbones[object].copies : s->functions[object].copies;
-    for (; i != SCHED_NONE; i = s->copies[i].object_next)
-        if (place_is_device(s, s->copies[i].place) &&
-            s->devices[s->copies[i].place].node == node)
+    for (uint32_t d = s->places[g->place].devices; d != SCHED_NONE; d = s->devices[d].node_next)
+        if (copy_find(s, kind, object, d, SCHED_NONE))
             return true;
     return false;
 }
@@ -95,7 +92,8 @@ static void add_adapter(struct gathering *g, uint32_t function, uint32_t needs)
                                 .function = function,
                                 .bytes = f->adapter_bytes};
     const struct copy *c = look_at(g, COPY_ADAPTER, function, &v);
-    if (!c && failed_lately(g, f->failed_us))
+    /* Its next request goes where the adapter is: a second one would wait in vain. */
+    if (!c && ((g->is_device && f->device_copies > 0) || failed_lately(g, f->failed_us)))
         return;
     v.in_use |= c && (c->users > 0 || f->waiting > 0);
     v.value = worth(g, &f->forecast, &v, c ? c->used_us : 0);
@@ -146,14 +144,6 @@ static uint32_t copies_wanted(const struct sched *s, const struct backbone *b, u
     return busy < s->device_count ? 1 + (uint32_t)busy : s->device_count;
 }
 
-static uint32_t copies_in_devices(const struct sched *s, const struct backbone *b)
-{
-    uint32_t count = 0;
-    for (uint32_t i = b->copies; i != SCHED_NONE; i = s->copies[i].object_next)
-        count += place_is_device(s, s->copies[i].place);
-    return count;
-}
-
 /* Another device with room for it has fewer backbones: it comes there, when that one is planned. */
 static bool is_better_elsewhere(const struct gathering *g, const struct backbone *b)
 {
@@ -183,7 +173,7 @@ static void add_backbone(struct gathering *g, uint32_t index)
         return;
     }
     const struct copy *c = look_at(g, COPY_BACKBONE, index, &v);
-    bool has_enough = g->is_device ? copies_in_devices(s, b) >= copies_wanted(s, b, g->p->now_us)
+    bool has_enough = g->is_device ? b->device_copies >= copies_wanted(s, b, g->p->now_us)
                                    : b->functions == 0;
     if (!c && (has_enough || b->functions == 0 || failed_lately(g, b->failed_us) ||
                (g->is_device && is_better_elsewhere(g, b))))
@@ -317,19 +307,29 @@ static void bill(struct plan *p, uint32_t place)
         copy_bill(s, &s->copies[i], p->now_us);
 }
 
+static void plan_place(struct plan *p, uint32_t place)
+{
+    struct gathering g = {.p = p, .place = place};
+    bill(p, place);
+    choose(&g);
+    carry_out(&g);
+}
+
 void plan_preload(struct plan *p)
 {
     struct sched *s = p->s;
     uint32_t places = s->config.devices_max + s->config.nodes_max;
+    if (s->plan_first != SCHED_NONE) {
+        plan_place(p, s->plan_first);
+        s->plan_first = SCHED_NONE;
+        return;
+    }
     for (uint32_t i = 0; i < places; i++) {
         uint32_t place = s->plan_next;
         s->plan_next = (s->plan_next + 1) % places;
         if (!s->places[place].exists)
             continue;
-        struct gathering g = {.p = p, .place = place};
-        bill(p, place);
-        choose(&g);
-        carry_out(&g);
+        plan_place(p, place);
         return;
     }
 }

@@ -297,17 +297,25 @@ void request_refuse(struct sched *s, struct request *r, enum sched_reason reason
     refuse(s, r, reason, retry_us);
 }
 
+/* What requests of the function are like, for the next ones. */
+static void learn(struct function *f, struct worker *w, const struct sched_receipt *u)
+{
+    f->prompt_tokens += MEAN_WEIGHT * (u->prompt_tokens - f->prompt_tokens);
+    f->new_tokens += MEAN_WEIGHT * (u->new_tokens - f->new_tokens);
+    if (w->has_served)
+        f->cached_share += MEAN_WEIGHT * ((double)u->cached_tokens / u->prompt_tokens -
+                                          f->cached_share);
+    w->has_served = true;
+}
+
 void request_end(struct sched *s, struct request *r, uint64_t now_us, bool completed)
 {
     assert(r->state == REQUEST_RUNNING);
-    struct function *f = &s->functions[r->function];
+    if (completed && r->receipt.prompt_tokens > 0)
+        learn(&s->functions[r->function], &s->workers[r->worker], &r->receipt);
     unlink_live(s, r, now_us);
     r->receipt.completed = completed;
     r->reason = completed ? SCHED_REASON_NONE : SCHED_WORKER_LOST;
-    if (completed && r->receipt.prompt_tokens > 0) {
-        f->prompt_tokens += MEAN_WEIGHT * (r->receipt.prompt_tokens - f->prompt_tokens);
-        f->new_tokens += MEAN_WEIGHT * (r->receipt.new_tokens - f->new_tokens);
-    }
     r->state = REQUEST_ENDED;
     list_append(s, &s->told, r);
 }

@@ -9,8 +9,6 @@
 
 /* Values are compared by what they save within this time. */
 #define HORIZON_US (30 * UINT64_C(1000000))
-/* Of a prompt's time, what its known beginning in an idle worker's KV memory saves. */
-#define KV_WORTH 0.1
 
 enum { VICTIM_WORKER, VICTIM_SLOT, VICTIM_KV, VICTIM_COPY };
 
@@ -86,7 +84,8 @@ static double worker_value(const struct gather *g, const struct worker *w)
     uint32_t function = s->domains[w->domain].last_function;
     if (function == SCHED_NONE)
         return 0;
-    return value_of(&s->functions[function].forecast, g->now_us, saved_us + b->bind.value);
+    saved_us += b->bind.value + forecast_cached_us(s, function);
+    return value_of(&s->functions[function].forecast, g->now_us, saved_us);
 }
 
 static uint64_t kv_surplus(const struct sched *s, const struct worker *w)
@@ -103,9 +102,7 @@ static double kv_value(const struct gather *g, const struct worker *w)
     uint32_t function = w->domain == SCHED_NONE ? SCHED_NONE : s->domains[w->domain].last_function;
     if (function == SCHED_NONE)
         return 0;
-    const struct function *f = &s->functions[function];
-    return value_of(&f->forecast, g->now_us,
-                    KV_WORTH * forecast_batch(s, function, f->prompt_tokens).t0_us);
+    return value_of(&s->functions[function].forecast, g->now_us, forecast_cached_us(s, function));
 }
 
 static double copy_value(const struct gather *g, const struct copy *c)

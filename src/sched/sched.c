@@ -47,7 +47,7 @@ static uint32_t items_of(const struct sched_config *c)
 /* Where each table stands, and the total. */
 struct layout {
     size_t places, devices, backbones, functions, domains, domain_buckets, domain_next;
-    size_t owner_live, owner_max, workers, copies, requests, buckets, timers;
+    size_t owner_live, owner_max, workers, copies, copy_buckets, requests, buckets, timers;
     size_t candidates, items, nodes, views, contenders, total;
 };
 
@@ -74,6 +74,7 @@ static struct layout layout_of(const struct sched_config *c)
     l.owner_max = take(&at, c->owners_max, sizeof(uint32_t));
     l.workers = take(&at, c->workers_max, sizeof(struct worker));
     l.copies = take(&at, c->copies_max, sizeof(struct copy));
+    l.copy_buckets = take(&at, power_of_two_above(c->copies_max), sizeof(uint32_t));
     /* as many whose end is to be told as live ones between two plans */
     l.requests = take(&at, 2ull * c->requests_max, sizeof(struct request));
     l.buckets = take(&at, power_of_two_above(2 * c->requests_max), sizeof(uint32_t));
@@ -107,6 +108,7 @@ static void place_tables(struct sched *s, const struct layout *l)
     s->owner_max = (void *)(base + l->owner_max);
     s->workers = (void *)(base + l->workers);
     s->copies = (void *)(base + l->copies);
+    s->copy_buckets = (void *)(base + l->copy_buckets);
     s->requests = (void *)(base + l->requests);
     s->buckets = (void *)(base + l->buckets);
     s->candidates = (void *)(base + l->candidates);
@@ -130,12 +132,14 @@ static void link_free(struct sched *s)
         s->domain_next[i] = i + 1 < c->functions_max ? i + 1 : SCHED_NONE;
     for (uint32_t i = 0; i < s->bucket_count; i++)
         s->buckets[i] = SCHED_NONE;
+    for (uint32_t i = 0; i < s->copy_bucket_count; i++)
+        s->copy_buckets[i] = SCHED_NONE;
     for (uint32_t i = 0; i < s->domain_bucket_count; i++)
         s->domain_buckets[i] = SCHED_NONE;
     for (uint32_t i = 0; i < c->owners_max; i++)
         s->owner_max[i] = c->owner_live_max;
     for (uint32_t i = 0; i < c->devices_max + c->nodes_max; i++)
-        s->places[i].copies = s->places[i].blocked = SCHED_NONE;
+        s->places[i].copies = s->places[i].blocked = s->places[i].devices = SCHED_NONE;
     for (uint32_t i = 0; i < c->devices_max; i++)
         s->devices[i].workers = s->devices[i].turn_worker = SCHED_NONE;
 }
@@ -153,13 +157,14 @@ struct sched *sched_init(void *memory, const struct sched_config *config)
     s->request_entries = 2 * config->requests_max;
     s->bucket_count = power_of_two_above(2 * config->requests_max);
     s->domain_bucket_count = power_of_two_above(config->functions_max);
+    s->copy_bucket_count = power_of_two_above(config->copies_max);
     s->items_max = items_of(config);
     place_tables(s, &l);
     link_free(s);
     s->told = (struct list){SCHED_NONE, SCHED_NONE, 0};
     s->queue_head = s->queue_tail = SCHED_NONE;
     s->devices_head = s->devices_tail = SCHED_NONE;
-    s->drops = s->bills = SCHED_NONE;
+    s->drops = s->bills = s->plan_first = SCHED_NONE;
     s->armed_us = UINT64_MAX;
     return s;
 }

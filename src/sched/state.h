@@ -61,6 +61,7 @@ struct function {
     uint32_t waiting;
     uint32_t running;
     uint32_t copies;                     /* of its adapter, head of a list */
+    uint32_t device_copies;              /* of them in devices */
     uint32_t recent_next, recent_prev;   /* functions of its backbone, the latest request first */
     uint32_t bill_next;                  /* functions with idle_due */
     uint64_t adapter_bytes;              /* 0: none */
@@ -68,6 +69,7 @@ struct function {
     uint64_t met, missed;
     uint64_t failed_us; /* its adapter could not be loaded or bound last then; 0: never */
     double prompt_tokens, new_tokens; /* decayed means of its requests */
+    double cached_share; /* likewise, of prompts that a worker found that had served before */
     double idle_byte_s; /* billed so far */
     double idle_due;    /* byte us, not billed yet */
     struct forecast forecast;
@@ -108,6 +110,7 @@ struct backbone {
     struct forecast starts;  /* workers that were asked for */
     struct forecast forecast; /* requests of any function */
     uint32_t copies;         /* head of a list */
+    uint32_t device_copies;  /* of them in devices */
     uint32_t recent_head, recent_tail; /* functions, the latest request first */
     uint32_t functions;
     uint32_t hungry_head;    /* domains with waiting requests */
@@ -134,6 +137,7 @@ struct copy {
     bool from_host;     /* it comes from the node's host memory */
     uint32_t place_next, place_prev;   /* copies of its place */
     uint32_t object_next, object_prev; /* copies of its object */
+    uint32_t hash_next;
     uint32_t free_next; /* of free ones; of those whose DROP is to be told */
     bool leaving;       /* it goes as soon as it is loaded and nobody uses it */
 };
@@ -169,6 +173,7 @@ struct worker {
     uint32_t device_next, device_prev;   /* workers of its device */
     uint32_t domain_next;                /* workers of its domain */
     uint32_t free_next;
+    bool has_served;
     bool resizing; /* RESIZE downwards was asked for */
     bool kv_short; /* what runs has come to need more than was reserved for it */
     bool stalled;  /* it cannot go on without more KV memory: it wants no turn */
@@ -183,6 +188,7 @@ struct place {
     double platform;  /* byte us of it that were nobody's */
     uint64_t at_us;
     uint32_t copies;  /* head of a list */
+    uint32_t devices; /* of a node's: its devices, head of a list */
     uint32_t blocked; /* domains that wait for memory, head of a list */
 };
 
@@ -194,7 +200,8 @@ struct device {
     uint64_t device_us;
     uint64_t turn, turn_began_us;
     uint32_t node;
-    uint32_t workers; /* head of a list */
+    uint32_t node_next; /* devices of its node */
+    uint32_t workers;   /* head of a list */
     uint32_t worker_count;
     uint32_t active;      /* workers with running requests */
     uint32_t backbones;   /* copies of them, whatever their state */
@@ -220,6 +227,7 @@ struct sched {
     struct copy *copies;
     struct request *requests; /* [request_entries] */
     uint32_t *buckets;        /* [bucket_count], heads of hash chains by id */
+    uint32_t *copy_buckets;   /* [copy_bucket_count], by what is where */
     struct timers timers;
 
     /* scratch of one plan */
@@ -229,7 +237,7 @@ struct sched {
     struct sched_item_view *views; /* see preload.c */
     struct batch_contender *contenders;
 
-    uint32_t request_entries, bucket_count, domain_bucket_count, items_max;
+    uint32_t request_entries, bucket_count, domain_bucket_count, copy_bucket_count, items_max;
     uint32_t request_free, worker_free, copy_free, domain_free;
     uint32_t device_count, place_count; /* that there are */
     struct list told;         /* requests whose end is to be told */
@@ -246,7 +254,8 @@ struct sched {
     uint32_t removing;                     /* functions */
     uint32_t blocked_count;                /* domains that wait for memory */
     bool tables_full; /* somebody waits for a worker or a copy to become free */
-    uint32_t plan_next; /* the place that is planned next */
+    uint32_t plan_next;  /* the place that is planned next, */
+    uint32_t plan_first; /* but for this one; SCHED_NONE */
     bool plan_due;
     uint64_t armed_us;
     uint64_t now_us; /* the latest that was seen: a clock that jumps back stands still here */

@@ -429,7 +429,7 @@ static bool should_scale(struct plan *p, const struct domain *d, const struct re
         has_fitting = true;
         double us = s->devices[w->device].backlog_us + batch.alpha_us * d->waiting.count;
         us += w->running.count >= running_max(s) ? slo_us : 0;
-        us += forecast_pace_us(s, r->function, w->device) > 0 ? slo_us : 0;
+        us += forecast_late_us(s, r->function, w->device) > 0 ? slo_us : 0;
         here = here < 0 || us < here ? us : here;
     }
     if (!has_fitting)
@@ -542,6 +542,7 @@ void plan_idle(struct plan *p, uint32_t index)
     } else if (keep_us == SCHED_KEEP_ALIVE_AUTO) {
         const struct keepalive_cost c = {
             .saved_us = s->devices[w->device].spawn.value + s->backbones[w->backbone].bind.value +
+                        forecast_cached_us(s, function) +
                         (s->config.no_sharing ? copy_load_us(s, COPY_BACKBONE, w->backbone, w->device)
                                                : 0),
             .bytes = (double)worker_bytes(s, w) +

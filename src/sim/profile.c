@@ -61,6 +61,7 @@ static const struct constant process_constants[] = {
 
 static const struct constant backbone_constants[] = {
     {"bytes", "bytes", MIB, 1e13, AT(profile_backbone, bytes), KIND_BYTES},
+    {"work_bytes", "bytes", 0, 1e12, AT(profile_backbone, work_bytes), KIND_BYTES},
     {"kv_token_bytes", "bytes/token", 1, 1e9, AT(profile_backbone, kv_token_bytes), KIND_BYTES},
     {0},
 };
@@ -212,7 +213,8 @@ static int read_backbones(const struct reading *r, const json_t *root, struct pr
 static int check_whole(const struct reading *r, const struct profile *p)
 {
     for (uint32_t i = 0; i < p->backbone_count; i++) {
-        uint64_t least = p->backbones[i].bytes + p->worker_bytes + p->kv_step_bytes;
+        uint64_t least =
+            p->backbones[i].bytes + p->backbones[i].work_bytes + p->worker_bytes + p->kv_step_bytes;
         if (least > p->device_bytes)
             return error_set(r->err, -EINVAL,
                              "%s: device.memory_bytes holds no process of %s: that takes %.0f",

@@ -37,6 +37,7 @@ struct profile_backbone {
     char name[PROFILE_NAME_BYTES];
     uint64_t bytes;
     uint64_t kv_token_bytes;
+    uint64_t work_bytes; /* that a process holds for its steps' intermediate results */
     struct profile_step steps[PROFILE_ENGINES];
 };
 

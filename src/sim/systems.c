@@ -75,7 +75,8 @@ uint64_t system_whole_device_bytes(const struct system_setup *s)
     uint64_t largest = 0;
     for (uint32_t i = 0; i < o->function_count; i++) {
         const struct world_function *f = &s->functions[i];
-        uint64_t bytes = o->profile->backbones[f->backbone].bytes + f->adapter_bytes;
+        const struct profile_backbone *b = &o->profile->backbones[f->backbone];
+        uint64_t bytes = b->bytes + b->work_bytes + f->adapter_bytes;
         largest = bytes > largest ? bytes : largest;
     }
     uint64_t rest = memory - largest - o->sched.kv_step_bytes;
@@ -104,8 +105,8 @@ static uint64_t kv_bytes_of(const struct system_setup *s, const uint32_t *backbo
         s->world.device_bytes > 0 ? s->world.device_bytes : s->world.profile->device_bytes;
     uint64_t least = UINT64_MAX;
     for (uint32_t i = 0; i < count; i++) {
-        uint64_t rest =
-            memory - s->world.profile->backbones[backbones[i]].bytes - s->world.worker_bytes;
+        const struct profile_backbone *b = &s->world.profile->backbones[backbones[i]];
+        uint64_t rest = memory - b->bytes - b->work_bytes - s->world.worker_bytes;
         least = rest < least ? rest : least;
     }
     return least;

@@ -262,7 +262,8 @@ static int check_options(const struct world_options *o, struct error *err)
         if (f->backbone >= o->profile->backbone_count)
             return error_set(err, -EINVAL, "function %u is on backbone %u; the profile has %u", i,
                              f->backbone, o->profile->backbone_count);
-        uint64_t least = o->profile->backbones[f->backbone].bytes + f->adapter_bytes +
+        uint64_t least = o->profile->backbones[f->backbone].bytes +
+                         o->profile->backbones[f->backbone].work_bytes + f->adapter_bytes +
                          o->worker_bytes + o->sched.kv_step_bytes;
         if (least > memory)
             return error_set(err, -EINVAL,
@@ -348,6 +349,7 @@ static void tell_machine(struct world *w)
                                     .backbone = b,
                                     .bytes = m->bytes,
                                     .more_bytes = m->kv_token_bytes,
+                                    .work_bytes = m->work_bytes,
                                     .step = step,
                                     .us = (uint64_t)((double)m->bytes * disk) + p->load_us,
                                     .more_us = (uint64_t)((double)m->bytes * link) + p->load_us});

@@ -9,7 +9,7 @@
 
 static uint64_t held_bytes(const struct world *w, const struct world_worker *k)
 {
-    return w->o->worker_bytes + k->kv_bytes;
+    return w->o->worker_bytes + w->profile->backbones[k->backbone].work_bytes + k->kv_bytes;
 }
 
 void world_spawn(struct world *w, const struct sched_action *a)

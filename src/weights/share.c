@@ -198,7 +198,9 @@ static void make_huge(struct share *s, char *piece)
         s->collapse = false;
 }
 
-static int read_exactly(int fd, char *ret, uint64_t bytes, uint64_t offset, struct error *reterr)
+/* `bytes` at `offset` of an image of `image_bytes`. */
+static int read_exactly(int fd, char *ret, uint64_t bytes, uint64_t offset, uint64_t image_bytes,
+                        struct error *reterr)
 {
     while (bytes > 0) {
         ssize_t n = pread(fd, ret, bytes, (off_t)offset);
@@ -211,7 +213,7 @@ static int read_exactly(int fd, char *ret, uint64_t bytes, uint64_t offset, stru
             return error_set(reterr, -EIO,
                              "the image ends at byte %" PRIu64 ", %" PRIu64
                              " too early: it was cut; deploy it again",
-                             offset, bytes);
+                             offset, image_bytes - offset);
         ret += n;
         bytes -= (uint64_t)n;
         offset += (uint64_t)n;
@@ -228,7 +230,7 @@ static int fill_pieces(struct share *s, char *data, int fd, struct digest_state 
         uint64_t n = left < SHARE_HUGE_BYTES ? left : SHARE_HUGE_BYTES;
         if (s->file_bytes - at >= SHARE_HUGE_BYTES)
             make_huge(s, data + at);
-        int r = read_exactly(fd, data + at, n, at, reterr);
+        int r = read_exactly(fd, data + at, n, at, s->bytes, reterr);
         if (r < 0)
             return r;
         digest_update(hash, data + at, n);

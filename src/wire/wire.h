@@ -7,6 +7,7 @@
  *   packer:  FILE* PACK → PROGRESS* (PACKED | FAILED)
  *   keeper:  LOAD → PROGRESS* (LOADED | FAILED)
  *   stager:  (TARGET LOAD → LOADED | FAILED)*
+ *   zygote:  PREPARE → PREPARED; (GROUP? FORK → FORKED)*, and EXITED for each
  *   worker:  ATTACH → READY; BIND → BOUND; RESIZE → RESIZED; SUBMIT, CANCEL, GRANT, REVOKE
  *            → ADMITTED, TOKENS, DONE, TURN_ENDED; FAILED
  */
@@ -26,7 +27,13 @@ enum wire_type {
     WIRE_LOAD,       /* wire_load; one descriptor: the image file */
     WIRE_LOADED,     /* wire_loaded; one descriptor: the sealed memory, read-only; none after TARGET,
                       * whose memory is sealed now */
-    WIRE_ATTACH,     /* wire_attach; one descriptor: the sealed memory */
+    WIRE_PREPARE,    /* wire_prepare; one descriptor: the sealed memory */
+    WIRE_PREPARED,   /* wire_prepared */
+    WIRE_GROUP,      /* wire_group; one descriptor: where the next FORK's process enters its memory group */
+    WIRE_FORK,       /* wire_fork; one descriptor: the new process's channel */
+    WIRE_FORKED,     /* wire_forked; one descriptor: its pidfd */
+    WIRE_EXITED,     /* wire_exited */
+    WIRE_ATTACH,     /* wire_attach; one descriptor: the sealed memory; none to a zygote's copy */
     WIRE_READY,      /* wire_ready */
     WIRE_BIND,       /* wire_bind; one descriptor: sealed memory with the adapter image, none for the
                       * bare backbone */
@@ -99,6 +106,36 @@ struct wire_loaded {
     uint64_t load_us;
     uint32_t page_bytes; /* of the backing: 4096 or 2 MiB */
     uint32_t reserved;
+};
+
+struct wire_prepare {
+    struct digest backbone;
+};
+
+struct wire_prepared {
+    uint64_t prepare_us; /* mapping and checking the backbone, reading tokenizer and template */
+};
+
+struct wire_group {
+    uint64_t reserved;
+};
+
+struct wire_fork {
+    uint64_t number; /* comes back in FORKED, EXITED, and in FAILED as subject */
+    uint64_t memory_bytes_max;
+    uint32_t uid; /* inside; 0: the zygote's own */
+    uint32_t threads;
+};
+
+struct wire_forked {
+    uint64_t number;
+    uint64_t fork_us;
+};
+
+struct wire_exited {
+    uint64_t number;
+    int32_t code;   /* CLD_EXITED, ... */
+    int32_t status; /* exit status or signal */
 };
 
 struct wire_attach {

@@ -45,21 +45,31 @@ static int open_engine(struct session *s, const struct wire_attach *a, struct er
     return r;
 }
 
-int session_attach(struct session *s, const struct wire_attach *a, int fd, struct error *err)
+int session_open_backbone(struct session *s, const struct digest *digest, int fd, struct error *err)
 {
     cleanup_fd int own = fd;
-    uint64_t began_us = clock_now_us();
-    if (s->engine != NULL || own < 0)
-        return error_set(err, -EPROTO, "one ATTACH with one descriptor makes a worker");
+    if (s->view.data != NULL || own < 0)
+        return error_set(err, -EPROTO, "a backbone comes once, with its memory");
     int r = share_map(&s->view, own, IMAGE_BYTES_MAX, false, err);
     if (r < 0)
         return r;
     /* A worker without mseal has only itself to harm. */
     (void)share_freeze(&s->view);
-    s->backbone_digest = a->backbone;
+    s->backbone_digest = *digest;
     r = backbone_open(&s->backbone, s->view.data, s->view.bytes, err);
-    if (r == 0)
-        r = open_text(s, err);
+    return r < 0 ? r : open_text(s, err);
+}
+
+int session_attach(struct session *s, const struct wire_attach *a, int fd, struct error *err)
+{
+    uint64_t began_us = clock_now_us();
+    if (s->engine != NULL)
+        return error_set(err, -EPROTO, "one ATTACH makes a worker");
+    int r = 0;
+    if (s->view.data == NULL || fd >= 0)
+        r = session_open_backbone(s, &a->backbone, fd, err);
+    else if (!digest_equal(&s->backbone_digest, &a->backbone))
+        r = error_set(err, -EPROTO, "ATTACH names another backbone than this process has");
     if (r == 0)
         r = open_engine(s, a, err);
     if (r < 0)

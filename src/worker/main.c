@@ -2,7 +2,7 @@
  * sllora-worker: the only program that sees weights, adapters and prompts. The daemon starts it
  * with a channel at descriptor 3:
  *
- *   sllora-worker packer|keeper|stager|worker FEATURES MEMORY_BYTES FILE_BYTES THREADS
+ *   sllora-worker packer|keeper|stager|zygote|worker FEATURES MEMORY_BYTES FILE_BYTES THREADS
  *   sllora-worker bench ...            measures the engine, started by `sllora bench`
  */
 #include "base/clock.h"
@@ -32,7 +32,7 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         int (*run)(const struct role_options *o);
-    } roles[] = {{"packer", role_packer}, {"keeper", role_keeper}, {"stager", role_stager}, {"worker", role_worker}};
+    } roles[] = {{"packer", role_packer}, {"keeper", role_keeper}, {"stager", role_stager}, {"zygote", role_zygote}, {"worker", role_worker}};
 
     uint64_t began_us = clock_now_us();
     if (argc >= 2 && strcmp(argv[1], "bench") == 0)

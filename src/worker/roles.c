@@ -4,14 +4,18 @@
 #include <assert.h>
 #include <errno.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
-
-#define FDS_MAX 512u
 
 int role_lock(const struct role_options *o, enum sandbox_role role, uint32_t threads_max,
               const int *fds, size_t fd_count, struct error *err)
 {
+    static const char *const names[SANDBOX_ROLE_COUNT] = {
+        [SANDBOX_WORKER] = "sllora-worker", [SANDBOX_KEEPER] = "sllora-keeper",
+        [SANDBOX_STAGER] = "sllora-stager", [SANDBOX_ZYGOTE] = "sllora-zygote",
+        [SANDBOX_PACKER] = "sllora-packer"};
     int keep[8];
+    (void)prctl(PR_SET_NAME, names[role]); /* for ps and top */
     assert(fd_count < sizeof keep / sizeof keep[0]);
     for (size_t i = 0; i < fd_count; i++)
         keep[i] = fds[i];
@@ -22,7 +26,7 @@ int role_lock(const struct role_options *o, enum sandbox_role role, uint32_t thr
         .memory_bytes_max = o->memory_bytes_max,
         .file_bytes_max = o->file_bytes_max,
         .threads_max = threads_max,
-        .fds_max = FDS_MAX,
+        .fds_max = ROLE_FDS_MAX,
         .fds = keep,
         .fd_count = fd_count + 1,
     };

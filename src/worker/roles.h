@@ -23,7 +23,12 @@ struct role_options {
 int role_packer(const struct role_options *o);
 int role_keeper(const struct role_options *o);
 int role_stager(const struct role_options *o);
+int role_zygote(const struct role_options *o);
 int role_worker(const struct role_options *o);
+
+/* Of the engine's pool, which starts under the filter: it allows threads and nothing else of clone. */
+#define WORKER_THREADS_MAX 256u
+#define ROLE_FDS_MAX 512u
 
 /* Locks the sandbox and tries what must not work. `fds`: stay open beside the channel. */
 int role_lock(const struct role_options *o, enum sandbox_role role, uint32_t threads_max,

@@ -16,9 +16,9 @@
 #define ECHO_BYTES_MAX (16u << 20)
 #define TEXT_RECORD_BYTES_MAX (32u << 10)
 
-void session_init(struct session *s, int chan, uint32_t threads)
+void session_init(struct session *s)
 {
-    *s = (struct session){.chan = chan, .threads = threads};
+    *s = (struct session){.chan = -1};
 }
 
 void session_send(struct session *s)

@@ -52,11 +52,14 @@ struct session {
     struct wire_out out;
 };
 
-void session_init(struct session *s, int chan, uint32_t threads);
+void session_init(struct session *s);
 
 /* Each takes ownership of `fd`. An error ends the process; what only concerns one request or one
  * slot is answered with FAILED and returns 0. */
 int session_attach(struct session *s, const struct wire_attach *a, int fd, struct error *err);
+/* The part of it that any worker of the backbone can begin with. */
+int session_open_backbone(struct session *s, const struct digest *digest, int fd,
+                          struct error *err);
 int session_bind(struct session *s, const struct wire_bind *b, int fd, struct error *err);
 int session_submit(struct session *s, const struct wire_record *r, int fd, struct error *err);
 void session_resize(struct session *s, const struct wire_resize *r);
@@ -76,3 +79,6 @@ void session_put(struct session *s, enum wire_type type, const void *fixed, size
                  const void *tail, size_t tail_bytes);
 void session_fail(struct session *s, enum wire_failed_scope scope, uint64_t subject,
                   const struct answer_refusal *refusal, const char *message);
+
+/* worker.c: serves until the daemon ends it; the process's exit status. */
+int worker_serve(struct session *s, int chan, uint32_t threads, uint64_t sandbox_us);

@@ -15,9 +15,6 @@
 #include <poll.h>
 #include <sys/socket.h>
 
-/* Of the engine's pool, which starts under the filter: it allows threads and nothing else of clone.
- */
-#define THREADS_MAX 256u
 #define IDLE_TRIM_MS 1000
 
 static int dispatch(struct session *s, struct wire_cursor *c, const struct wire_record *r,
@@ -111,18 +108,24 @@ static int run(struct session *s, struct error *err)
     }
 }
 
+int worker_serve(struct session *s, int chan, uint32_t threads, uint64_t sandbox_us)
+{
+    struct error err = {0};
+    s->chan = chan;
+    s->threads = threads;
+    s->sandbox_us = sandbox_us;
+    if (run(s, &err) == 0)
+        return 0;
+    session_send(s);
+    return role_fail(chan, &err);
+}
+
 int role_worker(const struct role_options *o)
 {
     static struct session session;
     struct error err = {0};
-    session_init(&session, o->chan, o->threads);
-    int r = role_lock(o, SANDBOX_WORKER, THREADS_MAX, NULL, 0, &err);
-    session.sandbox_us = clock_now_us() - o->began_us;
-    if (r == 0)
-        r = run(&session, &err);
-    if (r < 0) {
-        session_send(&session);
+    session_init(&session);
+    if (role_lock(o, SANDBOX_WORKER, WORKER_THREADS_MAX, NULL, 0, &err) < 0)
         return role_fail(o->chan, &err);
-    }
-    return 0;
+    return worker_serve(&session, o->chan, o->threads, clock_now_us() - o->began_us);
 }

@@ -323,6 +323,18 @@ def test_what_is_sent(told):
     assert len(set(prompts)) == len(prompts)  # nothing for a prefix cache
 
 
+def test_long_prompts(told, demo):
+    """More than a socket takes at once; and a server that refuses before it has read all."""
+    server = told("good")
+    figures = replay(*EVEN, "--url", server.url, "--rate", 2, "--duration", 1, "--prompt-tokens",
+                     400000, "--new-tokens", 1)
+    assert figures["completed"] == 2
+    assert [len(body["prompt"]) for body in server.bodies] == [400000, 400000]
+    figures = replay("predictable", "--functions", demo.names[0], "--rate", 3, "--duration", 1,
+                     "--prompt-tokens", 5000000, data=demo.data, code=1)
+    assert figures["failed"] == figures["codes"]["413"] == figures["requests"], figures
+
+
 def test_popularity_and_order(told):
     server = told("good")
     replay("predictable", "--functions", "f,g,h", "--url", server.url, "--rate", 200, "--duration",

@@ -45,6 +45,12 @@ static struct trace generate(const struct trace_generate_options *o)
     return t;
 }
 
+static bool same(const struct trace_request *a, const struct trace_request *b)
+{
+    return a->at_us == b->at_us && a->function == b->function &&
+           a->prompt_tokens == b->prompt_tokens && a->new_tokens == b->new_tokens;
+}
+
 static void refuse(const struct trace_generate_options *o, const char *words)
 {
     struct trace t = {.count = 77};
@@ -157,11 +163,14 @@ static void test_reproducible(void **state)
     struct trace a = generate(&o);
     struct trace b = generate(&o);
     assert_int_equal(a.count, b.count);
-    assert_memory_equal(a.requests, b.requests, a.count * sizeof *a.requests);
+    for (size_t i = 0; i < a.count; i++)
+        assert_true(same(&a.requests[i], &b.requests[i]));
     o.seed = 1;
     struct trace c = generate(&o);
-    assert_true(a.count != c.count ||
-                memcmp(a.requests, c.requests, a.count * sizeof *a.requests) != 0);
+    size_t alike = 0;
+    for (size_t i = 0; i < a.count && i < c.count; i++)
+        alike += same(&a.requests[i], &c.requests[i]);
+    assert_true(alike < a.count / 100);
     trace_free(&a);
     trace_free(&b);
     trace_free(&c);
@@ -202,7 +211,7 @@ static void test_functions_are_apart(void **state)
     for (size_t i = 0; i < a.count; i++, at++) {
         while (b.requests[at].function >= FUNCTIONS)
             at++;
-        assert_memory_equal(&a.requests[i], &b.requests[at], sizeof a.requests[i]);
+        assert_true(same(&a.requests[i], &b.requests[at]));
     }
     trace_free(&a);
     trace_free(&b);

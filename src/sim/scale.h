@@ -1,0 +1,37 @@
+/*
+ * How large a world the scheduler bears: a whole cluster for a day on one core, and what one
+ * decision costs as the number of functions grows. Both measure this machine's time, so their
+ * figures are printed, never compared in a test.
+ */
+#pragma once
+
+#include "sim/systems.h"
+
+struct scale_options {
+    const struct profile *profile;
+    uint32_t devices;
+    uint32_t functions;
+    double hours;
+    double requests_per_s; /* of all functions, whose shares fall by Zipf's law */
+    uint64_t seed;
+};
+
+struct scale_result {
+    struct world_totals totals;
+    double trace_s; /* of this machine: making the requests */
+    double run_s;   /* and the run itself */
+};
+
+void scale_default(struct scale_options *o, const struct profile *p);
+int scale_run(const struct scale_options *o, struct scale_result *ret, struct error *err);
+
+/* What calls of the core take in a world of so many functions, in us of this machine. */
+struct scale_cost {
+    uint32_t functions;
+    uint64_t calls;
+    double plan_us_p50, plan_us_p99, plan_us_max; /* one sched_plan */
+    double event_us_mean; /* an event with all its plans */
+};
+
+/* requests_per_s is of each 1,000 functions. */
+int scale_plan_cost(const struct scale_options *o, struct scale_cost *ret, struct error *err);
