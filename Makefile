@@ -120,6 +120,13 @@ $(BUILD)/lib$(1).a: $(patsubst src/%.c,$(BUILD)/obj/%.o,$(call srcs,$(1)))
 endef
 $(foreach d,$(DIRS),$(eval $(call dir_rules,$(d))))
 
+# The shipped profiles are part of the program.
+$(BUILD)/libsim.a: $(BUILD)/obj/sim/profiles.o
+$(BUILD)/obj/sim/profiles.o: src/sim/profiles.S $(wildcard profiles/*.json)
+	@mkdir -p $(@D)
+	@echo "  AS    $<"
+	@$(CC) -c -o $@ $<
+
 $(BUILD)/obj/kernels/%.o: src/kernels/%.c
 	@mkdir -p $(@D)
 	@echo "  CC    $<"

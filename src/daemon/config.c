@@ -60,7 +60,7 @@ void daemon_config_default(struct daemon_config *c)
                   .batch_window_us = 100000,
                   .slo_ttft_us = 2500000,
                   .slo_tpot_us = 200000,
-                  .kv_step_bytes = 16 * MIB,
+                  .kv_step_bytes = 4 * MIB,
                   .price_bytes = 1e13},
         .gateway = gateway_limits_default,
         .memory_bytes = default_budget_bytes(),

@@ -569,7 +569,7 @@ void proc_kill(struct proc *p)
 
 void proc_limit_memory(struct proc *p, uint64_t bytes)
 {
-    /* Where it cannot be set the limit of the start holds. */
+    /* Where it cannot be set the one before holds. */
     if (p->cgroup.dir[0] != '\0')
         (void)sandbox_cgroup_limit(&p->cgroup, bytes);
 }

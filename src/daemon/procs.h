@@ -51,7 +51,7 @@ int proc_fork(struct proc **ret, struct proc *zygote, const struct proc_options 
 void proc_put(struct proc *p, enum wire_type type, const void *fixed, size_t fixed_bytes,
               const void *tail, size_t tail_bytes, int fd);
 void proc_kill(struct proc *p);
-/* Of its memory group, from now on; without one its own limit of the start holds. */
+/* Of its memory group, from now on; what cannot be set leaves the one before. */
 void proc_limit_memory(struct proc *p, uint64_t bytes);
 /* No more events from it; it is killed and reaped on its own. */
 void proc_abandon(struct proc *p);

@@ -427,6 +427,14 @@ int engine_step(struct engine *e, struct engine_output *outputs, uint32_t output
     return 0;
 }
 
+uint32_t engine_rows_of(const struct engine *e, uint32_t sequence)
+{
+    uint32_t rows = 0;
+    for (uint32_t i = 0; i < e->part_count; i++)
+        rows += e->parts[i].sequence->id == sequence ? e->parts[i].row_count : 0;
+    return rows;
+}
+
 /* --- memory --- */
 
 uint64_t engine_kv_bytes(const struct engine *e)

@@ -167,6 +167,10 @@ struct engine_sizes {
 /* For the model's whole context; -ENOMEM. */
 int engine_measure(struct engine_sizes *ret, const struct backbone *b, uint32_t threads);
 
+/* Rows of the latest step that were the sequence's; to be asked before the next call that changes
+ * anything. */
+uint32_t engine_rows_of(const struct engine *e, uint32_t sequence);
+
 /* KV bytes in use by sequences, and activation bytes touched since the last trim. */
 uint64_t engine_kv_bytes(const struct engine *e);
 uint64_t engine_activation_bytes(const struct engine *e);

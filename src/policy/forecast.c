@@ -44,18 +44,19 @@ double forecast_rate(const struct forecast *f, uint64_t now_us)
     return rate_us(f, now_us) * 1e6;
 }
 
+static uint32_t in_bin(const struct forecast *f, uint32_t bin)
+{
+    return f->longer[bin] - f->longer[bin + 1];
+}
+
 /* The weight of times longer than idle_us: of those seen, and of the prior. */
 static double longer(const struct forecast *f, double rate, double idle_us)
 {
-    double weight = PRIOR_WEIGHT * maths_exp_minus(rate * idle_us);
-    for (uint32_t b = FORECAST_BINS; b-- > 0;) {
-        double begin = (double)bin_begin_us(b), end = (double)bin_end_us(b);
-        if (idle_us >= end)
-            break;
-        if (f->bins[b] > 0)
-            weight += f->bins[b] * (idle_us <= begin ? 1 : (end - idle_us) / (end - begin));
-    }
-    return weight;
+    uint32_t bin = bin_of(maths_us(idle_us));
+    double begin = (double)bin_begin_us(bin), end = (double)bin_end_us(bin);
+    double rest = maths_max(end - idle_us, 0) / (end - begin);
+    return PRIOR_WEIGHT * maths_exp_minus(rate * idle_us) + f->longer[bin + 1] +
+           in_bin(f, bin) * rest;
 }
 
 static double idle_since(const struct forecast *f, uint64_t now_us)
@@ -87,12 +88,12 @@ double forecast_none_within(const struct forecast *f, uint64_t now_us, uint64_t 
 /* The time that half of those seen are shorter than. */
 static double median_us(const struct forecast *f)
 {
-    double left = f->total / 2.0;
+    double left = f->longer[0] / 2.0;
     uint32_t b = 0;
-    while (b + 1 < FORECAST_BINS && left > f->bins[b])
-        left -= f->bins[b++];
+    while (b + 1 < FORECAST_BINS && left > in_bin(f, b))
+        left -= in_bin(f, b++);
     double begin = (double)bin_begin_us(b), end = (double)bin_end_us(b);
-    return f->bins[b] > 0 ? begin + (end - begin) * left / f->bins[b] : begin;
+    return in_bin(f, b) > 0 ? begin + (end - begin) * left / in_bin(f, b) : begin;
 }
 
 /* log2 of how many times larger the larger is, in steps of a sixteenth. */
@@ -106,20 +107,18 @@ static double octaves_apart(double a, double b)
 
 static void learn(struct forecast *f, uint64_t idle_us)
 {
-    if (f->total > 0) {
+    if (f->longer[0] > 0) {
         double median = median_us(f);
         double off = octaves_apart(maths_max((double)idle_us, FORECAST_UNIT_US),
                                    maths_max(median, FORECAST_UNIT_US));
-        f->error = f->total == 1 ? off : f->error + ERROR_WEIGHT * (off - f->error);
+        f->error = f->longer[0] == 1 ? off : f->error + ERROR_WEIGHT * (off - f->error);
     }
-    f->bins[bin_of(idle_us)]++;
-    if (++f->total < TOTAL_MAX)
+    for (uint32_t b = 0, bin = bin_of(idle_us); b <= bin; b++)
+        f->longer[b]++;
+    if (f->longer[0] < TOTAL_MAX)
         return;
-    f->total = 0;
-    for (uint32_t b = 0; b < FORECAST_BINS; b++) {
-        f->bins[b] /= 2;
-        f->total += f->bins[b];
-    }
+    for (uint32_t b = 0; b < FORECAST_BINS; b++)
+        f->longer[b] /= 2;
 }
 
 void forecast_begin(struct forecast *f, uint64_t now_us)
@@ -140,7 +139,7 @@ void forecast_arrival(struct forecast *f, uint64_t now_us)
 
 double forecast_error(const struct forecast *f)
 {
-    if (f->total < 2)
+    if (f->longer[0] < 2)
         return 0;
     double octaves = f->error, factor = 1;
     for (; octaves >= 1; octaves--)

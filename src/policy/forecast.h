@@ -7,7 +7,7 @@
 
 #include <stdint.h>
 
-/* Bin b holds times of [2^b, 2^(b + 1)) units of 1,024 us: from a millisecond to three days. */
+/* Bin b is of times of [2^b, 2^(b + 1)) units of 1,024 us: from a millisecond to three days. */
 #define FORECAST_BINS 28u
 #define FORECAST_UNIT_US 1024u
 
@@ -16,8 +16,7 @@ struct forecast {
     uint64_t arrivals;
     double weight;    /* arrivals, each halved every FORECAST_HALF_US, at last_us */
     double error;     /* see forecast_error */
-    uint32_t total;   /* of the bins */
-    uint16_t bins[FORECAST_BINS];
+    uint16_t longer[FORECAST_BINS + 1]; /* times of bin b and above: what is asked for, in one look */
 };
 
 #define FORECAST_HALF_US (600 * UINT64_C(1000000))

@@ -6,7 +6,7 @@
 #define TIMES 30
 
 /* The best time, or with `any` the first that is above 0. */
-static struct keepalive_choice choose(const struct forecast *f, uint64_t now_us,
+static struct keepalive_choice choose(const struct forecast_outlook *o,
                                       const struct keepalive_cost *c, bool any)
 {
     struct keepalive_choice best = {0};
@@ -14,9 +14,8 @@ static struct keepalive_choice choose(const struct forecast *f, uint64_t now_us,
     double none_before = 1, idle_us = 0; /* E[min(t, time to the next request)] so far */
     if (c->price_bytes <= 0)
         return (struct keepalive_choice){KEEPALIVE_FOREVER, c->saved_us};
-    struct forecast_outlook outlook = forecast_look(f, now_us);
     for (int i = 0; i < TIMES && !(any && best.net_us > 0); i++, t += t / 2) {
-        double none = forecast_none(&outlook, t);
+        double none = forecast_none(o, t);
         idle_us += (none_before + none) / 2 * (double)(t - before_t);
         double net_us = c->saved_us * (1 - none) - c->bytes / c->price_bytes * idle_us;
         if (net_us > best.net_us)
@@ -32,12 +31,13 @@ static struct keepalive_choice choose(const struct forecast *f, uint64_t now_us,
 struct keepalive_choice keepalive_choose(const struct forecast *f, uint64_t now_us,
                                          const struct keepalive_cost *c)
 {
-    return choose(f, now_us, c, false);
+    struct forecast_outlook o = forecast_look(f, now_us);
+    return choose(&o, c, false);
 }
 
-bool keepalive_is_worth(const struct forecast *f, uint64_t now_us, const struct keepalive_cost *c)
+bool keepalive_is_worth(const struct forecast_outlook *o, const struct keepalive_cost *c)
 {
-    return choose(f, now_us, c, true).keep_us > 0;
+    return choose(o, c, true).keep_us > 0;
 }
 
 uint64_t keepalive_ends_us(uint64_t idle_since_us, uint64_t keep_alive_us)

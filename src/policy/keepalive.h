@@ -32,7 +32,7 @@ struct keepalive_choice keepalive_choose(const struct forecast *f, uint64_t now_
                                          const struct keepalive_cost *c);
 
 /* Whether it is worth keeping at all: keep_us of the choice is not 0. */
-bool keepalive_is_worth(const struct forecast *f, uint64_t now_us, const struct keepalive_cost *c);
+bool keepalive_is_worth(const struct forecast_outlook *o, const struct keepalive_cost *c);
 
 /* a + b without overflow, for the fixed times that may be asked for in its place. */
 uint64_t keepalive_ends_us(uint64_t idle_since_us, uint64_t keep_alive_us);

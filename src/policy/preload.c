@@ -184,11 +184,36 @@ static uint32_t next_valuable(const struct knapsack *k, uint32_t last)
     return next;
 }
 
+/* Where there is room for everything, nothing has to be weighed: what has a value comes, with what
+ * it needs. */
+static bool take_all(struct preload_item *items, uint32_t count, uint64_t capacity, double *ret)
+{
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t more = items[i].chosen ? 0 : items[i].bytes;
+        if (more > capacity - bytes)
+            return false;
+        bytes += more;
+    }
+    *ret = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        if (items[i].value <= 0)
+            continue;
+        for (uint32_t n = i; n != PRELOAD_NONE && !items[n].chosen; n = items[n].needs) {
+            items[n].chosen = true;
+            *ret += items[n].value;
+        }
+    }
+    return true;
+}
+
 double preload_plan(struct preload_item *items, uint32_t count, uint64_t capacity,
                     struct preload_node *nodes)
 {
     struct knapsack k = {.items = items, .nodes = nodes, .count = count};
     double best = 0;
+    if (take_all(items, count, capacity, &best))
+        return best;
     for (uint32_t i = 0; i < count; i++)
         nodes[i].best = items[i].chosen;
     run(&k, capacity, PRELOAD_NONE, &best);

@@ -96,7 +96,8 @@ int sandbox_cgroup_create(struct sandbox_cgroup *ret, const struct sandbox_featu
                           const char *name, uint64_t memory_bytes_max, struct error *reterr);
 /* Where a process enters: it writes "0" there. -1 while there is no group. The caller's. */
 int sandbox_cgroup_open(const struct sandbox_cgroup *cg, int *ret_fd, struct error *reterr);
-/* Another limit. Below what is in use the kernel reclaims what it can, and kills for the rest. */
+/* Another limit. Below what is in use: under v2 the kernel reclaims what it can and kills for the
+ * rest, under v1 the old limit stays and this is -EBUSY. */
 int sandbox_cgroup_limit(const struct sandbox_cgroup *cg, uint64_t memory_bytes_max);
 /* 0, or -EBUSY while a process is inside: call again after it was reaped. */
 int sandbox_cgroup_remove(struct sandbox_cgroup *cg);

@@ -50,6 +50,7 @@ static uint32_t check_running(const struct sched *s)
         assert(count == w->running.count);
         assert(count <= s->config.worker_running_max);
         assert(kv_bytes == w->kv_reserved);
+        assert(!w->works || count > 0 || w->state == WORKER_ENDING);
         assert(kv_bytes <= s->config.kv_worker_bytes_max);
         running += count;
     }

@@ -170,6 +170,15 @@ struct copy *copy_take(struct sched *s, enum copy_kind kind, uint32_t object, ui
     return c;
 }
 
+/* Whose a private copy is: of the function that ran on it last, or that it is loaded for. */
+static uint32_t owner_of_private(const struct sched *s, uint32_t domain)
+{
+    const struct domain *d = &s->domains[domain];
+    if (d->last_function != SCHED_NONE)
+        return d->last_function;
+    return d->waiting.count > 0 ? s->requests[d->waiting.head].function : SCHED_NONE;
+}
+
 /* What passed for nobody in particular: for the function that alone may use it, or for nobody. */
 void copy_bill(struct sched *s, struct copy *c, uint64_t now_us)
 {
@@ -177,8 +186,8 @@ void copy_bill(struct sched *s, struct copy *c, uint64_t now_us)
     uint32_t function = SCHED_NONE;
     if (c->kind == COPY_ADAPTER && c->users > 0)
         function = c->object;
-    else if (c->instance < s->config.functions_max && c->users > 0)
-        function = s->domains[c->instance].last_function;
+    else if (c->instance < s->config.functions_max)
+        function = owner_of_private(s, c->instance);
     bill_idle(s, function, c->place, alone);
 }
 
@@ -320,7 +329,27 @@ uint64_t process_bytes(const struct sched *s, uint32_t device, uint32_t backbone
 
 uint64_t worker_bytes(const struct sched *s, const struct worker *w)
 {
-    return process_bytes(s, w->device, w->backbone) + w->kv_bytes;
+    uint64_t work_bytes = w->works ? s->backbones[w->backbone].work_bytes : 0;
+    return s->devices[w->device].worker_bytes + work_bytes + w->kv_bytes;
+}
+
+void worker_work(struct sched *s, struct worker *w, uint64_t now_us)
+{
+    if (w->works)
+        return;
+    w->works = true;
+    place_charge(s, w->device, now_us, s->backbones[w->backbone].work_bytes);
+    meter_set_bytes(&w->clock, now_us, worker_bytes(s, w));
+}
+
+/* One that is ending keeps it to its end, which gives all back. */
+void worker_rest(struct sched *s, struct worker *w, uint64_t now_us)
+{
+    if (!w->works || w->state == WORKER_ENDING)
+        return;
+    w->works = false;
+    place_release(s, w->device, now_us, s->backbones[w->backbone].work_bytes);
+    meter_set_bytes(&w->clock, now_us, worker_bytes(s, w));
 }
 
 void worker_bill(struct sched *s, struct worker *w, uint64_t now_us)

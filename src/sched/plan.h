@@ -77,9 +77,15 @@ uint32_t spare_on(const struct sched *s, uint32_t device, uint32_t copy);
 
 /* --- room.c: memory for something --- */
 
-/* True when `bytes` fit into the place now. Otherwise asks for what is worth least to go, and the
- * domain (SCHED_NONE: nobody) waits for it. */
-bool plan_make_room(struct plan *p, uint32_t place, uint64_t bytes, uint32_t domain);
+enum plan_need {
+    PLAN_WAITS, /* for the domain's first waiting request */
+    PLAN_RUNS,  /* for what runs already, and goes before everything that waits */
+};
+
+/* True when `bytes` fit into the place now and nobody waits there for something older. Otherwise the
+ * domain waits, and what is worth least is asked to go. */
+bool plan_make_room(struct plan *p, uint32_t place, uint64_t bytes, uint32_t domain,
+                    enum plan_need need);
 /* Asks for room where what goes is worth less than `value`; nobody waits for it. */
 void plan_make_room_worth(struct plan *p, uint32_t place, uint64_t bytes, double value);
 void plan_kill(struct plan *p, uint32_t worker);
@@ -87,6 +93,7 @@ void plan_unbind(struct plan *p, uint32_t worker, struct slot *slot);
 bool worker_is_idle(const struct sched *s, const struct worker *w);
 /* Waiting that is saved a second by what saves saved_us of it each time that `f` comes. */
 double value_of(const struct forecast *f, uint64_t now_us, double saved_us);
+double value_within(const struct forecast_outlook *o, double saved_us);
 
 /* --- loads.c --- */
 

@@ -17,6 +17,7 @@ struct gathering {
     struct plan *p;
     uint32_t place;
     bool is_device;
+    uint32_t backbones; /* that the device has, or is to have by what is gathered */
     uint32_t count;
 };
 
@@ -42,13 +43,14 @@ static double worth(const struct gathering *g, const struct forecast *f,
 {
     const struct sched *s = g->p->s;
     uint64_t now_us = g->p->now_us, keep_us = s->config.keep_alive_us;
-    double value = value_of(f, now_us, v->saved_us);
+    struct forecast_outlook o = forecast_look(f, now_us);
+    double value = value_within(&o, v->saved_us);
     if (v->present && keep_us != SCHED_KEEP_ALIVE_AUTO)
         return now_us < keepalive_ends_us(used_us, keep_us) ? maths_max(value, 1e-9) : 0;
     const struct keepalive_cost c = {.saved_us = v->saved_us,
                                      .bytes = (double)v->bytes * (v->present ? 1 : LOAD_FACTOR),
                                      .price_bytes = s->config.price_bytes};
-    return keepalive_is_worth(f, now_us, &c) ? value : 0;
+    return keepalive_is_worth(&o, &c) ? value : 0;
 }
 
 /* The copy of the object in the place of the gathering, into the view. */
@@ -91,10 +93,11 @@ static void add_adapter(struct gathering *g, uint32_t function, uint32_t needs)
                                 .backbone = f->backbone,
                                 .function = function,
                                 .bytes = f->adapter_bytes};
-    const struct copy *c = look_at(g, COPY_ADAPTER, function, &v);
+    bool is_here = copy_find(s, COPY_ADAPTER, function, g->place, SCHED_NONE) != NULL;
     /* Its next request goes where the adapter is: a second one would wait in vain. */
-    if (!c && ((g->is_device && f->device_copies > 0) || failed_lately(g, f->failed_us)))
+    if (!is_here && ((g->is_device && f->device_copies > 0) || failed_lately(g, f->failed_us)))
         return;
+    const struct copy *c = look_at(g, COPY_ADAPTER, function, &v);
     v.in_use |= c && (c->users > 0 || f->waiting > 0);
     v.value = worth(g, &f->forecast, &v, c ? c->used_us : 0);
     if (!g->is_device && is_above(g, COPY_ADAPTER, function))
@@ -123,7 +126,7 @@ static void add_spare(struct gathering *g, uint32_t backbone, const struct copy 
     struct sched_item_view v = {.kind = SCHED_ITEM_SPARE,
                                 .backbone = backbone,
                                 .function = SCHED_NONE,
-                                .bytes = process_bytes(s, g->place, backbone) +
+                                .bytes = s->devices[g->place].worker_bytes +
                                          s->config.kv_step_bytes,
                                 .saved_us = s->devices[g->place].spawn.value,
                                 .present = spare != SCHED_NONE};
@@ -153,7 +156,7 @@ static bool is_better_elsewhere(const struct gathering *g, const struct backbone
     for (uint32_t i = 1; i <= count; i++) {
         uint32_t device = (g->place + i) % s->config.devices_max;
         const struct place *m = &s->places[device];
-        if (m->exists && s->devices[device].backbones < s->devices[g->place].backbones &&
+        if (m->exists && s->devices[device].backbones < g->backbones &&
             b->bytes <= m->budget - m->used)
             return true;
     }
@@ -187,6 +190,7 @@ static void add_backbone(struct gathering *g, uint32_t index)
     uint32_t item = add(g, &v, PRELOAD_NONE);
     if (item == PRELOAD_NONE)
         return;
+    g->backbones += !v.present;
     if (g->is_device)
         add_spare(g, index, c, item);
     add_adapters(g, index, item);
@@ -218,6 +222,7 @@ static void choose(struct gathering *g)
     const struct place *m = &s->places[g->place];
     uint64_t capacity = m->budget - m->used;
     g->is_device = place_is_device(s, g->place);
+    g->backbones = g->is_device ? s->devices[g->place].backbones : 0;
     for (uint32_t b = 0; b < s->config.backbones_max; b++)
         if (s->backbones[b].used)
             add_backbone(g, b);

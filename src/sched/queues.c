@@ -41,37 +41,51 @@ void backbone_look(struct sched *s, uint32_t backbone)
         domain_look(s, d);
 }
 
-void domain_block(struct sched *s, struct domain *d, uint32_t place)
+/* --- who waits for memory: in the order in which they came --- */
+
+void domain_block(struct sched *s, struct domain *d, uint32_t place, uint64_t since_us)
 {
-    if (d->blocked_place == place)
+    if (d->blocked_place == place && d->blocked_us <= since_us)
         return;
     domain_unblock(s, d);
     d->blocked_place = place;
-    d->blocked_next = s->places[place].blocked;
-    s->places[place].blocked = (uint32_t)(d - s->domains);
+    d->blocked_us = since_us;
+    uint32_t *link = &s->places[place].blocked;
+    while (*link != SCHED_NONE && s->domains[*link].blocked_us <= since_us)
+        link = &s->domains[*link].blocked_next;
+    d->blocked_next = *link;
+    *link = (uint32_t)(d - s->domains);
     s->blocked_count++;
 }
 
+bool domain_is_behind(const struct sched *s, uint32_t domain, uint32_t place, uint64_t since_us)
+{
+    uint32_t first = s->places[place].blocked;
+    if (s->config.no_offload)
+        return false; /* what the first waits for may be idle for long, and he with it */
+    return first != SCHED_NONE && first != domain && s->domains[first].blocked_us < since_us;
+}
+
+/* Whoever was behind the first is looked at: it may be his turn. */
 void domain_unblock(struct sched *s, struct domain *d)
 {
     if (d->blocked_place == SCHED_NONE)
         return;
     uint32_t index = (uint32_t)(d - s->domains);
-    uint32_t *link = &s->places[d->blocked_place].blocked;
+    uint32_t *first = &s->places[d->blocked_place].blocked, *link = first;
     while (*link != index)
         link = &s->domains[*link].blocked_next;
     *link = d->blocked_next;
     d->blocked_place = SCHED_NONE;
     s->blocked_count--;
+    if (link == first && *first != SCHED_NONE)
+        domain_look(s, *first);
 }
 
 void place_unblock(struct sched *s, uint32_t place)
 {
-    while (s->places[place].blocked != SCHED_NONE) {
-        uint32_t index = s->places[place].blocked;
-        domain_unblock(s, &s->domains[index]);
-        domain_look(s, index);
-    }
+    if (s->places[place].blocked != SCHED_NONE)
+        domain_look(s, s->places[place].blocked);
 }
 
 void tables_look(struct sched *s)
@@ -149,9 +163,13 @@ void domain_unwanted(struct sched *s, uint32_t domain)
 /* A request of it waits no more: what it held its hand over may go for others now. */
 void domain_claims_less(struct sched *s, uint32_t domain)
 {
-    const struct domain *d = &s->domains[domain];
+    struct domain *d = &s->domains[domain];
     if (s->blocked_count == 0)
         return;
+    if (d->blocked_place != SCHED_NONE) { /* with another request at its head, at another place */
+        domain_unblock(s, d);
+        domain_look(s, domain);
+    }
     for (uint32_t i = d->workers; i != SCHED_NONE; i = s->workers[i].domain_next)
         place_unblock(s, s->workers[i].device);
     for (uint32_t i = s->backbones[d->key.backbone].copies; i != SCHED_NONE;

@@ -241,6 +241,7 @@ static void unrun(struct sched *s, struct request *r, uint64_t now_us)
     if (w->running.count > 0)
         return;
     s->devices[w->device].active--;
+    worker_rest(s, w, now_us);
     place_unblock(s, w->device); /* it may go now */
 }
 
@@ -267,6 +268,7 @@ void request_run(struct sched *s, struct request *r, uint32_t worker, uint32_t s
     assert(r->state == REQUEST_WAITING);
     assert(w->slots[slot].state == SLOT_BOUND);
     assert(w->slots[slot].function == r->function);
+    assert(w->works);
     unwait(s, r);
     s->devices[w->device].active += w->running.count == 0;
     list_append(s, &w->running, r);

@@ -12,10 +12,15 @@
 
 enum { VICTIM_WORKER, VICTIM_SLOT, VICTIM_KV, VICTIM_COPY };
 
+double value_within(const struct forecast_outlook *o, double saved_us)
+{
+    return saved_us * (1 - forecast_none(o, HORIZON_US)) / ((double)HORIZON_US / 1e6);
+}
+
 double value_of(const struct forecast *f, uint64_t now_us, double saved_us)
 {
-    return saved_us * (1 - forecast_none_within(f, now_us, HORIZON_US)) /
-           ((double)HORIZON_US / 1e6);
+    struct forecast_outlook o = forecast_look(f, now_us);
+    return value_within(&o, saved_us);
 }
 
 bool worker_is_idle(const struct sched *s, const struct worker *w)
@@ -340,27 +345,32 @@ void plan_make_room_worth(struct plan *p, uint32_t place, uint64_t bytes, double
         (void)give_up(p, &g, &s->candidates[i]);
 }
 
-bool plan_make_room(struct plan *p, uint32_t place, uint64_t bytes, uint32_t domain)
+bool plan_make_room(struct plan *p, uint32_t place, uint64_t bytes, uint32_t domain,
+                    enum plan_need need)
 {
     struct sched *s = p->s;
     const struct place *m = &s->places[place];
+    struct domain *d = &s->domains[domain];
+    const struct request *head =
+        d->waiting.count > 0 ? &s->requests[d->waiting.head] : NULL;
+    uint64_t since_us = need == PLAN_RUNS || !head ? 0 : head->receipt.arrived_us;
+    if (domain_is_behind(s, domain, place, since_us)) {
+        domain_block(s, d, place, since_us);
+        return false;
+    }
     if (bytes <= m->budget - m->used)
         return true;
-    if (domain != SCHED_NONE)
-        domain_block(s, &s->domains[domain], place);
+    domain_block(s, d, place, since_us);
     uint64_t coming = m->budget - m->used + m->leaving;
     if (bytes <= coming)
         return false;
     double lost;
-    struct gather g = {.s = s, .now_us = p->now_us, .candidates = s->candidates};
-    if (domain != SCHED_NONE && s->domains[domain].waiting.count > 0)
-        g.asking = &s->requests[s->domains[domain].waiting.head];
+    struct gather g = {.s = s, .now_us = p->now_us, .asking = head, .candidates = s->candidates};
     uint32_t chosen = choose(&g, place, bytes - coming, &lost);
     for (uint32_t i = 0; i < chosen; i++) {
         if (give_up(p, &g, &s->candidates[i]))
             continue;
-        if (domain != SCHED_NONE)
-            domain_look(s, domain);
+        domain_look(s, domain);
         break;
     }
     return false;

@@ -91,6 +91,7 @@ struct domain {
     uint32_t queue_next;     /* of domains to look at */
     uint32_t blocked_next;   /* of those that wait for memory in a place */
     uint32_t blocked_place;  /* SCHED_NONE: in none */
+    uint64_t blocked_us;     /* when what it waits for was asked for */
     uint32_t hungry_next, hungry_prev; /* domains of its backbone with waiting requests */
     uint64_t load_seen_us; /* when the latest load that it waited for ended */
     bool used;
@@ -174,6 +175,7 @@ struct worker {
     uint32_t domain_next;                /* workers of its domain */
     uint32_t free_next;
     bool has_served;
+    bool works; /* it holds memory to compute in: it runs something */
     bool resizing; /* RESIZE downwards was asked for */
     bool kv_short; /* what runs has come to need more than was reserved for it */
     bool stalled;  /* it cannot go on without more KV memory: it wants no turn */
@@ -189,7 +191,7 @@ struct place {
     uint64_t at_us;
     uint32_t copies;  /* head of a list */
     uint32_t devices; /* of a node's: its devices, head of a list */
-    uint32_t blocked; /* domains that wait for memory, head of a list */
+    uint32_t blocked; /* domains that wait for memory, the oldest first; head of a list */
 };
 
 struct device {
@@ -298,8 +300,11 @@ void domain_look(struct sched *s, uint32_t domain);
 void device_look(struct sched *s, uint32_t device);
 /* All domains with waiting requests of a backbone. */
 void backbone_look(struct sched *s, uint32_t backbone);
-/* It waits for memory in the place, and is looked at when there is some. */
-void domain_block(struct sched *s, struct domain *d, uint32_t place);
+/* It waits for memory in the place for something that was asked for then, and is looked at when
+ * there may be some and nobody waits for older things. */
+void domain_block(struct sched *s, struct domain *d, uint32_t place, uint64_t since_us);
+/* Others wait for memory there for something older: it is theirs first. */
+bool domain_is_behind(const struct sched *s, uint32_t domain, uint32_t place, uint64_t since_us);
 /* All domains with waiting requests, when somebody waits for a free entry of a table. */
 void tables_look(struct sched *s);
 uint32_t domain_take(struct sched *s, struct route_domain key);
@@ -345,9 +350,13 @@ double copy_left_us(const struct sched *s, const struct copy *c, enum copy_kind 
 /* The copy in the host memory of the device's node, or NULL. */
 struct copy *copy_in_host(const struct sched *s, enum copy_kind kind, uint32_t object,
                           uint32_t device);
-/* A process without its KV memory, and a worker with it. */
+/* A worker that runs something, but for its KV memory. */
 uint64_t process_bytes(const struct sched *s, uint32_t device, uint32_t backbone);
+/* What it is charged for: what it computes in comes with the first request that it runs, and goes
+ * with the last. */
 uint64_t worker_bytes(const struct sched *s, const struct worker *w);
+void worker_work(struct sched *s, struct worker *w, uint64_t now_us);
+void worker_rest(struct sched *s, struct worker *w, uint64_t now_us);
 void worker_resize(struct sched *s, struct worker *w, uint64_t now_us, uint64_t kv_bytes);
 /* What passed while nothing ran, for whom it was kept. */
 void worker_bill(struct sched *s, struct worker *w, uint64_t now_us);

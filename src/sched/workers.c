@@ -38,8 +38,8 @@ bool plan_spawn(struct plan *p, uint32_t device, struct copy *c, uint32_t domain
     v->workers = index;
     v->worker_count++;
     copy_enter(c);
-    place_charge(s, device, p->now_us, process_bytes(s, device, c->object) + s->config.kv_step_bytes);
     w->kv_bytes = s->config.kv_step_bytes;
+    place_charge(s, device, p->now_us, worker_bytes(s, w));
     meter_set_bytes(&w->clock, p->now_us, worker_bytes(s, w));
     struct sched_action *a = plan_emit(p, SCHED_SPAWN);
     a->worker = index;
@@ -98,7 +98,7 @@ static void load_adapter(struct plan *p, uint32_t function, uint32_t device, uin
     const struct function *f = &s->functions[function];
     if (f->adapter_bytes == 0 || copy_find(s, COPY_ADAPTER, function, device, SCHED_NONE))
         return;
-    if (plan_make_room(p, device, f->adapter_bytes, domain) &&
+    if (plan_make_room(p, device, f->adapter_bytes, domain, PLAN_WAITS) &&
         !plan_load(p, COPY_ADAPTER, function, device, SCHED_NONE))
         try_again(p, domain);
 }
@@ -115,7 +115,8 @@ static bool start_worker(struct plan *p, uint32_t index)
     bool is_ready = false;
     load_adapter(p, s->requests[d->waiting.head].function, device, index);
     if (!c) {
-        if (plan_make_room(p, device, s->backbones[backbone].bytes + bytes, index) &&
+        if (plan_make_room(p, device, s->backbones[backbone].bytes + bytes, index,
+                           PLAN_WAITS) &&
             !plan_load(p, COPY_BACKBONE, backbone, device, instance))
             try_again(p, index);
     } else if (c->state == SCHED_COPY_LOADING) {
@@ -127,7 +128,7 @@ static bool start_worker(struct plan *p, uint32_t index)
             worker_join(s, spare, index);
             d->wants_worker = false;
             is_ready = s->workers[spare].state == WORKER_READY;
-        } else if (plan_make_room(p, device, bytes, index)) {
+        } else if (plan_make_room(p, device, bytes, index, PLAN_WAITS)) {
             d->wants_worker = !plan_spawn(p, device, c, index);
             if (!d->wants_worker) {
                 forecast_arrival(&s->backbones[backbone].starts, p->now_us);
@@ -267,8 +268,8 @@ static uint64_t kv_most(const struct sched *s, const struct worker *w)
     return left < s->config.kv_worker_bytes_max ? left : s->config.kv_worker_bytes_max;
 }
 
-/* KV memory for the request in the worker; false when it has to wait for some. */
-static bool reserve_kv(struct plan *p, uint32_t index, uint32_t worker, struct request *r)
+/* Memory for the request in the worker; false when it has to wait for some. */
+static bool reserve(struct plan *p, uint32_t index, uint32_t worker, struct request *r)
 {
     struct sched *s = p->s;
     struct worker *w = &s->workers[worker];
@@ -284,14 +285,17 @@ static bool reserve_kv(struct plan *p, uint32_t index, uint32_t worker, struct r
     r->kv_bytes = needed;
     uint64_t wanted = (w->kv_reserved + needed + step - 1) / step * step;
     wanted = wanted < most ? wanted : most;
-    if (wanted <= w->kv_bytes)
-        return true;
-    if (plan_room(p) < 2) {
+    uint64_t more = wanted > w->kv_bytes ? wanted - w->kv_bytes : 0;
+    more += w->works ? 0 : s->backbones[w->backbone].work_bytes;
+    if (plan_room(p) < 2) { /* for RESIZE and SUBMIT */
         domain_look(s, index);
         return false;
     }
-    if (!plan_make_room(p, w->device, wanted - w->kv_bytes, index))
+    if (more > 0 && !plan_make_room(p, w->device, more, index, PLAN_WAITS))
         return false;
+    worker_work(s, w, p->now_us);
+    if (wanted <= w->kv_bytes)
+        return true;
     worker_resize(s, w, p->now_us, wanted);
     struct sched_action *a = plan_emit(p, SCHED_RESIZE);
     a->worker = worker;
@@ -324,7 +328,8 @@ static void grow_kv(struct plan *p, uint32_t index, uint32_t worker)
         domain_look(s, index);
         return;
     }
-    if (wanted > w->kv_bytes && !plan_make_room(p, w->device, wanted - w->kv_bytes, index))
+    if (wanted > w->kv_bytes &&
+        !plan_make_room(p, w->device, wanted - w->kv_bytes, index, PLAN_RUNS))
         return;
     if (wanted > w->kv_bytes || w->stalled) {
         struct sched_action *a = plan_emit(p, SCHED_RESIZE);
@@ -368,12 +373,8 @@ static bool feed(struct plan *p, uint32_t index, uint32_t worker)
     struct request *r = &s->requests[d->waiting.head];
     struct slot *slot = bind(p, worker, r->function);
     if (!slot || slot->state != SLOT_BOUND || !is_due(p, index, w, r) ||
-        !reserve_kv(p, index, worker, r))
+        !reserve(p, index, worker, r))
         return false;
-    if (plan_room(p) == 0) {
-        domain_look(s, index);
-        return false;
-    }
     account_wait(d, w, slot, r, p->now_us);
     r->prefill_us = maths_max(forecast_batch(s, r->function, r->prompt_tokens).alpha_us, 1);
     if (w->running.count == 0) {
@@ -500,6 +501,7 @@ void plan_domain(struct plan *p, uint32_t index)
     struct domain *d = &s->domains[index];
     if (!d->used)
         return;
+    domain_unblock(s, d); /* it waits again for what it still lacks */
     timers_set(&s->timers, timer_of_domain(s, index), TIMERS_NEVER);
     give_up_late(p, d);
     for (uint32_t i = d->workers; i != SCHED_NONE; i = s->workers[i].domain_next)

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stddef.h>
 #include <stdlib.h>
 
 static size_t gather(const struct world_result *r, double *ttft, double *tpot, double *e2e,
@@ -26,15 +27,25 @@ static size_t gather(const struct world_result *r, double *ttft, double *tpot, d
     return count;
 }
 
-static double cost_usd(const struct world_options *o, const struct figures *f,
-                       enum figures_billing billing)
+#define GB 1e9
+
+/* The table's GB is 2^30 bytes. */
+static double memory_usd(double gb_s, double gb_s_usd)
+{
+    return gb_s * GB / PRICE_GB_BYTES * gb_s_usd;
+}
+
+static void put_cost(const struct world_options *o, enum figures_billing billing, struct figures *f)
 {
     const struct profile *p = o->profile;
-    if (billing == FIGURES_ALWAYS_ON)
-        return o->devices * f->span_s / 3600 * p->always_on_usd_hour;
     struct price_table t = price_table_default(p->is_gpu ? PRICE_GPU : PRICE_CPU, p->vcpus);
-    return f->gb_s * t.gb_s_active_usd + (f->idle_gb_s + f->platform_gb_s) * t.gb_s_idle_usd +
-           f->device_s * t.device_s_usd + (double)f->completed * t.request_usd;
+    f->billed_usd = memory_usd(f->active_gb_s, t.gb_s_active_usd) +
+                    memory_usd(f->idle_gb_s, t.gb_s_idle_usd) + f->device_s * t.device_s_usd +
+                    (double)f->completed * t.request_usd;
+    f->cost_usd = f->billed_usd + memory_usd(f->platform_gb_s, t.gb_s_idle_usd);
+    if (billing == FIGURES_ALWAYS_ON)
+        f->billed_usd = f->cost_usd = o->devices * f->span_s / 3600 * p->always_on_usd_hour;
+    f->cost_usd_per_1k = f->completed > 0 ? f->cost_usd / (double)f->completed * 1e3 : NAN;
 }
 
 int figures_of(const struct world_options *o, const struct world_result *r,
@@ -51,9 +62,10 @@ int figures_of(const struct world_options *o, const struct world_result *r,
                         .refused = s->refused,
                         .failed = s->failed,
                         .cold = s->cold,
-                        .gb_s = s->active_byte_s / PRICE_GB_BYTES,
-                        .idle_gb_s = s->idle_byte_s / PRICE_GB_BYTES,
-                        .platform_gb_s = s->platform_byte_s / PRICE_GB_BYTES,
+                        .gb_s = (s->active_byte_s + s->idle_byte_s) / GB,
+                        .active_gb_s = s->active_byte_s / GB,
+                        .idle_gb_s = s->idle_byte_s / GB,
+                        .platform_gb_s = s->platform_byte_s / GB,
                         .device_s = s->device_s,
                         .batch_mean = s->batch_mean,
                         .batch_peak = s->batch_peak,
@@ -66,13 +78,63 @@ int figures_of(const struct world_options *o, const struct world_result *r,
     f.e2e_ms = stats_summarise(e2e, count);
     free(values);
     f.slo_attainment = s->requests > 0 ? (double)s->met / (double)s->requests : NAN;
-    f.cost_usd = cost_usd(o, &f, billing);
-    f.cost_usd_per_1k = f.completed > 0 ? f.cost_usd / (double)f.completed * 1e3 : NAN;
+    put_cost(o, billing, &f);
     f.ce = count > 0 ? 1 / (f.e2e_ms.mean / 1e3 * f.cost_usd) : NAN;
     f.tok_s = f.span_s > 0 ? (double)s->tokens_new / f.span_s : NAN;
     f.req_s = f.span_s > 0 ? (double)f.completed / f.span_s : NAN;
     *ret = f;
     return 0;
+}
+
+/* Every double of the struct, and every count. */
+static const size_t doubles[] = {
+    offsetof(struct figures, ttft_ms.mean),    offsetof(struct figures, ttft_ms.p50),
+    offsetof(struct figures, ttft_ms.p95),     offsetof(struct figures, ttft_ms.p99),
+    offsetof(struct figures, ttft_ms.max),     offsetof(struct figures, tpot_ms.mean),
+    offsetof(struct figures, tpot_ms.p50),     offsetof(struct figures, tpot_ms.p95),
+    offsetof(struct figures, tpot_ms.p99),     offsetof(struct figures, tpot_ms.max),
+    offsetof(struct figures, e2e_ms.mean),     offsetof(struct figures, e2e_ms.p50),
+    offsetof(struct figures, e2e_ms.p95),      offsetof(struct figures, e2e_ms.p99),
+    offsetof(struct figures, e2e_ms.max),      offsetof(struct figures, cold_ttft_ms),
+    offsetof(struct figures, slo_attainment),  offsetof(struct figures, gb_s),
+    offsetof(struct figures, idle_gb_s),       offsetof(struct figures, platform_gb_s),
+    offsetof(struct figures, device_s),        offsetof(struct figures, cost_usd),
+    offsetof(struct figures, cost_usd_per_1k), offsetof(struct figures, ce),
+    offsetof(struct figures, tok_s),           offsetof(struct figures, req_s),
+    offsetof(struct figures, batch_mean),      offsetof(struct figures, span_s),
+};
+static const size_t counts[] = {
+    offsetof(struct figures, requests), offsetof(struct figures, completed),
+    offsetof(struct figures, refused),  offsetof(struct figures, failed),
+    offsetof(struct figures, cold),     offsetof(struct figures, batch_peak),
+    offsetof(struct figures, events),
+};
+
+static const void *field(const struct figures *f, size_t offset)
+{
+    return (const uint8_t *)f + offset;
+}
+
+struct figures figures_mean(const struct figures *all, size_t count)
+{
+    struct figures mean = all[0];
+    for (size_t d = 0; d < sizeof doubles / sizeof doubles[0]; d++) {
+        double sum = 0;
+        size_t known = 0;
+        for (size_t i = 0; i < count; i++) {
+            double v = *(const double *)field(&all[i], doubles[d]);
+            sum += isfinite(v) ? v : 0;
+            known += isfinite(v);
+        }
+        *(double *)(void *)((uint8_t *)&mean + doubles[d]) = known > 0 ? sum / (double)known : NAN;
+    }
+    for (size_t c = 0; c < sizeof counts / sizeof counts[0]; c++) {
+        uint64_t sum = 0;
+        for (size_t i = 0; i < count; i++)
+            sum += *(const uint64_t *)field(&all[i], counts[c]);
+        *(uint64_t *)(void *)((uint8_t *)&mean + counts[c]) = (sum + count / 2) / count;
+    }
+    return mean;
 }
 
 /* What no sample decides is null, not a number. */
@@ -103,9 +165,11 @@ json_t *figures_json(const struct figures *f)
         {"slo_attainment", f->slo_attainment},
         {"slo_miss", 1 - f->slo_attainment},
         {"gb_s", f->gb_s},
+        {"active_gb_s", f->active_gb_s},
         {"idle_gb_s", f->idle_gb_s},
         {"platform_gb_s", f->platform_gb_s},
         {"device_s", f->device_s},
+        {"billed_usd", f->billed_usd},
         {"cost_usd", f->cost_usd},
         {"cost_usd_per_1k", f->cost_usd_per_1k},
         {"ce", f->ce},

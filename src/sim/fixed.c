@@ -86,6 +86,11 @@ static void bind_all(struct fixed *f, uint32_t e)
         a->slot = f->slot_of[i];
         f->engines[e].slots++;
     }
+    /* An engine knows that it gets no more. */
+    struct sched_action *a = emit(f, SCHED_RESIZE);
+    a->worker = e;
+    a->bytes = f->o.kv_bytes;
+    a->is_most = 1;
     f->engines[e].is_ready = true;
 }
 

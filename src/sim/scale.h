@@ -30,8 +30,10 @@ struct scale_cost {
     uint32_t functions;
     uint64_t calls;
     double plan_us_p50, plan_us_p99, plan_us_max; /* one sched_plan */
-    double event_us_mean; /* an event with all its plans */
+    double event_us_mean; /* an event with the plans after it; ticks are told apart, for at them */
+    double tick_us_mean;  /* memory is planned, once a period whatever else happens */
+    double tick_share;    /* of a second that passes in the world: what ticks take of it here */
 };
 
-/* requests_per_s is of each 1,000 functions. */
+/* The core alone, without the world around it. */
 int scale_plan_cost(const struct scale_options *o, struct scale_cost *ret, struct error *err);

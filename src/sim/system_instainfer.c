@@ -9,10 +9,8 @@
 
 /* Its window ends at a probability of 94 %, -ln(0.06) mean times between requests; its containers
  * stay for ten minutes. One figure for all functions here. */
-#define KEEP_ALIVE_US (UINT64_C(60) * 1000000)
+#define KEEP_ALIVE_US (UINT64_C(90) * 1000000)
 #define BATCH_MAX 8u
-/* ServerlessLLM's loader is 3.6 to 8.2 times faster than those of PyTorch and Safetensors. */
-#define LOADER_FACTOR 5.4
 
 static void set_up(struct system_setup *s, const struct system_options *o)
 {
@@ -21,15 +19,13 @@ static void set_up(struct system_setup *s, const struct system_options *o)
     s->world.engine = PROFILE_EAGER;
     s->world.batch = WORLD_STATIC;
     s->world.spawn_us = p->container_us + p->library_us + p->context_us + p->kernels_us;
-    s->world.load_factor = LOADER_FACTOR;
+    s->world.load_factor = SYSTEM_LOADER_FACTOR;
     c->batching = SCHED_BATCH_STATIC;
     c->batch_fixed = BATCH_MAX;
     c->no_sharing = c->no_preload = c->no_offload = 1;
     c->keep_alive_us = KEEP_ALIVE_US;
-    for (uint32_t i = 0; i < o->function_count; i++) {
+    for (uint32_t i = 0; i < o->function_count; i++)
         s->functions[i].isolation = ROUTE_FUNCTION;
-        s->functions[i].owner = i;
-    }
 }
 
 const struct system system_instainfer = {

@@ -13,12 +13,10 @@
 #include "sim/systems.h"
 
 #define KEEP_ALIVE_US (UINT64_C(180) * 1000000)
-#define WINDOW_US 200000u
+#define WINDOW_US 150000u
 #define BATCH_MAX 73u
-/* A device where others are at work is avoided, as by the busy penalty of its score. */
-#define PACE_US 40000u
-/* Transformers' own loader: ServerlessLLM's is 3.6 to 8.2 times faster. */
-#define LOADER_FACTOR 5.4
+/* Tokens later than this are a reason to go to another device: the busy penalty of its score. */
+#define PACE_US 45000u
 
 static void set_up(struct system_setup *s, const struct system_options *o)
 {
@@ -33,11 +31,9 @@ static void set_up(struct system_setup *s, const struct system_options *o)
     c->batch_window_us = WINDOW_US;
     c->keep_alive_us = KEEP_ALIVE_US;
     c->slo_tpot_us = PACE_US;
-    s->world.load_factor = LOADER_FACTOR;
-    for (uint32_t i = 0; i < o->function_count; i++) {
+    s->world.load_factor = SYSTEM_LOADER_FACTOR;
+    for (uint32_t i = 0; i < o->function_count; i++)
         s->functions[i].isolation = ROUTE_FUNCTION;
-        s->functions[i].owner = i;
-    }
 }
 
 const struct system system_published = {

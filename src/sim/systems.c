@@ -173,11 +173,22 @@ int system_run_samples(const struct system *system, const struct system_options 
     begin(&s, o);
     system->set_up(&s, o);
     struct sched_config *c = &s.world.sched;
+    for (uint32_t i = 0; i < o->function_count; i++) {
+        s.functions[i].owner = o->owners > 0 ? i % o->owners : i;
+        if (o->isolation > 0)
+            s.functions[i].isolation = o->isolation;
+    }
+    if (o->kv_bytes > 0)
+        c->kv_worker_bytes_max = o->kv_bytes;
     c->no_sharing |= o->without.sharing;
     c->no_preload |= o->without.preload;
     c->no_offload |= o->without.offload;
     if (o->without.batching)
         c->batching = SCHED_BATCH_OFF;
+    if (o->batch_fixed > 0) {
+        c->batching = SCHED_BATCH_FIXED;
+        c->batch_fixed = o->batch_fixed;
+    }
     if (o->keep_alive_us > 0)
         c->keep_alive_us = o->keep_alive_us;
     if (o->price_bytes > 0)

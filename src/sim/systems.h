@@ -21,8 +21,12 @@ struct system_options {
     uint32_t function_count;
     uint32_t devices;
     uint64_t device_bytes; /* 0: the profile's */
+    uint64_t kv_bytes;     /* of one process at most; 0: a device's memory */
+    uint32_t owners;       /* who have the functions, in turns; 0: as many as functions */
+    uint32_t isolation;    /* enum route_isolation, in place of the system's own; 0: that */
     struct system_without without;
-    uint32_t engines; /* always-on: of each backbone; 0: the fewest that hold the objectives */
+    uint32_t engines;     /* always-on: of each backbone; 0: the fewest that hold the objectives */
+    uint32_t batch_fixed; /* at most so many in a batch, filled or expired; 0: the system's own */
     uint64_t keep_alive_us; /* 0: the system's own */
     double price_bytes;     /* likewise */
     struct world_faults faults;
@@ -59,6 +63,11 @@ extern const struct system system_slora;
 /* NULL after the last. */
 const struct system *system_at(size_t index);
 const struct system *system_find(const char *name);
+
+/* Loads by Transformers' own loader: ServerlessLLM's, which the profiles' rates are for, is 3.6
+ * to 8.2 times faster than those of PyTorch and Safetensors. Within that, chosen by the paper's
+ * row 10. */
+#define SYSTEM_LOADER_FACTOR 8.0
 
 /* Memory beside the backbone with which one instance of any function leaves no room for another. */
 uint64_t system_whole_device_bytes(const struct system_setup *s);

@@ -80,25 +80,28 @@ static void arrive(struct world *w)
     *r = (struct world_request){.id = r->id + (UINT64_C(1) << 32),
                                 .arrived_us = w->now_us,
                                 .index = w->next++,
-                                .prompt_left = t->prompt_tokens > 0 ? t->prompt_tokens : 1,
+                                .prompt = t->prompt_tokens > 0 ? t->prompt_tokens : 1,
                                 .new_tokens = t->new_tokens > 0 ? t->new_tokens : 1,
                                 .worker = SCHED_NONE};
-    r->context = r->prompt_left;
+    r->context = r->prompt_left = r->prompt;
+    r->left = r->new_tokens;
     w->live++;
     world_apply(w, (struct sched_event){.type = SCHED_REQUEST,
                                         .request = r->id,
                                         .function = t->function,
-                                        .tokens = r->context,
+                                        .tokens = r->prompt,
                                         .more_tokens = w->new_tokens_max});
 }
 
-static void take_receipt(struct world *w, const struct sched_action *a, struct world_sample *m)
+static void take_receipt(struct world *w, const struct sched_action *a, bool is_cut,
+                         struct world_sample *m)
 {
     const struct sched_receipt *t = &a->receipt;
     struct world_totals *s = &w->totals;
     const struct world_function *f = &w->o->functions[a->function];
     double more_ms = (double)w->profile->request_us / 1e3;
-    m->outcome = t->completed ? WORLD_COMPLETED : WORLD_FAILED;
+    bool is_whole = t->completed && !is_cut;
+    m->outcome = is_whole ? WORLD_COMPLETED : WORLD_FAILED;
     m->was_cold = t->load_us + t->start_us + t->bind_us > 0;
     m->ttft_ms = (float)((double)t->first_us / 1e3 + more_ms);
     m->e2e_ms = (float)((double)t->total_us / 1e3 + more_ms);
@@ -109,13 +112,13 @@ static void take_receipt(struct world *w, const struct sched_action *a, struct w
         m->wait_ms[i] = (float)((double)waits[i] / 1e3);
     s->own_byte_s += t->own_byte_s;
     s->backbone_byte_s += t->backbone_byte_s;
-    s->completed += t->completed;
-    s->failed += !t->completed;
-    s->cold += t->completed && m->was_cold;
-    s->met += t->completed && m->met;
-    s->tokens_new += t->new_tokens;
-    if (!t->completed)
+    s->completed += is_whole;
+    s->failed += !is_whole;
+    s->cold += is_whole && m->was_cold;
+    s->met += is_whole && m->met;
+    if (!is_whole)
         return;
+    s->tokens_new += t->new_tokens;
     s->ttft_ms_sum += (double)m->ttft_ms;
     s->e2e_ms_sum += (double)m->e2e_ms;
     w->last_us = w->now_us;
@@ -128,7 +131,7 @@ static void answer(struct world *w, const struct sched_action *a)
     struct world_sample m = {.function = a->function, .outcome = WORLD_REFUSED};
     assert(w->live > 0);
     if (a->type == SCHED_RECEIPT)
-        take_receipt(w, a, &m);
+        take_receipt(w, a, r->is_cut, &m);
     else
         w->totals.refused++;
     if (w->samples != NULL)
@@ -220,7 +223,7 @@ struct sched_config world_config(const struct profile *p, uint32_t devices, uint
         .function_waiting_max = 1u << 12,
         .owner_live_max = 1u << 16,
         .domain_workers_max = devices,
-        .worker_running_max = 256,
+        .worker_running_max = p->is_gpu ? 256 : 64,
         .worker_slots_max = SCHED_SLOTS_MAX,
         .spawn_attempts_max = 3,
         .step_rows_max = p->step_rows,
@@ -237,19 +240,18 @@ struct sched_config world_config(const struct profile *p, uint32_t devices, uint
     };
 }
 
-static void size_config(struct world *w)
+struct sched_config world_sched_config(const struct world_options *o)
 {
-    const struct world_options *o = w->o;
-    struct sched_config *c = &w->config;
-    uint32_t owners = 0;
-    *c = o->sched;
+    struct sched_config c = o->sched;
+    uint32_t owners = 1;
     for (uint32_t i = 0; i < o->function_count; i++)
         owners = o->functions[i].owner >= owners ? o->functions[i].owner + 1 : owners;
-    c->devices_max = o->devices;
-    c->nodes_max = (o->devices + o->profile->node_devices - 1) / o->profile->node_devices;
-    c->functions_max = o->function_count;
-    c->backbones_max = o->profile->backbone_count;
-    c->owners_max = owners;
+    c.devices_max = o->devices;
+    c.nodes_max = (o->devices + o->profile->node_devices - 1) / o->profile->node_devices;
+    c.functions_max = o->function_count;
+    c.backbones_max = o->profile->backbone_count;
+    c.owners_max = owners;
+    return c;
 }
 
 static int check_options(const struct world_options *o, struct error *err)
@@ -492,7 +494,7 @@ static void close_totals(struct world *w)
 
 static int run(struct world *w, struct error *err)
 {
-    size_config(w);
+    w->config = world_sched_config(w->o);
     int r = open_policy(w, err);
     if (r == 0)
         r = open_tables(w, err);

@@ -13,8 +13,11 @@
  *   Turns are exclusive: a device's processes share it in time, as without MPS.
  * - A static batch (enum world_batch) takes prompts padded to the longest in one step, then decodes
  *   all its rows until the longest answer is whole; each answer is complete with its batch.
- * - A request's tokens are known beforehand; keys and values always fit what was granted (an engine
- *   without room recomputes; the core grants half as much again as answers usually take).
+ * - Keys and values take a token's bytes each, without the rounding to blocks. A worker whose
+ * sequences need more than it was granted ends its turn and says so; where there is no more, the
+ * latest sequence gives way and is computed again, and one that would not fit alone is cut short
+ * and has failed. Static batches are left to fit.
+ * - Memory for intermediate results is held while a worker runs something.
  * - Starts, binds and ends take the profile's time, whatever else happens on the node. What leaves
  *   memory is gone at once, but for a process's end.
  * - Left out: the network between clients and nodes, the daemon's own computing, power, jitter.
@@ -130,6 +133,9 @@ struct world_result {
  * it. */
 struct sched_config world_config(const struct profile *p, uint32_t devices,
                                  uint32_t function_count);
+
+/* `o->sched` with the sizes that the options call for: what a core of one's own is made with. */
+struct sched_config world_sched_config(const struct world_options *o);
 
 /* -EINVAL: the options fit no world (a sentence says which). */
 int world_run(const struct world_options *o, struct world_result *ret, struct error *err);

@@ -59,6 +59,50 @@ static double segment_us(const struct world *w, const struct world_worker *k, do
     return steps * step_us(w, k, g->prompt_rows, rows) + s->context_us * read;
 }
 
+/* --- ends --- */
+
+static void tell_done(struct world *w, uint32_t worker, uint32_t index)
+{
+    struct world_worker *k = &w->workers[worker];
+    struct world_request *r = &w->requests[index];
+    double us = k->device_each - r->device_mark;
+    if (--k->slot_running[r->slot] == 0)
+        k->slots_running--;
+    r->worker = SCHED_NONE;
+    if (sequences(k) == 0)
+        world_release(w, k->device, w->profile->backbones[k->backbone].work_bytes);
+    if (r->new_tokens > 1 && !r->is_cut)
+        world_apply(w, (struct sched_event){
+                           .type = SCHED_TOKENS, .request = r->id, .tokens = r->new_tokens - 1});
+    world_apply(w, (struct sched_event){.type = SCHED_DONE,
+                                        .request = r->id,
+                                        .tokens = r->prompt,
+                                        .more_tokens = r->new_tokens,
+                                        .us = (uint64_t)(us + 0.5)});
+}
+
+static void end_turn(struct world *w, uint32_t worker, bool is_stalled)
+{
+    struct world_worker *k = &w->workers[worker];
+    k->has_turn = k->revoked = false;
+    w->places[k->device].turn_worker = SCHED_NONE;
+    world_apply(w, (struct sched_event){.type = SCHED_TURN_ENDED,
+                                        .worker = worker,
+                                        .us = k->turn.us,
+                                        .steps = k->turn.steps,
+                                        .tokens = k->turn.prompt_rows,
+                                        .more_tokens = k->turn.decode_rows,
+                                        .stalled = is_stalled});
+}
+
+static void find_next_end(const struct world *w, struct world_worker *k)
+{
+    k->ends_next = UINT64_MAX;
+    for (uint32_t i = k->decodes.head; i != SCHED_NONE; i = w->requests[i].next)
+        if (w->requests[i].ends_at < k->ends_next)
+            k->ends_next = w->requests[i].ends_at;
+}
+
 /* --- segments --- */
 
 static uint32_t static_prompt_rows(const struct world *w, const struct world_worker *k)
@@ -88,15 +132,70 @@ static void arm(struct world *w, uint32_t worker)
     world_at(w, g->began_us + g->lead_us + us, WORLD_SEGMENT, worker, ++g->number, k->life);
 }
 
+/* What fits into the granted KV memory: rows of prompts and steps. False when not even one row. */
+static bool size_segment(const struct world *w, struct world_worker *k)
+{
+    struct world_segment *g = &k->segment;
+    uint64_t most = k->kv_bytes / w->profile->backbones[k->backbone].kv_token_bytes;
+    uint64_t held = k->context + k->computed, room = most > held ? most - held : 0;
+    uint32_t rows = chunk_rows(w, k), decodes = k->decodes.count;
+    if (w->o->batch == WORLD_STATIC)
+        room = UINT64_MAX;
+    if (room < decodes)
+        return false;
+    g->prompt_rows = rows < room - decodes ? rows : (uint32_t)(room - decodes);
+    if (g->prompt_rows == 0 && decodes == 0)
+        return false;
+    uint64_t steps = g->prompt_rows > 0 ? 1 : k->ends_next - k->decoded;
+    if (g->prompt_rows == 0 && steps > room / decodes)
+        steps = room / decodes;
+    g->steps = (uint32_t)steps;
+    return true;
+}
+
+/* Without more memory to come: the latest sequence starts again, or, alone, ends as it is. */
+static void give_way(struct world *w, uint32_t worker)
+{
+    struct world_worker *k = &w->workers[worker];
+    uint32_t latest = k->prompts.tail != SCHED_NONE ? k->prompts.tail : k->decodes.tail;
+    struct world_request *r = &w->requests[latest];
+    if (sequences(k) == 1) {
+        r->is_cut = true;
+        if (k->prompts.count == 0)
+            k->context = 0;
+        take_out(w, k->prompts.count > 0 ? &k->prompts : &k->decodes, latest);
+        k->computed = 0;
+        tell_done(w, worker, latest);
+    } else if (k->prompts.tail == latest && r->prompt_left < r->context) {
+        k->computed -= r->context - r->prompt_left;
+        r->prompt_left = r->context;
+    } else {
+        latest = k->decodes.tail;
+        r = &w->requests[latest];
+        uint32_t made = r->left - (uint32_t)(r->ends_at - k->decoded);
+        take_out(w, &k->decodes, latest);
+        k->context -= r->context + made;
+        r->context += made;
+        r->prompt_left = r->context;
+        r->left -= made;
+        append(w, &k->prompts, latest);
+        find_next_end(w, k);
+    }
+}
+
 static void begin_segment(struct world *w, uint32_t worker, uint64_t lead_us)
 {
     struct world_worker *k = &w->workers[worker];
     struct world_segment *g = &k->segment;
-    assert(sequences(k) > 0);
+    bool fits;
+    while (!(fits = size_segment(w, k)) && k->kv_is_most && sequences(k) > 0)
+        give_way(w, worker);
+    if (!fits) {
+        end_turn(w, worker, sequences(k) > 0);
+        return;
+    }
     g->is_on = true;
     g->began_us = w->now_us;
-    g->prompt_rows = chunk_rows(w, k);
-    g->steps = g->prompt_rows > 0 ? 1 : (uint32_t)(k->ends_next - k->decoded);
     g->lead_us = lead_us + k->swaps * w->o->swap_us;
     k->swaps = 0;
     if (g->prompt_rows > 0 && w->o->batch == WORLD_STATIC)
@@ -129,36 +228,22 @@ static void cut_short(struct world *w, uint32_t worker)
 
 /* --- what a segment brings --- */
 
-static void tell_done(struct world *w, uint32_t worker, uint32_t index)
-{
-    struct world_worker *k = &w->workers[worker];
-    struct world_request *r = &w->requests[index];
-    double us = k->device_each - r->device_mark;
-    if (--k->slot_running[r->slot] == 0)
-        k->slots_running--;
-    r->worker = SCHED_NONE;
-    if (r->new_tokens > 1)
-        world_apply(w, (struct sched_event){
-                           .type = SCHED_TOKENS, .request = r->id, .tokens = r->new_tokens - 1});
-    world_apply(w, (struct sched_event){.type = SCHED_DONE,
-                                        .request = r->id,
-                                        .tokens = r->context,
-                                        .more_tokens = r->new_tokens,
-                                        .us = (uint64_t)(us + 0.5)});
-}
-
-/* Its prompt is computed: the first token is there. */
-static void answer_first(struct world *w, uint32_t worker, uint32_t index)
+/* Its prompt is computed: the next token is there. */
+static void answer_next(struct world *w, uint32_t worker, uint32_t index)
 {
     struct world_worker *k = &w->workers[worker];
     struct world_request *r = &w->requests[index];
     take_out(w, &k->prompts, index);
-    world_apply(w, (struct sched_event){.type = SCHED_TOKENS, .request = r->id, .tokens = 1});
-    if (r->new_tokens == 1 && w->o->batch == WORLD_CONTINUOUS) {
+    k->computed -= r->context;
+    if (!r->is_answered)
+        world_apply(w, (struct sched_event){.type = SCHED_TOKENS, .request = r->id, .tokens = 1});
+    r->is_answered = true;
+    r->left--;
+    if (r->left == 0 && w->o->batch == WORLD_CONTINUOUS) {
         tell_done(w, worker, index);
         return;
     }
-    r->ends_at = k->decoded + r->new_tokens - 1;
+    r->ends_at = k->decoded + r->left;
     append(w, &k->decodes, index);
     k->context += r->context;
 }
@@ -173,9 +258,10 @@ static void spend_prompts(struct world *w, uint32_t worker)
         uint32_t rows = is_static || r->prompt_left < left ? r->prompt_left : left;
         next = r->next;
         r->prompt_left -= rows;
+        k->computed += rows;
         left -= is_static ? 1 : rows;
         if (r->prompt_left == 0)
-            answer_first(w, worker, i);
+            answer_next(w, worker, i);
     }
 }
 
@@ -184,22 +270,21 @@ static void end_answers(struct world *w, uint32_t worker)
 {
     struct world_worker *k = &w->workers[worker];
     bool is_static = w->o->batch == WORLD_STATIC;
-    uint64_t ends_next = UINT64_MAX, longest = 0;
+    uint64_t longest = 0;
     for (uint32_t i = k->decodes.head; i != SCHED_NONE; i = w->requests[i].next)
         longest = w->requests[i].ends_at > longest ? w->requests[i].ends_at : longest;
     for (uint32_t i = k->decodes.head, next; i != SCHED_NONE; i = next) {
         struct world_request *r = &w->requests[i];
         next = r->next;
-        uint64_t ends_at = is_static ? longest : r->ends_at;
-        if (ends_at <= k->decoded) {
-            take_out(w, &k->decodes, i);
-            k->context -= r->context + (is_static ? 0 : r->new_tokens - 1);
-            tell_done(w, worker, i);
-        } else if (ends_at < ends_next) {
-            ends_next = ends_at;
-        }
+        if (is_static)
+            r->ends_at = longest;
+        if (r->ends_at > k->decoded)
+            continue;
+        take_out(w, &k->decodes, i);
+        k->context -= r->context + (is_static ? 0 : r->left);
+        tell_done(w, worker, i);
     }
-    k->ends_next = ends_next;
+    find_next_end(w, k);
     if (k->decodes.count == 0)
         k->context = 0; /* with what a static batch decoded beyond its answers */
 }
@@ -219,19 +304,6 @@ static void count_steps(struct world *w, struct world_worker *k, double us, uint
         w->totals.batch_peak = sequences(k);
 }
 
-static void end_turn(struct world *w, uint32_t worker)
-{
-    struct world_worker *k = &w->workers[worker];
-    k->has_turn = k->revoked = false;
-    w->places[k->device].turn_worker = SCHED_NONE;
-    world_apply(w, (struct sched_event){.type = SCHED_TURN_ENDED,
-                                        .worker = worker,
-                                        .us = k->turn.us,
-                                        .steps = k->turn.steps,
-                                        .tokens = k->turn.prompt_rows,
-                                        .more_tokens = k->turn.decode_rows});
-}
-
 void world_segment_event(struct world *w, uint32_t worker, uint32_t number)
 {
     struct world_worker *k = &w->workers[worker];
@@ -249,7 +321,7 @@ void world_segment_event(struct world *w, uint32_t worker, uint32_t number)
         spend_prompts(w, worker);
     end_answers(w, worker);
     if (sequences(k) == 0 || k->revoked)
-        end_turn(w, worker);
+        end_turn(w, worker, false);
     else
         begin_segment(w, worker, 0);
 }
@@ -260,10 +332,12 @@ void world_submit(struct world *w, uint32_t worker, struct world_request *r)
 {
     struct world_worker *k = &w->workers[worker];
     assert(r->worker == SCHED_NONE);
+    if (sequences(k) == 0)
+        world_charge(w, k->device, w->profile->backbones[k->backbone].work_bytes);
     r->worker = worker;
     r->device_mark = k->device_each;
     world_apply(
-        w, (struct sched_event){.type = SCHED_ADMITTED, .request = r->id, .tokens = r->context});
+        w, (struct sched_event){.type = SCHED_ADMITTED, .request = r->id, .tokens = r->prompt});
     if (k->slot_running[r->slot]++ == 0) {
         k->slots_running++;
         k->swaps++;
@@ -296,8 +370,11 @@ void world_engine_clear(struct world *w, uint32_t worker)
 {
     struct world_worker *k = &w->workers[worker];
     const struct world_list *lists[] = {&k->prompts, &k->decodes};
+    if (sequences(k) > 0)
+        world_release(w, k->device, w->profile->backbones[k->backbone].work_bytes);
     for (int l = 0; l < 2; l++)
         for (uint32_t i = lists[l]->head; i != SCHED_NONE; i = w->requests[i].next)
             w->requests[i].worker = SCHED_NONE;
+    k->prompts.count = k->decodes.count = 0;
     k->segment.is_on = false;
 }

@@ -30,9 +30,13 @@ struct world_request {
     size_t index; /* in the trace */
     double device_mark;
     uint64_t ends_at;     /* decoding: it is whole when its worker has decoded so many steps */
-    uint32_t prompt_left; /* rows */
+    uint32_t prompt;      /* tokens */
     uint32_t new_tokens;  /* of the whole answer */
-    uint32_t context;     /* the prompt */
+    uint32_t context;     /* tokens to be in its cache before the next one is made */
+    uint32_t prompt_left; /* of them: rows to compute */
+    uint32_t left;        /* tokens to make; decoding: when it began to */
+    bool is_answered;     /* its first token came */
+    bool is_cut;          /* it never fitted: its answer is not whole */
     uint32_t worker;      /* SCHED_NONE: not submitted */
     uint32_t slot;        /* of its function in the worker */
     uint32_t next, prev;  /* in its list of the worker; next also links the free ones */
@@ -64,6 +68,7 @@ struct world_worker {
     uint32_t life;
     uint32_t device, backbone, copy;
     uint64_t kv_bytes, kv_asked;
+    bool kv_is_most; /* there will never be more */
     uint32_t slot_function[WORLD_SLOTS];
     uint32_t slot_running[WORLD_SLOTS];
     uint32_t slots_running;    /* with requests */
@@ -72,7 +77,8 @@ struct world_worker {
     struct world_list decodes;
     uint64_t decoded;    /* steps that decoded */
     uint64_t ends_next;  /* the smallest ends_at of those that decode */
-    uint64_t context;    /* tokens in the caches of those that decode */
+    uint64_t context;    /* tokens in the caches of those that decode, */
+    uint64_t computed;   /* and of prompts that are computed in part */
     uint32_t rows_max;   /* of prompts in a step, of the grant */
     uint32_t batch_rows; /* of a static batch */
     double device_each;  /* us of device time that each sequence has had */

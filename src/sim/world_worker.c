@@ -9,7 +9,7 @@
 
 static uint64_t held_bytes(const struct world *w, const struct world_worker *k)
 {
-    return w->o->worker_bytes + w->profile->backbones[k->backbone].work_bytes + k->kv_bytes;
+    return w->o->worker_bytes + k->kv_bytes;
 }
 
 void world_spawn(struct world *w, const struct sched_action *a)
@@ -62,6 +62,7 @@ void world_bound_event(struct world *w, uint32_t worker, uint32_t slot)
 
 static void resize(struct world *w, struct world_worker *k, const struct sched_action *a)
 {
+    k->kv_is_most = a->is_most;
     if (a->bytes >= k->kv_bytes) {
         world_charge(w, k->device, a->bytes - k->kv_bytes);
         k->kv_bytes = a->bytes;

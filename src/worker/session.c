@@ -435,15 +435,16 @@ static void on_output(struct session *s, const struct engine_output *o)
     buf_free(&text);
 }
 
-static void charge(struct session *s, uint64_t us, uint32_t sequences)
+/* A step's time goes to those who were in it, by their rows. */
+static void charge(struct session *s, uint64_t us, uint32_t rows)
 {
-    if (sequences == 0)
+    if (rows == 0)
         return;
     for (uint32_t i = 0; i < SESSION_ANSWERS_MAX; i++) {
         struct answer *a = &s->answers[i];
         for (uint32_t n = 0; n < a->choice_count; n++) {
             if (a->choices[n].state == CHOICE_RUNS)
-                a->device_us += us / sequences;
+                a->device_us += us * engine_rows_of(s->engine, a->choices[n].sequence) / rows;
         }
     }
 }
@@ -484,7 +485,7 @@ int session_step(struct session *s, struct error *err)
     s->turn.stalled = stats.rows == 0 && stats.output_count == 0;
     s->turn.prompt_rows += stats.prompt_rows;
     s->turn.decode_rows += stats.rows - stats.prompt_rows;
-    charge(s, took_us, stats.sequences);
+    charge(s, took_us, stats.rows);
     for (uint32_t i = 0; i < stats.output_count; i++)
         on_output(s, &outputs[i]);
     begin_waiting(s);

@@ -15,7 +15,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 
-#define IDLE_TRIM_MS 1000
+#define IDLE_TRIM_MS 100
 
 static int dispatch(struct session *s, struct wire_cursor *c, const struct wire_record *r,
                     struct error *err)

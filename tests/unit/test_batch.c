@@ -18,17 +18,14 @@ static void test_limit_by_hand(void **state)
         double slo_us, t0_us, alpha_us;
         uint32_t most, expected;
     } cases[] = {
-        {100, 40, 20, 64, 4},    /* 40 + 3 * 20 is 100, to the point */
-        {99, 40, 20, 64, 3},     /* and no less */
-        {119, 40, 20, 64, 4},
-        {41, 40, 20, 64, 1},
-        {40, 40, 20, 64, 1},     /* nothing is left for a second one */
-        {10, 40, 20, 64, 1},     /* missed already: one all the same */
-        {0, 40, 20, 64, 1},
-        {100, 40, 20, 3, 3},
-        {100, 40, 20, 1, 1},
-        {100, 40, 0, 64, 64},    /* more cost nothing */
-        {1e18, 40, 1e-9, 64, 64}, /* further than a count reaches */
+        {100, 40, 20, 64, 4}, /* 40 + 3 * 20 is 100, to the point */
+        {99, 40, 20, 64, 3},  /* and no less */
+        {119, 40, 20, 64, 4},     {41, 40, 20, 64, 1},
+        {40, 40, 20, 64, 1}, /* nothing is left for a second one */
+        {10, 40, 20, 64, 1}, /* missed already: one all the same */
+        {0, 40, 20, 64, 1},       {100, 40, 20, 3, 3},
+        {100, 40, 20, 1, 1},      {100, 40, 0, 64, 64}, /* more cost nothing */
+        {1e18, 40, 1e-9, 64, 64},                       /* further than a count reaches */
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         const struct cost_batch b = {cases[i].t0_us, cases[i].alpha_us};
@@ -197,10 +194,10 @@ static void test_turns_as_described(void **state)
 enum malice {
     ANYHOW,         /* deadlines drawn anew for every turn */
     OVERDUE_OTHERS, /* the victim's deadline is far, everybody else's has passed */
-    FIRST_TOKENS,   /* the victim decodes and can be put off for ever; the others want first tokens */
-    BROODING,       /* the victim wants a first token, somebody who decodes cannot be put off */
-    FAVOURITE,      /* one has all the turns until the others starve, then those go first */
-    NEWCOMERS,      /* who had a turn leaves, and somebody new with a passed deadline comes */
+    FIRST_TOKENS, /* the victim decodes and can be put off for ever; the others want first tokens */
+    BROODING,     /* the victim wants a first token, somebody who decodes cannot be put off */
+    FAVOURITE,    /* one has all the turns until the others starve, then those go first */
+    NEWCOMERS,    /* who had a turn leaves, and somebody new with a passed deadline comes */
     MALICES,
 };
 

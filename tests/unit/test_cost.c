@@ -28,9 +28,7 @@ enum shape { MIXED, ALONE, EIGHT, SHAPES };
 static struct cost_turn turn_of(struct seeded *c, const struct cost_step *truth, enum shape shape)
 {
     struct cost_turn t = {.steps = shape == EIGHT ? 1 : 1 + seeded_pick(c, 8)};
-    t.decode_rows = shape == MIXED   ? t.steps * seeded_pick(c, 17)
-                    : shape == ALONE ? t.steps
-                                     : 8;
+    t.decode_rows = shape == MIXED ? t.steps * seeded_pick(c, 17) : shape == ALONE ? t.steps : 8;
     if (shape == MIXED && seeded_one_in(c, 3))
         t.prompt_rows = seeded_pick(c, 256 * t.steps + 1);
     double us = cost_turn_us(truth, t.steps, t.prompt_rows, t.decode_rows);
@@ -179,6 +177,21 @@ static void test_turns_all_alike(void **state)
     }
 }
 
+/* One request that generates, in turns of sixteen steps, each off by a tenth: the costs were right
+ * from the beginning and stay so. They were found at 1.8 times the truth after 155 turns. */
+static void test_one_request_alone(void **state)
+{
+    (void)state;
+    const struct cost_step truth = {800, 15, 40};
+    struct cost_fit f;
+    cost_fit_seed(&f, &truth);
+    for (int i = 0; i < 5000; i++) {
+        const struct cost_turn t = {.us = i % 2 ? 14784 : 12096, .steps = 16, .decode_rows = 16};
+        cost_fit_add(&f, &t);
+        near(f.c.step_us + f.c.decode_us, 840, 168);
+    }
+}
+
 static uint32_t any_count(struct seeded *c)
 {
     return (uint32_t)(rng_u64(&c->rng) >> (32 + seeded_pick(c, 32)));
@@ -204,6 +217,18 @@ static void test_whatever_turns_say(void **state)
         check_costs(&c, &f);
         assert_seeded(&c, off_of(&c, &f, &truth, MIXED) <= 0.5);
     }
+}
+
+/* Two turns that cannot be: a cost came out below 0. */
+static void test_no_cost_below_nothing(void **state)
+{
+    (void)state;
+    const struct cost_step seed = {800, 15, 40};
+    struct cost_fit f;
+    cost_fit_seed(&f, &seed);
+    cost_fit_add(&f, &(struct cost_turn){10762, 2306013974, 7, 104219529});
+    cost_fit_add(&f, &(struct cost_turn){90, 195457, 25, 479318667});
+    assert_true(f.c.step_us >= 0 && f.c.prompt_us >= 0 && f.c.decode_us >= 0);
 }
 
 static void test_empty_turns_teach_nothing(void **state)
@@ -262,7 +287,9 @@ int main(void)
         cmocka_unit_test(test_exact_turns),
         cmocka_unit_test(test_forgets),
         cmocka_unit_test(test_turns_all_alike),
+        cmocka_unit_test(test_one_request_alone),
         cmocka_unit_test(test_whatever_turns_say),
+        cmocka_unit_test(test_no_cost_below_nothing),
         cmocka_unit_test(test_empty_turns_teach_nothing),
         cmocka_unit_test(test_batches_by_hand),
         cmocka_unit_test(test_means),

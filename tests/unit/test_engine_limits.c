@@ -184,7 +184,7 @@ static void test_ends_where_there_will_be_no_more(void **state)
     bench_free(b);
 }
 
-/* Each fits alone, no two do: they take turns. */
+/* Each fits alone, with 63 positions at its end in just that memory; no two do: they take turns. */
 static void test_nobody_ends_who_fits_alone(void **state)
 {
     (void)state;
@@ -195,7 +195,7 @@ static void test_nobody_ends_who_fits_alone(void **state)
         struct fixture_stream streams[4];
         assert_int_equal(limit_blocks(e, 4, true), 4);
         for (uint32_t i = 0; i < 4; i++) {
-            requests[i] = request(b, 30 * i + i, 30, 34); /* 63 positions at its end */
+            requests[i] = request(b, 30 * i + i, 30 + i % 2 * 30, 34 - i % 2 * 30);
             fixture_add(e, &requests[i], &streams[i]);
         }
         for (uint32_t steps = 0; engine_has_work(e); steps++) {

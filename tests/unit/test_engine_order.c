@@ -112,7 +112,7 @@ static uint32_t blocks_held_by(const struct engine *e, const struct fixture_stre
 /* Rows go by order, then by arrival, and who comes later with a lower order goes before. */
 static void test_rows_go_by_order(void **state)
 {
-    static const uint64_t orders[] = {7, 3, UINT64_MAX, 3, 0};
+    static const uint64_t orders[] = {(UINT64_C(1) << 32) + 1, 3, UINT64_MAX, 3, 0};
     static const uint32_t expect[] = {1, 4, 3, 0, 2}; /* the last comes after the first step */
     (void)state;
     struct bench *b = bench_new(3, IMAGE_F32);
@@ -171,37 +171,69 @@ static void test_blocks_go_by_order(void **state)
     bench_free(b);
 }
 
-/* Two decode, and there is one block less than they come to need: the last by order gives all of
- * its blocks away and starts over, whoever came first. */
+/* Where the next in order lacks blocks nobody takes those that are free: it would never have all of
+ * its own. */
+static void test_nobody_overtakes(void **state)
+{
+    (void)state;
+    struct bench *b = bench_new(6, IMAGE_F32);
+    struct engine *e = engine_of(b, 20, 90, false);
+    struct engine_request requests[3] = {request(b, 1, 18, 10), request(b, 30, 40, 5),
+                                         request(b, 80, 10, 5)};
+    struct fixture_stream streams[3];
+    assert_int_equal(limit_blocks(e, 4, true), 4);
+    for (uint32_t i = 0; i < 3; i++) {
+        requests[i].order = i;
+        fixture_add(e, &requests[i], &streams[i]);
+    }
+    while (!streams[0].done) {
+        fixture_step(e, streams, 3, FIXTURE_OUTPUTS_MAX);
+        assert_int_equal(blocks_held_by(e, &streams[1]), 0);
+        assert_int_equal(blocks_held_by(e, &streams[2]), 0);
+    }
+    fixture_step(e, streams, 3, FIXTURE_OUTPUTS_MAX); /* four blocks, three and one */
+    assert_int_equal(streams[1].count, 1);
+    assert_int_equal(streams[2].count, 1);
+    while (engine_has_work(e))
+        fixture_step(e, streams, 3, FIXTURE_OUTPUTS_MAX);
+    for (uint32_t i = 0; i < 3; i++)
+        as_alone(b, &requests[i], &streams[i], "one after the other");
+    engine_close(e);
+    bench_free(b);
+}
+
+/* Three decode until each needs one block more, and there is none: the last by order gives all of
+ * its blocks away and starts over, whoever came first. The others do not notice. */
 static void test_the_last_by_order_starts_over(void **state)
 {
     static const struct {
-        uint64_t orders[2];
+        uint64_t orders[3];
         uint32_t last;
-    } cases[] = {{{9, 2}, 0}, {{2, 9}, 1}, {{4, 4}, 1}, {{UINT64_MAX, 0}, 0}};
+    } cases[] = {{{9, 2, 4}, 0}, {{2, 9, 4}, 1}, {{2, 4, 9}, 2},
+                 {{4, 4, 4}, 2}, {{4, 4, 1}, 1}, {{UINT64_MAX, 0, 7}, 0}};
     (void)state;
     struct bench *b = bench_new(2, IMAGE_F32);
     for (uint32_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
         struct engine *e = engine_of(b, 20, 90, false);
-        struct engine_request requests[2];
-        struct fixture_stream streams[2];
-        uint32_t last = cases[i].last, other = 1 - last;
-        assert_int_equal(limit_blocks(e, 5, true), 5);
-        for (uint32_t n = 0; n < 2; n++) {
-            requests[n] = request(b, 40 * n + n, 30, 20);
+        struct engine_request requests[3];
+        struct fixture_stream streams[3];
+        uint32_t last = cases[i].last, first = (last + 1) % 3, second = (last + 2) % 3;
+        assert_int_equal(limit_blocks(e, 6, true), 6);
+        for (uint32_t n = 0; n < 3; n++) {
+            requests[n] = request(b, 40 * n + n, 30, 18);
             requests[n].order = cases[i].orders[n];
             fixture_add(e, &requests[n], &streams[n]);
         }
-        for (uint32_t steps = 1; !streams[other].done; steps++) {
-            fixture_step(e, streams, 2, FIXTURE_OUTPUTS_MAX);
-            assert_int_equal(streams[other].count, steps);
-            assert_int_equal(streams[last].count,
-                             steps < 3 ? steps : 3); /* 33 need a third block */
+        for (uint32_t steps = 1; !streams[first].done; steps++) {
+            fixture_step(e, streams, 3, FIXTURE_OUTPUTS_MAX);
+            assert_int_equal(streams[first].count, steps);
+            assert_int_equal(streams[second].count, steps);
+            assert_int_equal(streams[last].count, steps < 3 ? steps : 3); /* 33: a third block */
             assert_int_equal(blocks_held_by(e, &streams[last]), steps <= 3 ? 2 : 0);
         }
         while (engine_has_work(e))
-            fixture_step(e, streams, 2, FIXTURE_OUTPUTS_MAX);
-        for (uint32_t n = 0; n < 2; n++)
+            fixture_step(e, streams, 3, FIXTURE_OUTPUTS_MAX);
+        for (uint32_t n = 0; n < 3; n++)
             as_alone(b, &requests[n], &streams[n], "started over");
         engine_close(e);
     }
@@ -215,6 +247,7 @@ int main(void)
         cmocka_unit_test(test_prompt_rows_change),
         cmocka_unit_test(test_rows_go_by_order),
         cmocka_unit_test(test_blocks_go_by_order),
+        cmocka_unit_test(test_nobody_overtakes),
         cmocka_unit_test(test_the_last_by_order_starts_over),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -39,7 +39,8 @@ static void test_before_the_first(void **state)
     }
 }
 
-/* Each arrival halved every FORECAST_HALF_US: the weight as the header has it, arrival by arrival. */
+/* Each arrival halved every FORECAST_HALF_US: the weight as the header has it, arrival by arrival.
+ */
 static void test_weight_is_the_decayed_sum(void **state)
 {
     (void)state;
@@ -204,7 +205,8 @@ static void test_clock_jumps_back(void **state)
     assert_memory_equal(&jumps, &stands, sizeof jumps);
 }
 
-/* The bins count what came between arrivals, and the older ones fade, so that a change is seen. */
+/* What came between arrivals counts in bins of twice the length each; what is known beforehand
+ * counts as one more, of ten minutes or so. */
 static void test_histogram(void **state)
 {
     (void)state;
@@ -212,22 +214,32 @@ static void test_histogram(void **state)
     uint64_t now = 0;
     forecast_begin(&f, 0);
     forecast_arrival(&f, now);
-    forecast_arrival(&f, now += FORECAST_UNIT_US);         /* [1, 2) units */
-    forecast_arrival(&f, now += 2 * FORECAST_UNIT_US - 1); /* the same bin, or bin 0 below it */
-    forecast_arrival(&f, now += 2 * FORECAST_UNIT_US);
-    forecast_arrival(&f, now += 9 * DAY);
-    assert_int_equal(f.bins[0], 2);
-    assert_int_equal(f.bins[1], 1);
-    assert_int_equal(f.bins[FORECAST_BINS - 1], 1);
+    forecast_arrival(&f, now += FORECAST_UNIT_US);         /* [1, 2) units, or below */
+    forecast_arrival(&f, now += 2 * FORECAST_UNIT_US - 1); /* the same bin */
+    forecast_arrival(&f, now += 2 * FORECAST_UNIT_US);     /* [2, 4) */
+    forecast_arrival(&f, now += 9 * DAY);                  /* beyond the last bin: in it */
+    near(forecast_none_within(&f, now, FORECAST_UNIT_US), 4.0 / 5, 0.001);
+    near(forecast_none_within(&f, now, 2 * FORECAST_UNIT_US), 3.0 / 5, 0.001);
+    near(forecast_none_within(&f, now, 3 * FORECAST_UNIT_US), 2.5 / 5, 0.001);
+    near(forecast_none_within(&f, now, 4 * FORECAST_UNIT_US), 2.0 / 5, 0.001);
+    near(forecast_none_within(&f, now, DAY), 1.0 / 5, 0.01);
+    near(forecast_none_within(&f, now, 4 * DAY), 0, 0.01);
+}
+
+/* Older ones fade, so that a change is seen, and however many there are none is lost by that. */
+static void test_histogram_fades(void **state)
+{
+    (void)state;
+    struct forecast f;
+    uint64_t now = 0;
+    forecast_begin(&f, 0);
     for (int i = 0; i < 100000; i++) {
-        uint32_t sum = 0;
         forecast_arrival(&f, now += (i < 50000 ? 1 : 8) * S);
-        for (uint32_t b = 0; b < FORECAST_BINS; b++)
-            sum += f.bins[b];
-        assert_int_equal(sum, f.total);
-        assert_true(f.total > 0 && f.total < 2048);
+        if (i > 100 && i < 50000)
+            assert_true(forecast_none_within(&f, now, 2 * S) < 0.05);
     }
-    assert_true(forecast_none_within(&f, now, 4 * S) > 0.95); /* of the first half nothing is left */
+    assert_true(forecast_none_within(&f, now, 4 * S) > 0.95);
+    assert_true(forecast_none_within(&f, now, 17 * S) < 0.05);
 }
 
 /* --- how good it is --- */
@@ -281,6 +293,7 @@ int main(void)
         cmocka_unit_test(test_answers_are_probabilities),
         cmocka_unit_test(test_clock_jumps_back),
         cmocka_unit_test(test_histogram),
+        cmocka_unit_test(test_histogram_fades),
         cmocka_unit_test(test_error_by_hand),
         cmocka_unit_test(test_error_tells_regular_from_wild),
     };

@@ -93,6 +93,12 @@ static void test_near_the_best_time(void **state)
     assert_true(kept > cases / 5 && kept < cases * 4 / 5); /* both ends are tried */
 }
 
+static bool is_worth(const struct forecast *f, uint64_t now, const struct keepalive_cost *c)
+{
+    struct forecast_outlook o = forecast_look(f, now);
+    return keepalive_is_worth(&o, c);
+}
+
 /* Worth keeping and kept for some time are the same; nothing nets more than all of the waiting. */
 static void test_worth_is_some_time(void **state)
 {
@@ -102,7 +108,7 @@ static void test_worth_is_some_time(void **state)
         uint64_t now = arrivals(&c, &f) + seeded_pick(&c, 1000) * S;
         const struct keepalive_cost cost = some_cost(&c);
         struct keepalive_choice k = keepalive_choose(&f, now, &cost);
-        assert_seeded(&c, keepalive_is_worth(&f, now, &cost) == (k.keep_us > 0));
+        assert_seeded(&c, is_worth(&f, now, &cost) == (k.keep_us > 0));
         assert_seeded(&c, (k.net_us > 0) == (k.keep_us > 0));
         assert_seeded(&c, k.net_us >= 0 && k.net_us <= cost.saved_us);
         assert_seeded(&c, k.keep_us <= DAY);
@@ -182,7 +188,7 @@ static void test_free_memory(void **state)
     struct keepalive_choice k = keepalive_choose(&f, S, &c);
     assert_true(k.keep_us == KEEPALIVE_FOREVER);
     assert_float_equal(k.net_us, 5, 0);
-    assert_true(keepalive_is_worth(&f, S, &c));
+    assert_true(is_worth(&f, S, &c));
     /* No bytes cost nothing either: as long as anything is tried. */
     const struct keepalive_cost weightless = {.saved_us = 5, .price_bytes = 1};
     assert_true(keepalive_choose(&f, S, &weightless).keep_us > 3600 * S);
@@ -202,10 +208,13 @@ static void test_ends(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_near_the_best_time), cmocka_unit_test(test_worth_is_some_time),
-        cmocka_unit_test(test_the_dearer_the_shorter), cmocka_unit_test(test_by_hand),
+        cmocka_unit_test(test_near_the_best_time),
+        cmocka_unit_test(test_worth_is_some_time),
+        cmocka_unit_test(test_the_dearer_the_shorter),
+        cmocka_unit_test(test_by_hand),
         cmocka_unit_test(test_what_starts_in_milliseconds),
-        cmocka_unit_test(test_free_memory), cmocka_unit_test(test_ends),
+        cmocka_unit_test(test_free_memory),
+        cmocka_unit_test(test_ends),
     };
     return cmocka_run_group_tests_name("keepalive", tests, NULL, NULL);
 }

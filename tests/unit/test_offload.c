@@ -90,8 +90,8 @@ static struct sorted sorted_of(const struct offload_candidate *c, uint32_t count
         for (; at > 0; at--) {
             const struct offload_candidate *before = &s.c[at - 1];
             double l = before->value * (double)c[i].bytes, r = c[i].value * (double)before->bytes;
-            if (l < r || (l <= r && (before->kind < c[i].kind || (before->kind == c[i].kind &&
-                                                                  before->index < c[i].index))))
+            if (l < r || (l <= r && (before->kind < c[i].kind ||
+                                     (before->kind == c[i].kind && before->index < c[i].index))))
                 break;
             s.c[at] = *before;
         }
@@ -281,7 +281,7 @@ static void test_by_hand(void **state)
     expect("hanging", hanging, 4, 1, "2");
     expect("hanging", hanging, 4, 4, "1");
     expect("hanging", hanging, 4, 5, "21");
-    expect("hanging", hanging, 4, 6, "0");  /* the whole in the place of its parts */
+    expect("hanging", hanging, 4, 6, "0"); /* the whole in the place of its parts */
     expect("hanging", hanging, 4, 25, "0");
     expect("hanging", hanging, 4, 26, "03"); /* its parts are in the 25 already */
     expect("hanging", hanging, 4, 31, "03");

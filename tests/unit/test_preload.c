@@ -139,13 +139,39 @@ static void test_shapes(void **state)
     for (uint32_t shape = 0; shape < 2; shape++) {
         k->count = LARGE;
         for (uint32_t i = 0; i < LARGE; i++)
-            k->items[i] = (struct preload_item){
-                .value = 1, .bytes = 1, .needs = i == 0 ? PRELOAD_NONE : shape == 0 ? i - 1 : 0};
+            k->items[i] = (struct preload_item){.value = 1,
+                                                .bytes = 1,
+                                                .needs = i == 0       ? PRELOAD_NONE
+                                                         : shape == 0 ? i - 1
+                                                                      : 0};
         k->capacity = LARGE / 2;
         double value = plan(k);
         check_plan(&c, k, value);
         assert_float_equal(value, LARGE / 2, 0); /* as many as fit */
     }
+    free(k);
+}
+
+/* So many that none is tried first: density alone must see what an adapter makes its backbone
+ * worth, which by itself is worth nothing. */
+static void test_a_set_is_as_dense_as_its_parts(void **state)
+{
+    (void)state;
+    struct instance *k = calloc(1, sizeof *k);
+    struct seeded c = seeded_cases(1);
+    uint32_t sets = 1500;
+    assert_non_null(k);
+    k->count = 3 * sets;
+    for (uint32_t i = 0; i < k->count; i += 3) {
+        k->items[i] = (struct preload_item){.bytes = 100, .needs = PRELOAD_NONE};
+        k->items[i + 1] = (struct preload_item){.value = 900, .bytes = 10, .needs = i};
+        k->items[i + 2] =
+            (struct preload_item){.value = i % 2 ? 90 : 700, .bytes = 100, .needs = PRELOAD_NONE};
+    }
+    k->capacity = UINT64_C(110) * sets; /* 900 of 110 before 700 of 100 */
+    double value = plan(k);
+    check_plan(&c, k, value);
+    assert_float_equal(value, 900.0 * sets, 0);
     free(k);
 }
 
@@ -189,8 +215,7 @@ static void test_by_hand(void **state)
     expect("a large thing before a dense one",
            (struct preload_item[]){{2, 1, NONE, 0}, {100, 100, NONE, 0}}, 100, ".#");
     expect("a large whole before a dense one",
-           (struct preload_item[]){{2, 1, NONE, 0}, {0, 90, NONE, 0}, {100, 10, 1, 0}}, 100,
-           ".##");
+           (struct preload_item[]){{2, 1, NONE, 0}, {0, 90, NONE, 0}, {100, 10, 1, 0}}, 100, ".##");
     expect("of a set that does not fit, what of it does",
            (struct preload_item[]){{10, 50, NONE, 0}, {90, 10, 0, 0}, {80, 10, 0, 0}}, 60, "##.");
     expect("nothing fits", (struct preload_item[]){{10, 50, NONE, 0}}, 49, ".");
@@ -198,11 +223,8 @@ static void test_by_hand(void **state)
     expect("no item", (struct preload_item[]){{0}}, 100, "");
     /* Spare on backbone, kernels on context: two levels, and the better of two trees. */
     expect("two levels",
-           (struct preload_item[]){{1, 60, NONE, 0},
-                                   {1, 60, NONE, 0},
-                                   {5, 20, 0, 0},
-                                   {5, 20, 1, 0},
-                                   {500, 20, 3, 0}},
+           (struct preload_item[]){
+               {1, 60, NONE, 0}, {1, 60, NONE, 0}, {5, 20, 0, 0}, {5, 20, 1, 0}, {500, 20, 3, 0}},
            100, ".#.##");
 #undef NONE
 }
@@ -223,8 +245,8 @@ static double best_of(const struct instance *k)
         /* What an item needs is an earlier one: without its last item a closed set is closed. */
         uint32_t last = 31 - (uint32_t)__builtin_clz(set), rest = set & ~(1u << last);
         const struct preload_item *item = &k->items[last];
-        bool has_needs = item->needs == PRELOAD_NONE || k->items[item->needs].chosen ||
-                         rest >> item->needs & 1;
+        bool has_needs =
+            item->needs == PRELOAD_NONE || k->items[item->needs].chosen || rest >> item->needs & 1;
         value[set] = value[rest] + item->value;
         bytes[set] = bytes[rest] + item->bytes;
         is_closed[set] = is_closed[rest] && has_needs && !item->chosen;
@@ -287,8 +309,8 @@ static void test_gap_to_the_best(void **state)
     assert_true(forests.count + backbones.count == 10000);
     assert_true((forests.sum + backbones.sum) / 10000 <= 0.02);
     /* Each kind by itself is better than what is promised of both. */
-    assert_true(forests.sum / forests.count <= 0.01);
-    assert_true(backbones.sum / backbones.count <= 0.01);
+    assert_true(forests.sum / forests.count <= 0.003);
+    assert_true(backbones.sum / backbones.count <= 0.003);
 }
 
 /* Where nothing needs anything, what is taken by density together with the best single item is
@@ -337,6 +359,7 @@ int main(void)
         cmocka_unit_test(test_by_hand),
         cmocka_unit_test(test_plans_keep_their_promises),
         cmocka_unit_test(test_shapes),
+        cmocka_unit_test(test_a_set_is_as_dense_as_its_parts),
         cmocka_unit_test(test_gap_to_the_best),
         cmocka_unit_test(test_half_of_the_best_without_needs),
         cmocka_unit_test(test_deterministic),
