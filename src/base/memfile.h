@@ -13,8 +13,8 @@
  * (close-on-exec) or -errno. */
 int memfile_create(const char *name, unsigned flags, uint64_t bytes);
 
-/* Its size and mode are fixed now (0444, seals against growing and shrinking), and it is opened once
- * more, for reading only: what is handed out to those who may only read, so that even
+/* Its size and mode are fixed now (0444, seals against growing and shrinking), and it is opened
+ * once more, for reading only: what is handed out to those who may only read, so that even
  * /proc/PID/fd gives no way back. Needs /proc. */
 int memfile_reader(int fd, int *ret_reader_fd, struct error *err);
 

@@ -99,15 +99,14 @@ static void draw_devices(const json_t *status, struct look *look)
         char used[32], budget[32];
         device_s += number_of(v, "device_s");
         double passed_s = (double)(now_us - look->at_us) / 1e6;
-        double busy = look->is_first || passed_s <= 0
-                          ? 0
-                          : 100 * (device_s - look->device_s) / passed_s;
-        printf("%s  busy %3.0f %%  backlog %.0f ms  contention %.1f  %d processes  memory %s of %s\n",
-               json_string_value(json_object_get(v, "name")), fmin(busy, 100),
-               number_of(v, "backlog_ms"), number_of(v, "contention"),
-               (int)number_of(v, "workers"),
-               cli_bytes_text(number_of(v, "used_bytes"), used, sizeof used),
-               cli_bytes_text(number_of(v, "budget_bytes"), budget, sizeof budget));
+        double busy =
+            look->is_first || passed_s <= 0 ? 0 : 100 * (device_s - look->device_s) / passed_s;
+        printf(
+            "%s  busy %3.0f %%  backlog %.0f ms  contention %.1f  %d processes  memory %s of %s\n",
+            json_string_value(json_object_get(v, "name")), fmin(busy, 100),
+            number_of(v, "backlog_ms"), number_of(v, "contention"), (int)number_of(v, "workers"),
+            cli_bytes_text(number_of(v, "used_bytes"), used, sizeof used),
+            cli_bytes_text(number_of(v, "budget_bytes"), budget, sizeof budget));
         draw_bar(json_object_get(v, "memory"), number_of(v, "budget_bytes"));
     }
     *look = (struct look){.device_s = device_s, .at_us = now_us};
@@ -143,7 +142,8 @@ static void put_ms(const json_t *totals, const char *key)
 static void draw_function(const json_t *f)
 {
     const json_t *totals = json_object_get(f, "totals");
-    printf("%-20.20s %-12.12s %-8s %4.0f %4.0f %8.0f", json_string_value(json_object_get(f, "name")),
+    printf("%-20.20s %-12.12s %-8s %4.0f %4.0f %8.0f",
+           json_string_value(json_object_get(f, "name")),
            json_string_value(json_object_get(f, "owner")),
            json_string_value(json_object_get(f, "state")), number_of(f, "waiting"),
            number_of(f, "running"), number_of(totals, "requests"));
@@ -159,11 +159,10 @@ static void draw_functions(const json_t *document, int lines)
     json_t **sorted = calloc(count > 0 ? count : 1, sizeof(json_t *)), *f;
     if (sorted == NULL)
         return;
-    json_array_foreach(functions, i, f)
-        sorted[i] = f;
+    json_array_foreach(functions, i, f) sorted[i] = f;
     qsort(sorted, count, sizeof(json_t *), compare);
-    printf("\n%-20s %-12s %-8s %4s %4s %8s %8s %8s %9s %11s\n", "FUNCTION", "OWNER", "STATE", "WAIT",
-           "RUN", "REQUESTS", "TTFT P50", "P95 MS", "GB S", "USD");
+    printf("\n%-20s %-12s %-8s %4s %4s %8s %8s %8s %9s %11s\n", "FUNCTION", "OWNER", "STATE",
+           "WAIT", "RUN", "REQUESTS", "TTFT P50", "P95 MS", "GB S", "USD");
     for (i = 0; i < count && (int)i < lines; i++)
         draw_function(sorted[i]);
     if ((int)count > lines)

@@ -1,4 +1,5 @@
-/* `sllora plan, logs, owner`: what the scheduler means to do, what happened, who may have how much. */
+/* `sllora plan, logs, owner`: what the scheduler means to do, what happened, who may have how much.
+ */
 #include "cli/cli.h"
 
 #include <argp.h>
@@ -51,8 +52,7 @@ static void print_plan(const json_t *document)
                cli_bytes_text(number_of(place, "budget_bytes"), budget, sizeof budget));
         printf("%-9s %-24s %10s %10s %12s %14s  %s\n", "KIND", "OF", "BYTES", "SAVES MS",
                "VALUE MS/S", "MS/S PER GIB", "PLAN");
-        json_array_foreach(json_object_get(place, "items"), j, item)
-            print_item(item);
+        json_array_foreach(json_object_get(place, "items"), j, item) print_item(item);
     }
 }
 

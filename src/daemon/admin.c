@@ -94,10 +94,11 @@ static void put_owner(struct daemon *d, struct exchange *x, const char *name, co
         json_integer_value(requests) < 0 ||
         json_integer_value(requests) > (json_int_t)d->config.sched.requests_max) {
         char message[160];
-        snprintf(message, sizeof message,
-                 "an owner's limit is {\"requests\": 0 to %u} (0: the server's default), for a name "
-                 "of letters, digits, '-', '_', '.'",
-                 d->config.sched.requests_max);
+        snprintf(
+            message, sizeof message,
+            "an owner's limit is {\"requests\": 0 to %u} (0: the server's default), for a name "
+            "of letters, digits, '-', '_', '.'",
+            d->config.sched.requests_max);
         exchange_error(x, 400, NULL, "requests", 0, message);
         return;
     }

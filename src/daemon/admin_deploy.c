@@ -137,12 +137,11 @@ static void tell_progress(struct exchange *x, const char *part, uint64_t done, u
 static void tell_deployed(struct exchange *x, const struct deploy_result *r)
 {
     json_t *adapter = r->f->has_adapter ? digest_json(&r->f->adapter) : json_null();
-    exchange_line(x,
-                  json_pack("{s:s, s:s, s:s, s:I, s:o, s:o, s:O?, s:O, s:f}", "state", "deployed",
-                            "name", r->f->name, "owner", r->f->owner, "generation",
-                            (json_int_t)r->f->generation, "backbone", digest_json(&r->f->backbone),
-                            "adapter", adapter, "certificate", r->certificate, "warnings", r->warnings, "ms",
-                            r->took_ms));
+    exchange_line(x, json_pack("{s:s, s:s, s:s, s:I, s:o, s:o, s:O?, s:O, s:f}", "state",
+                               "deployed", "name", r->f->name, "owner", r->f->owner, "generation",
+                               (json_int_t)r->f->generation, "backbone",
+                               digest_json(&r->f->backbone), "adapter", adapter, "certificate",
+                               r->certificate, "warnings", r->warnings, "ms", r->took_ms));
     exchange_lines_end(x);
 }
 

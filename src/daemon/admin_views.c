@@ -68,14 +68,13 @@ static json_t *quantile_ms(const struct histogram *h, double share)
 
 static json_t *totals_json(const struct function_entry *f)
 {
-    return json_pack(
-        "{s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:f, s:f}", "requests",
-        (json_int_t)f->requests, "failures", (json_int_t)f->failures, "cold_starts",
-        (json_int_t)f->cold_starts, "prompt_tokens", (json_int_t)f->tokens_prompt,
-        "completion_tokens", (json_int_t)f->tokens_new, "device_ms", ms((double)f->device_us),
-        "worker_ms", ms((double)f->worker_us), "ttft_ms_p50", quantile_ms(&f->ttft, 0.5),
-        "ttft_ms_p95", quantile_ms(&f->ttft, 0.95), "gb_s", f->byte_s / PRICE_GB_BYTES, "cost_usd",
-        (double)f->cost_nano_usd / NANO_USD);
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:f, s:f}", "requests",
+                     (json_int_t)f->requests, "failures", (json_int_t)f->failures, "cold_starts",
+                     (json_int_t)f->cold_starts, "prompt_tokens", (json_int_t)f->tokens_prompt,
+                     "completion_tokens", (json_int_t)f->tokens_new, "device_ms",
+                     ms((double)f->device_us), "worker_ms", ms((double)f->worker_us), "ttft_ms_p50",
+                     quantile_ms(&f->ttft, 0.5), "ttft_ms_p95", quantile_ms(&f->ttft, 0.95), "gb_s",
+                     f->byte_s / PRICE_GB_BYTES, "cost_usd", (double)f->cost_nano_usd / NANO_USD);
 }
 
 json_t *function_json(const struct daemon *d, uint32_t index)
@@ -110,24 +109,23 @@ void function_describe(const struct daemon *d, uint32_t index, json_t *o)
     sched_function_view(d->sched, clock_now_us(), index, &v);
     sched_cost_view(d->sched, d->functions[index].backbone, &fit);
     const struct registry_function *f = &d->functions[index].f;
-    json_object_set_new(
-        o, "forecast",
-        json_pack("{s:f, s:f, s:f, s:I}", "requests_per_s", v.rate_s, "probability_next_minute",
-                  v.soon, "error_factor", v.forecast_error, "seen", (json_int_t)v.requests));
-    json_object_set_new(
-        o, "cost_model",
-        json_pack("{s:o, s:o, s:f, s:I, s:o, s:i}", "t0_ms", ms(v.t0_us), "alpha_ms",
-                  ms(v.alpha_us), "error", fit.error, "turns", (json_int_t)fit.samples,
-                  "start_to_first_token_ms", ms(v.start_us), "batch_limit", (int)v.batch_limit));
+    json_object_set_new(o, "forecast",
+                        json_pack("{s:f, s:f, s:f, s:I}", "requests_per_s", v.rate_s,
+                                  "probability_next_minute", v.soon, "error_factor",
+                                  v.forecast_error, "seen", (json_int_t)v.requests));
+    json_object_set_new(o, "cost_model",
+                        json_pack("{s:o, s:o, s:f, s:I, s:o, s:i}", "t0_ms", ms(v.t0_us),
+                                  "alpha_ms", ms(v.alpha_us), "error", fit.error, "turns",
+                                  (json_int_t)fit.samples, "start_to_first_token_ms",
+                                  ms(v.start_us), "batch_limit", (int)v.batch_limit));
     json_object_set_new(o, "objectives",
-                        json_pack("{s:o, s:o, s:b, s:I, s:I}", "ttft_ms",
-                                  ms((double)v.slo_ttft_us), "tpot_ms", ms((double)v.slo_tpot_us),
-                                  "named", f->slo_ttft_us > 0 || f->slo_tpot_us > 0, "met",
+                        json_pack("{s:o, s:o, s:b, s:I, s:I}", "ttft_ms", ms((double)v.slo_ttft_us),
+                                  "tpot_ms", ms((double)v.slo_tpot_us), "named",
+                                  f->slo_ttft_us > 0 || f->slo_tpot_us > 0, "met",
                                   (json_int_t)v.met, "missed", (json_int_t)v.missed));
     json_object_set_new(o, "owner_requests_max",
-                        json_integer(f->owner_requests_max > 0
-                                         ? f->owner_requests_max
-                                         : d->config.sched.owner_live_max));
+                        json_integer(f->owner_requests_max > 0 ? f->owner_requests_max
+                                                               : d->config.sched.owner_live_max));
 }
 
 /* --- status --- */
@@ -222,26 +220,26 @@ static json_t *device_json(const struct daemon *d)
     json_t *turn = v.turn_worker != SCHED_NONE && d->workers[v.turn_worker].proc != NULL
                        ? json_integer(proc_pid(d->workers[v.turn_worker].proc))
                        : json_null();
-    return json_pack("{s:s, s:I, s:I, s:o, s:i, s:o, s:f, s:o, s:f}", "name", "cpu",
-                     "budget_bytes", (json_int_t)v.budget_bytes, "used_bytes",
-                     (json_int_t)v.used_bytes, "memory", memory_json(d), "workers",
-                     (int)v.workers, "turn_pid", turn, "contention", v.contention, "backlog_ms",
-                     ms(v.backlog_us), "device_s", (double)v.device_us / 1e6);
+    return json_pack("{s:s, s:I, s:I, s:o, s:i, s:o, s:f, s:o, s:f}", "name", "cpu", "budget_bytes",
+                     (json_int_t)v.budget_bytes, "used_bytes", (json_int_t)v.used_bytes, "memory",
+                     memory_json(d), "workers", (int)v.workers, "turn_pid", turn, "contention",
+                     v.contention, "backlog_ms", ms(v.backlog_us), "device_s",
+                     (double)v.device_us / 1e6);
 }
 
 void admin_status(struct daemon *d, struct exchange *x)
 {
     struct sched_counts c;
     sched_counts(d->sched, &c);
-    json_t *o = json_pack(
-        "{s:i, s:i, s:I, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:o, s:o}", "pid", (int)getpid(), "port",
-        (int)gateway_port(d->gateway), "uptime_s",
-        (json_int_t)((clock_now_us() - d->started_us) / 1000000), "requests_waiting",
-        (int)c.requests_waiting, "requests_running", (int)c.requests_running, "spares",
-        (int)c.spares, "objectives_met", (json_int_t)c.met, "objectives_missed",
-        (json_int_t)c.missed, "memory_bytes", (json_int_t)c.memory_bytes, "memory_budget_bytes",
-        (json_int_t)d->config.memory_bytes, "workers", workers_json(d), "backbones",
-        backbones_json(d));
+    json_t *o =
+        json_pack("{s:i, s:i, s:I, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:o, s:o}", "pid",
+                  (int)getpid(), "port", (int)gateway_port(d->gateway), "uptime_s",
+                  (json_int_t)((clock_now_us() - d->started_us) / 1000000), "requests_waiting",
+                  (int)c.requests_waiting, "requests_running", (int)c.requests_running, "spares",
+                  (int)c.spares, "objectives_met", (json_int_t)c.met, "objectives_missed",
+                  (json_int_t)c.missed, "memory_bytes", (json_int_t)c.memory_bytes,
+                  "memory_budget_bytes", (json_int_t)d->config.memory_bytes, "workers",
+                  workers_json(d), "backbones", backbones_json(d));
     json_object_set_new(o, "devices", json_pack("[o]", device_json(d)));
     json_object_set_new(o, "ttft_ms_p50", quantile_ms(&d->totals.ttft, 0.5));
     json_object_set_new(o, "ttft_ms_p95", quantile_ms(&d->totals.ttft, 0.95));
@@ -256,15 +254,14 @@ static json_t *item_json(const struct daemon *d, const struct sched_item_view *v
     static const char *const kinds[] = {[SCHED_ITEM_BACKBONE] = "backbone",
                                         [SCHED_ITEM_SPARE] = "spare",
                                         [SCHED_ITEM_ADAPTER] = "adapter"};
-    const char *name = v->kind == SCHED_ITEM_ADAPTER
-                           ? d->functions[v->function].f.name
-                           : d->backbones[v->backbone].image.label;
+    const char *name = v->kind == SCHED_ITEM_ADAPTER ? d->functions[v->function].f.name
+                                                     : d->backbones[v->backbone].image.label;
     double mib = (double)v->bytes / (1 << 20);
     return json_pack("{s:s, s:s, s:I, s:f, s:f, s:f, s:b, s:b, s:b}", "kind", kinds[v->kind],
                      "name", name, "bytes", (json_int_t)v->bytes, "saves_ms", v->saved_us / 1e3,
                      "value_ms_per_s", v->value / 1e3, "density_ms_per_s_gib",
-                     mib > 0 ? v->value / 1e3 / (mib / 1024) : 0.0, "present", v->present,
-                     "in_use", v->in_use, "chosen", v->chosen);
+                     mib > 0 ? v->value / 1e3 / (mib / 1024) : 0.0, "present", v->present, "in_use",
+                     v->in_use, "chosen", v->chosen);
 }
 
 void admin_plan(struct daemon *d, struct exchange *x)
@@ -281,9 +278,9 @@ void admin_plan(struct daemon *d, struct exchange *x)
     json_t *place = json_pack("{s:s, s:I, s:I, s:I, s:o}", "name", "cpu", "budget_bytes",
                               (json_int_t)v.budget_bytes, "used_bytes", (json_int_t)v.used_bytes,
                               "items_count", (json_int_t)count, "items", list);
-    exchange_json(x, 200,
-                  json_pack("{s:b, s:[o]}", "preloading", d->config.sched.no_preload == 0,
-                            "places", place));
+    exchange_json(
+        x, 200,
+        json_pack("{s:b, s:[o]}", "preloading", d->config.sched.no_preload == 0, "places", place));
 }
 
 /* --- usage --- */
@@ -292,11 +289,11 @@ void admin_usage(struct daemon *d, struct exchange *x)
 {
     struct sched_device_view v;
     sched_device_view(d->sched, clock_now_us(), 0, &v);
-    exchange_json(
-        x, 200,
-        json_pack("{s:I, s:f, s:f, s:f, s:f, s:f, s:I}", "device_us", (json_int_t)v.device_us,
-                  "active_byte_s", d->totals.receipts_byte_s, "idle_byte_s",
-                  d->totals.idle_byte_s, "platform_byte_s", v.platform_byte_s, "total_byte_s",
-                  v.byte_s, "cost_usd", (double)d->totals.cost_nano_usd / NANO_USD, "requests",
-                  (json_int_t)d->totals.receipts));
+    exchange_json(x, 200,
+                  json_pack("{s:I, s:f, s:f, s:f, s:f, s:f, s:I}", "device_us",
+                            (json_int_t)v.device_us, "active_byte_s", d->totals.receipts_byte_s,
+                            "idle_byte_s", d->totals.idle_byte_s, "platform_byte_s",
+                            v.platform_byte_s, "total_byte_s", v.byte_s, "cost_usd",
+                            (double)d->totals.cost_nano_usd / NANO_USD, "requests",
+                            (json_int_t)d->totals.receipts));
 }

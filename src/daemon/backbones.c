@@ -1,6 +1,6 @@
 /*
- * Backbones by number, and what the core is told of one before anything of it ran: its bytes, what a
- * worker of it takes, and guesses of its speed, which the first turns and loads replace.
+ * Backbones by number, and what the core is told of one before anything of it ran: its bytes, what
+ * a worker of it takes, and guesses of its speed, which the first turns and loads replace.
  */
 #include "daemon/daemon.h"
 

@@ -1,6 +1,6 @@
 /*
- * Receipts and idle memory, priced and into the ledger. A request's answer ends after its receipt is
- * on disk (serve.c): who was answered was billed, also when the daemon is killed in between.
+ * Receipts and idle memory, priced and into the ledger. A request's answer ends after its receipt
+ * is on disk (serve.c): who was answered was billed, also when the daemon is killed in between.
  */
 #include "daemon/daemon.h"
 
@@ -50,8 +50,9 @@ static struct ledger_function who(const struct function_entry *f)
 static void check_added(struct daemon *d, int r)
 {
     if (r < 0 && !d->ledger_full)
-        log_error("bills", "the ledger holds no more rows that are not on disk: what ends now is not "
-                           "billed");
+        log_error("bills",
+                  "the ledger holds no more rows that are not on disk: what ends now is not "
+                  "billed");
     d->ledger_full = r < 0;
 }
 

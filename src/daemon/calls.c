@@ -337,9 +337,10 @@ static const struct refusal refusals[SCHED_REASON_COUNT] = {
     [SCHED_REASON_NONE] = {500, 0, "request_lost", "The request was lost; send it again"},
     [SCHED_FUNCTION_QUEUE_FULL] = {429, 1, "rate_limit_exceeded",
                                    "Too many requests are waiting for this function"},
-    [SCHED_OWNER_LIMIT] = {429, 1, "rate_limit_exceeded",
-                           "This function's owner has as many requests waiting or running as he may "
-                           "have (sllora owner)"},
+    [SCHED_OWNER_LIMIT] =
+        {429, 1, "rate_limit_exceeded",
+         "This function's owner has as many requests waiting or running as he may "
+         "have (sllora owner)"},
     [SCHED_SERVER_FULL] = {503, 1, "server_full", "Too many requests are waiting"},
     [SCHED_TOO_LARGE] = {503, 0, "insufficient_memory",
                          "This function's backbone does not fit the server's memory budget; "
@@ -369,9 +370,8 @@ static void refuse_call(struct daemon *d, struct call *c, const struct sched_act
     uint64_t retry_s = a->us > 0 ? (a->us + 999999) / 1000000 : r->retry_after_s;
     d->totals.refused++;
     d->totals.refused_by[a->reason]++;
-    fail(d, c, r->status, r->code, NULL, retry_s < RETRY_AFTER_S_MAX ? (uint32_t)retry_s
-                                                                     : RETRY_AFTER_S_MAX,
-         r->message);
+    fail(d, c, r->status, r->code, NULL,
+         retry_s < RETRY_AFTER_S_MAX ? (uint32_t)retry_s : RETRY_AFTER_S_MAX, r->message);
     call_free(d, c);
 }
 
@@ -537,8 +537,8 @@ static bool on_done(struct daemon *d, struct call *c, const struct wire_done *do
     f->tokens_new += done->completion_tokens;
     f->device_us += done->device_us;
     f->worker_us += done->worker_us;
-    c->usage = (struct infer_usage){done->prompt_tokens, done->completion_tokens,
-                                    done->cached_tokens};
+    c->usage =
+        (struct infer_usage){done->prompt_tokens, done->completion_tokens, done->cached_tokens};
     if (c->x != NULL)
         histogram_add(&d->totals.e2e, clock_now_us() - c->arrived_us);
     end(d, c, done);

@@ -1,9 +1,9 @@
 /*
- * Copies of images in memory: LOAD and DROP carried out. A backbone's keeper makes the memory, fills
- * it and holds it until it is killed; a zygote that maps it is there for as long, and with either of
- * them the copy goes. An adapter's memory is made here and held by its descriptor;
- * the stager, one process for all of them, fills it and seals it. Both compare digests; what they
- * say is believed when the seals are there, for then nobody can change the bytes any more.
+ * Copies of images in memory: LOAD and DROP carried out. A backbone's keeper makes the memory,
+ * fills it and holds it until it is killed; a zygote that maps it is there for as long, and with
+ * either of them the copy goes. An adapter's memory is made here and held by its descriptor; the
+ * stager, one process for all of them, fills it and seals it. Both compare digests; what they say
+ * is believed when the seals are there, for then nobody can change the bytes any more.
  */
 #include "daemon/daemon.h"
 
@@ -213,7 +213,7 @@ static int load_backbone(struct daemon *d, struct copy_slot *c, int image, struc
 /* --- adapters --- */
 
 static void stager_record(void *context, struct proc *p, struct wire_cursor *wire,
-                           const struct wire_record *r)
+                          const struct wire_record *r)
 {
     struct daemon *d = context;
     (void)wire;

@@ -169,8 +169,8 @@ struct daemon {
     struct copy_slot *copies;        /* [copies_max] */
     struct proc *stager;             /* NULL until there is an adapter to load */
     uint64_t load_sequence;
-    struct worker_slot *workers;     /* [workers_max] */
-    struct call *calls;              /* [calls_max] */
+    struct worker_slot *workers; /* [workers_max] */
+    struct call *calls;          /* [calls_max] */
     uint32_t calls_max, calls_free, calls_live;
     uint32_t calls_ended; /* head of a list: their receipts are to be on disk first */
     uint64_t call_sequence;
@@ -217,7 +217,8 @@ const char *function_text(const struct registry_function *f, char to[FUNCTION_TE
 void owner_limit(struct daemon *d, uint32_t id, uint32_t requests_max);
 
 /* backbones.c: numbers of backbones, and what the core is told of them */
-/* The number of the backbone with that digest, which may be new; SCHED_NONE: it cannot be served. */
+/* The number of the backbone with that digest, which may be new; SCHED_NONE: it cannot be served.
+ */
 uint32_t backbone_number(struct daemon *d, const struct digest *digest, struct error *err);
 uint64_t backbone_kv_token_bytes(const struct daemon *d, const struct registry_image *image);
 /* What a worker of it takes, but for its KV memory. */

@@ -185,15 +185,15 @@ static int keep_image(struct deploy *j, const struct wire_packed *p, struct erro
 {
     struct daemon *d = j->daemon;
     const char *dir = j->packing_adapter ? j->order.adapter_dir : j->order.backbone_dir;
-    struct registry_image image = {.digest = p->digest,
-                                   .bytes = p->bytes,
-                                   .kind = j->packing_adapter ? IMAGE_ADAPTER : IMAGE_BACKBONE,
-                                   .dtype = packing_dtype(j),
-                                   .rank = certificate_rank(j->certificate),
-                                   .kv_token_bytes = {p->kv_token_bytes[0], p->kv_token_bytes[1],
-                                                      p->kv_token_bytes[2]},
-                                   .row_bytes = p->row_bytes,
-                                   .fixed_bytes = p->fixed_bytes};
+    struct registry_image image = {
+        .digest = p->digest,
+        .bytes = p->bytes,
+        .kind = j->packing_adapter ? IMAGE_ADAPTER : IMAGE_BACKBONE,
+        .dtype = packing_dtype(j),
+        .rank = certificate_rank(j->certificate),
+        .kv_token_bytes = {p->kv_token_bytes[0], p->kv_token_bytes[1], p->kv_token_bytes[2]},
+        .row_bytes = p->row_bytes,
+        .fixed_bytes = p->fixed_bytes};
     snprintf(image.label, sizeof image.label, "%.127s", base_name(dir));
     bool was_there = false;
     int r = image_publish(d, j->out_fd, j->out_path, &p->digest, &was_there, err);
@@ -315,8 +315,10 @@ static void warn(json_t *list, const char *flag, double slo_us, const char *what
     char text[200];
     if (slo_us <= 0 || us <= slo_us)
         return;
-    snprintf(text, sizeof text, "%s %.0f cannot be met even alone on this machine: %s takes about "
-             "%.0f ms", flag, slo_us / 1e3, what, us / 1e3);
+    snprintf(text, sizeof text,
+             "%s %.0f cannot be met even alone on this machine: %s takes about "
+             "%.0f ms",
+             flag, slo_us / 1e3, what, us / 1e3);
     json_array_append_new(list, json_string(text));
 }
 

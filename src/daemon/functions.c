@@ -62,8 +62,8 @@ static void tell_owner(struct daemon *d, uint32_t index, uint32_t requests_max)
 {
     struct sched_event e = {.type = SCHED_OWNER,
                             .owner = index,
-                            .tokens = requests_max > 0 ? requests_max
-                                                       : d->config.sched.owner_live_max};
+                            .tokens =
+                                requests_max > 0 ? requests_max : d->config.sched.owner_live_max};
     daemon_event(d, &e);
 }
 
@@ -99,7 +99,8 @@ int function_reserve(struct daemon *d, const struct registry_function *f,
     uint32_t backbone = backbone_number(d, &f->backbone, err);
     if (backbone == SCHED_NONE)
         return err->code;
-    /* An owner who is new to the registry has no id yet; there is a slot for him or there is not. */
+    /* An owner who is new to the registry has no id yet; there is a slot for him or there is not.
+     */
     uint32_t owner = owner_number(d, f->owner_id);
     if (owner == SCHED_NONE)
         return error_set(err, -ENOSPC, "%u owners have functions already, the limit",

@@ -52,10 +52,10 @@ json_t *journal_json(const struct journal *j, const char *name, uint64_t from, u
         const struct line *l = &j->lines[at % JOURNAL_LINES];
         if (name != NULL && strcmp(l->name, name) != 0)
             continue;
-        json_array_append_new(
-            lines, json_pack("{s:I, s:f, s:s, s:I, s:s}", "number", (json_int_t)at, "time",
-                             (double)l->wall_us / 1e6, "function", l->name, "generation",
-                             (json_int_t)l->generation, "text", l->text));
+        json_array_append_new(lines,
+                              json_pack("{s:I, s:f, s:s, s:I, s:s}", "number", (json_int_t)at,
+                                        "time", (double)l->wall_us / 1e6, "function", l->name,
+                                        "generation", (json_int_t)l->generation, "text", l->text));
         max--;
     }
     return json_pack("{s:o, s:I}", "lines", lines, "next", (json_int_t)at);

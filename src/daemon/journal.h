@@ -20,6 +20,6 @@ void journal_free(struct journal *j);
 void journal_put(struct journal *j, const char *name, uint64_t generation, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
-/* {"lines": [{"number", "time", "generation", "text"}], "next": N}: lines of `name` (NULL: all) from
- * number `from` on, at most `max`, oldest first. `next` is where to go on. */
+/* {"lines": [{"number", "time", "generation", "text"}], "next": N}: lines of `name` (NULL: all)
+ * from number `from` on, at most `max`, oldest first. `next` is where to go on. */
 json_t *journal_json(const struct journal *j, const char *name, uint64_t from, uint32_t max);

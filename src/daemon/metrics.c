@@ -117,7 +117,8 @@ static void put_functions(struct buf *b, const struct daemon *d)
 static void put_refusals(struct buf *b, const struct daemon *d)
 {
     static const char name[] = "sllora_requests_refused_by_reason_total";
-    buf_printf(b, "# HELP %s Requests refused or lost, by reason.\n# TYPE %s counter\n", name, name);
+    buf_printf(b, "# HELP %s Requests refused or lost, by reason.\n# TYPE %s counter\n", name,
+               name);
     for (uint32_t i = 1; i < SCHED_REASON_COUNT; i++)
         buf_printf(b, "%s{reason=\"%s\"} %llu\n", name, sched_reason_name(i),
                    (unsigned long long)d->totals.refused_by[i]);
@@ -133,7 +134,8 @@ static void put_usage(struct buf *b, const struct daemon *d)
 {
     struct sched_device_view v;
     sched_device_view(d->sched, clock_now_us(), 0, &v);
-    put_number(b, "sllora_device_seconds_total", "Time in engine steps.", (double)v.device_us / 1e6);
+    put_number(b, "sllora_device_seconds_total", "Time in engine steps.",
+               (double)v.device_us / 1e6);
     put_number(b, "sllora_memory_byte_seconds_total", "Device memory held.", v.byte_s);
     put_number(b, "sllora_memory_active_byte_seconds_total", "Of it while requests ran.",
                d->totals.receipts_byte_s);

@@ -35,8 +35,8 @@ struct proc {
     struct proc *dirty_next;  /* those with something to flush */
     bool dirty;
     bool abandoned;
-    bool ended; /* reaped */
-    bool kill_due;       /* a copy whose pidfd has not come yet */
+    bool ended;    /* reaped */
+    bool kill_due; /* a copy whose pidfd has not come yet */
     bool is_zygote;
     struct proc *zygote; /* that it is a copy of; NULL: it was started */
     uint64_t number;     /* of the order to make it, never used twice */
@@ -404,8 +404,7 @@ void proc_put(struct proc *p, enum wire_type type, const void *fixed, size_t fix
 
 static const char *role_name(enum sandbox_role role)
 {
-    static const char *const names[] = {
-        [SANDBOX_WORKER] = "worker",
+    static const char *const names[] = {[SANDBOX_WORKER] = "worker",
                                         [SANDBOX_KEEPER] = "keeper",
                                         [SANDBOX_STAGER] = "stager",
                                         [SANDBOX_ZYGOTE] = "zygote",

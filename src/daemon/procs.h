@@ -56,6 +56,6 @@ void proc_limit_memory(struct proc *p, uint64_t bytes);
 /* No more events from it; it is killed and reaped on its own. */
 void proc_abandon(struct proc *p);
 
-pid_t proc_pid(const struct proc *p); /* 0: a copy that is still to be made */
+pid_t proc_pid(const struct proc *p);         /* 0: a copy that is still to be made */
 uint64_t proc_spawn_us(const struct proc *p); /* clone, maps, exec; of a copy the clone */
 uint64_t proc_started_us(const struct proc *p);

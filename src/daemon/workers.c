@@ -1,7 +1,7 @@
 /*
- * Workers: the core's actions on them carried out, their records turned into events. A worker begins
- * as a spare that maps its backbone and knows nobody; its first BIND gives it a domain for good, and
- * it dies with that. Nothing of a process is used for a second domain.
+ * Workers: the core's actions on them carried out, their records turned into events. A worker
+ * begins as a spare that maps its backbone and knows nobody; its first BIND gives it a domain for
+ * good, and it dies with that. Nothing of a process is used for a second domain.
  */
 #include "daemon/daemon.h"
 
@@ -212,9 +212,8 @@ static void spawn_worker(struct daemon *d, const struct sched_action *a)
 {
     struct worker_slot *w = &d->workers[a->worker];
     assert(w->proc == NULL);
-    *w = (struct worker_slot){.backbone = a->backbone,
-                              .kv_granted_bytes = a->bytes,
-                              .heard_us = clock_now_us()};
+    *w = (struct worker_slot){
+        .backbone = a->backbone, .kv_granted_bytes = a->bytes, .heard_us = clock_now_us()};
     for (uint32_t i = 0; i < SCHED_SLOTS_MAX; i++)
         w->slot_function[i] = SCHED_NONE;
     struct proc_options o = {

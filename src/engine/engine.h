@@ -139,8 +139,8 @@ uint32_t engine_context_max(const struct engine *e);
 /* True while some sequence has work. */
 bool engine_has_work(const struct engine *e);
 
-/* From now on at most so many rows of a step are of prompts, where others decode; 0: as many as fit.
- * The first is never held up for ever: it gets one row at least. */
+/* From now on at most so many rows of a step are of prompts, where others decode; 0: as many as
+ * fit. The first is never held up for ever: it gets one row at least. */
 void engine_prompt_rows(struct engine *e, uint32_t rows);
 
 /* From now on KV blocks of so many bytes may have memory, and one in any case; what is too much and

@@ -30,7 +30,7 @@ struct kv_pool {
     uint32_t *given_back; /* [block_count], owned: a stack of taken and returned blocks */
     uint32_t given_count;
     uint32_t cold_count; /* of given_back, from the bottom: their memory went back to the system */
-    uint32_t *holders; /* [block_count], owned: how many sequences hold it */
+    uint32_t *holders;   /* [block_count], owned: how many sequences hold it */
     uint32_t held_count;
     bool keeps_prefixes;
     struct prefix prefix; /* with keeps_prefixes */

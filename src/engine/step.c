@@ -137,7 +137,8 @@ static bool is_planned(const struct engine *e, const struct sequence *s)
 }
 
 /* Makes room for all known tokens of sequence `index`, at the cost of the last in order that this
- * step does not compute; false when that is itself, which then waits or, alone in the pool, ends. */
+ * step does not compute; false when that is itself, which then waits or, alone in the pool, ends.
+ */
 static bool make_room(struct engine *e, uint32_t index)
 {
     struct sequence *s = e->sequences[index];

@@ -56,8 +56,7 @@ uint32_t batch_next_turn(const struct batch_contender *contenders, uint32_t coun
         const struct batch_contender *c = &contenders[i];
         if (best == BATCH_NONE || is_before(c, &contenders[best], starving))
             best = i;
-        if (c->first_us > 0 &&
-            (first == BATCH_NONE || is_before(c, &contenders[first], starving)))
+        if (c->first_us > 0 && (first == BATCH_NONE || is_before(c, &contenders[first], starving)))
             first = i;
     }
     bool is_starved = best != BATCH_NONE && contenders[best].passed_over >= starving;

@@ -26,8 +26,8 @@ double batch_margin_us(uint64_t deadline_us, uint64_t now_us, double contention,
 
 struct batch_contender {
     double margin_us;
-    double slack_us; /* how long it can be put off, were it next then: its margin without M */
-    double first_us; /* what it takes until its first tokens; 0: it only decodes */
+    double slack_us;      /* how long it can be put off, were it next then: its margin without M */
+    double first_us;      /* what it takes until its first tokens; 0: it only decodes */
     uint32_t passed_over; /* turns of others since it last had, or began to want, the device */
     uint32_t index;       /* the caller's */
 };

@@ -34,7 +34,8 @@ static double rate_us(const struct forecast *f, uint64_t now_us)
     uint64_t age = now_us > f->first_us ? now_us - f->first_us : 0;
     double decay = LN2 / (double)FORECAST_HALF_US;
     double weight = f->weight * maths_exp_minus(decay * (double)since);
-    /* How much of the kernel the function has lived through, and no less than a prior of its own. */
+    /* How much of the kernel the function has lived through, and no less than a prior of its own.
+     */
     double seen = (1 - maths_exp_minus(decay * (double)age)) / decay;
     return (weight + PRIOR_WEIGHT) / (seen + PRIOR_WEIGHT / PRIOR_RATE);
 }
@@ -131,8 +132,7 @@ void forecast_arrival(struct forecast *f, uint64_t now_us)
     uint64_t idle_us = now_us > f->last_us ? now_us - f->last_us : 0;
     if (f->arrivals > 0)
         learn(f, idle_us);
-    f->weight =
-        f->weight * maths_exp_minus(LN2 / (double)FORECAST_HALF_US * (double)idle_us) + 1;
+    f->weight = f->weight * maths_exp_minus(LN2 / (double)FORECAST_HALF_US * (double)idle_us) + 1;
     f->arrivals++;
     f->last_us = now_us > f->last_us ? now_us : f->last_us;
 }

@@ -5,9 +5,9 @@
  *
  *   net(t) = saved * P(next request within t) - bytes * E[min(t, time to the next request)] / price
  *
- * price: bytes that may be held for as long as one waits without them. The time with the largest net
- * is how long to keep it; 0 when none is above 0. With what starts in milliseconds this is short by
- * itself, with gigabytes that load for seconds it follows what is known of the requests.
+ * price: bytes that may be held for as long as one waits without them. The time with the largest
+ * net is how long to keep it; 0 when none is above 0. With what starts in milliseconds this is
+ * short by itself, with gigabytes that load for seconds it follows what is known of the requests.
  */
 #pragma once
 

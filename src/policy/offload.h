@@ -10,8 +10,8 @@
 #include <stdint.h>
 
 struct offload_candidate {
-    double value;   /* waiting that it is expected to save, by any unit that all share */
-    uint64_t bytes; /* that come free, > 0; of a whole: with all its parts */
+    double value;         /* waiting that it is expected to save, by any unit that all share */
+    uint64_t bytes;       /* that come free, > 0; of a whole: with all its parts */
     uint32_t kind, index; /* the caller's; they decide between equals */
     uint32_t group;       /* parts and whole have the same */
     bool is_whole;

@@ -101,8 +101,8 @@ static uint32_t decompose(struct knapsack *k)
         if (k->nodes[i].chosen)
             continue;
         absorb(k, i);
-        uint32_t *to = needs == PRELOAD_NONE || k->nodes[needs].chosen ? &heap
-                                                                       : &k->nodes[needs].next;
+        uint32_t *to =
+            needs == PRELOAD_NONE || k->nodes[needs].chosen ? &heap : &k->nodes[needs].next;
         *to = merge(k, *to, i);
     }
     return heap;

@@ -5,8 +5,8 @@
  * shared artifact's value counts everybody who needs it. One call plans one memory.
  *
  * Greedy by density, as in the paper, but by that of sets: an artifact is worth little without what
- * hangs on it, so what is compared are the densest sets that begin at one (Sidney's decomposition of
- * a forest, 1975). Then the same again with each of the most valuable artifacts taken first, for
+ * hangs on it, so what is compared are the densest sets that begin at one (Sidney's decomposition
+ * of a forest, 1975). Then the same again with each of the most valuable artifacts taken first, for
  * what a knapsack loses is a large thing that did not fit any more; the best of all is the plan.
  * Deterministic: between equals the smaller index goes first.
  */

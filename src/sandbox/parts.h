@@ -17,8 +17,8 @@ uint64_t sandbox_clone_flags(uint32_t features);
  * read better, but container runtimes answer ENOSYS to it. */
 pid_t sandbox_clone(uint64_t flags, int *ret_pidfd);
 
-/* Writes the maps of a child in a new user namespace: 0 inside is o->uid outside (also the gid) when
- * `own_uid`, and o->child_uids more behind it, else whoever we are. 0 or -errno. */
+/* Writes the maps of a child in a new user namespace: 0 inside is o->uid outside (also the gid)
+ * when `own_uid`, and o->child_uids more behind it, else whoever we are. 0 or -errno. */
 int sandbox_write_maps(pid_t child, bool own_uid, const struct sandbox_spawn_options *o);
 
 /* In the child: no supplementary groups where allowed, all ids := `id`. Raw system calls, for
@@ -29,8 +29,7 @@ int sandbox_become(uid_t id);
 int sandbox_empty_root(struct error *reterr);
 
 /* How a zygote makes a copy: these, and no other namespace. */
-#define SANDBOX_FORK_FLAGS                                                                         \
-    (CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_PIDFD | SIGCHLD)
+#define SANDBOX_FORK_FLAGS (CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_PIDFD | SIGCHLD)
 
 /* 0: this kernel has no Landlock. */
 int sandbox_landlock_abi(void);

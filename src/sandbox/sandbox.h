@@ -115,9 +115,9 @@ struct sandbox_spawn_options {
     int log_fd;              /* becomes stdout and stderr; -1: our stderr. A pipe or socket is
                               * best: RLIMIT_FSIZE stops writes to a regular file */
     uid_t uid;               /* as root: the host uid (and gid) behind 0 inside; else not used */
-    uid_t child_uid;         /* as root, of a zygote: the host uids behind 1, 2, ... inside begin here */
-    uint32_t child_uids;     /* so many; 0: none */
-    uint32_t features;       /* SANDBOX_BIT(...): what to use */
+    uid_t child_uid; /* as root, of a zygote: the host uids behind 1, 2, ... inside begin here */
+    uint32_t child_uids;                 /* so many; 0: none */
+    uint32_t features;                   /* SANDBOX_BIT(...): what to use */
     const struct sandbox_cgroup *cgroup; /* NULL: none */
 };
 
@@ -158,7 +158,7 @@ void sandbox_filter_free(struct sandbox_filter *f);
 struct sandbox_policy {
     enum sandbox_role role;
     const struct sandbox_filter *filter; /* of the role; NULL: it is made now */
-    uint32_t features;         /* the same mask that sandbox_spawn() used */
+    uint32_t features;                   /* the same mask that sandbox_spawn() used */
     uint64_t memory_bytes_max; /* private writable memory (RLIMIT_DATA); 0: no limit. Thread stacks
                                 * count with their full size */
     uint64_t file_bytes_max;   /* largest file it may write (RLIMIT_FSIZE); 0 but for the packer */
@@ -184,13 +184,13 @@ int sandbox_self_test(const struct sandbox_policy *p, struct error *reterr);
 
 /* --- zygote's side: a process that is copied instead of started --- */
 
-/* Of a process that was locked as SANDBOX_ZYGOTE: a copy in a pid, ipc and uts namespace of its own,
- * which dies with it; the other namespaces, all of them empty, it shares. Returns 0 in the copy,
- * which must call sandbox_descend() before anything else; in the zygote its pid with *ret_pidfd,
- * owned by the caller; or -errno. The zygote must have one thread. */
+/* Of a process that was locked as SANDBOX_ZYGOTE: a copy in a pid, ipc and uts namespace of its
+ * own, which dies with it; the other namespaces, all of them empty, it shares. Returns 0 in the
+ * copy, which must call sandbox_descend() before anything else; in the zygote its pid with
+ * *ret_pidfd, owned by the caller; or -errno. The zygote must have one thread. */
 pid_t sandbox_fork(int *ret_pidfd);
 
-/* In the copy: enters the memory group behind `group_fd` (-1: none), becomes `uid` (inside; 0: stays
- * who the zygote is), then sandbox_lock() with a role that may less, and sandbox_self_test(). `p`
- * lists what stays open; its features are the zygote's. */
+/* In the copy: enters the memory group behind `group_fd` (-1: none), becomes `uid` (inside; 0:
+ * stays who the zygote is), then sandbox_lock() with a role that may less, and sandbox_self_test().
+ * `p` lists what stays open; its features are the zygote's. */
 int sandbox_descend(const struct sandbox_policy *p, int group_fd, uid_t uid, struct error *reterr);

@@ -235,10 +235,8 @@ static void on_turn_ended(struct sched *s, const struct sched_event *e)
     struct worker *w = worker_live(s, e->worker);
     if (!w)
         return;
-    const struct cost_turn t = {.us = e->us,
-                                .steps = e->steps,
-                                .prompt_rows = e->tokens,
-                                .decode_rows = e->more_tokens};
+    const struct cost_turn t = {
+        .us = e->us, .steps = e->steps, .prompt_rows = e->tokens, .decode_rows = e->more_tokens};
     cost_fit_add(&s->backbones[w->backbone].fit, &t);
     s->devices[w->device].device_us += e->us;
     w->turn_ended_us = e->now_us;
@@ -387,8 +385,7 @@ static struct copy *copy_live(struct sched *s, const struct sched_event *e)
 static struct cost_mean *load_mean(struct sched *s, const struct copy *c)
 {
     bool is_backbone = c->kind == COPY_BACKBONE;
-    struct backbone *b =
-        &s->backbones[is_backbone ? c->object : s->functions[c->object].backbone];
+    struct backbone *b = &s->backbones[is_backbone ? c->object : s->functions[c->object].backbone];
     if (is_backbone)
         return c->from_host ? &b->load_host : &b->load;
     return c->from_host ? &b->adapter_host : &b->adapter;

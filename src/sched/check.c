@@ -147,8 +147,8 @@ static void check_meters(const struct sched *s)
     double billed = s->receipts_byte_us + s->idle_byte_us + open_shares(s), passed = 0;
     for (uint32_t i = s->told.head; i != SCHED_NONE; i = s->requests[i].next)
         if (s->requests[i].state == REQUEST_ENDED)
-            billed += (s->requests[i].receipt.own_byte_s +
-                       s->requests[i].receipt.backbone_byte_s) * 1e6;
+            billed +=
+                (s->requests[i].receipt.own_byte_s + s->requests[i].receipt.backbone_byte_s) * 1e6;
     for (uint32_t i = s->bills; i != SCHED_NONE; i = s->functions[i].bill_next)
         billed += s->functions[i].idle_due;
     for (uint32_t p = 0; p < places; p++) {

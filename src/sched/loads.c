@@ -12,8 +12,8 @@ static struct copy *take_host_copy(struct plan *p, enum copy_kind kind, uint32_t
     const struct place *m = &s->places[host];
     if (bytes <= m->budget - m->used)
         return copy_take(s, kind, object, host, SCHED_NONE, p->now_us);
-    const struct forecast *f = kind == COPY_BACKBONE ? &s->backbones[object].forecast
-                                                     : &s->functions[object].forecast;
+    const struct forecast *f =
+        kind == COPY_BACKBONE ? &s->backbones[object].forecast : &s->functions[object].forecast;
     plan_make_room_worth(p, host, bytes,
                          value_of(f, p->now_us, copy_load_us(s, kind, object, host)));
     return NULL;

@@ -51,8 +51,8 @@ static inline uint32_t timer_count(const struct sched_config *c)
 
 /* --- predict.c --- */
 
-/* Devices looked at of those that have the backbone, and as many of all, so that a request costs the
- * same on any number of them. */
+/* Devices looked at of those that have the backbone, and as many of all, so that a request costs
+ * the same on any number of them. */
 #define DEVICES_SAMPLED 32u
 
 struct start_forecast {
@@ -62,8 +62,8 @@ struct start_forecast {
     uint32_t device;   /* the best one; SCHED_NONE: it fits none */
 };
 
-struct start_forecast forecast_start(const struct sched *s, uint32_t function,
-                                     double prompt_tokens, uint64_t now_us);
+struct start_forecast forecast_start(const struct sched *s, uint32_t function, double prompt_tokens,
+                                     uint64_t now_us);
 /* By how much the tokens of an answer would be late there, all together: the device is shared. */
 double forecast_late_us(const struct sched *s, uint32_t function, uint32_t device);
 struct route_start forecast_parts(const struct sched *s, uint32_t function, uint32_t device,
@@ -82,8 +82,8 @@ enum plan_need {
     PLAN_RUNS,  /* for what runs already, and goes before everything that waits */
 };
 
-/* True when `bytes` fit into the place now and nobody waits there for something older. Otherwise the
- * domain waits, and what is worth least is asked to go. */
+/* True when `bytes` fit into the place now and nobody waits there for something older. Otherwise
+ * the domain waits, and what is worth least is asked to go. */
 bool plan_make_room(struct plan *p, uint32_t place, uint64_t bytes, uint32_t domain,
                     enum plan_need need);
 /* Asks for room where what goes is worth less than `value`; nobody waits for it. */

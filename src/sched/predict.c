@@ -6,8 +6,8 @@
 
 /* Of a place where something else must go first: somebody else's loss, in parts of a load. */
 #define CROWDED_SHARE 0.5
-/* Tokens that come later than they could and yet in time: what that is worth, beside waiting for the
- * first one. */
+/* Tokens that come later than they could and yet in time: what that is worth, beside waiting for
+ * the first one. */
 #define IN_TIME_SHARE 0.1
 
 struct cost_batch forecast_batch(const struct sched *s, uint32_t function, double prompt_tokens)
@@ -80,9 +80,8 @@ struct route_start forecast_parts(const struct sched *s, uint32_t function, uint
     if (!slot || slot->state != SLOT_BOUND)
         start.bind_us = b->bind.value;
     if (f->adapter_bytes > 0 && !slot)
-        start.adapter_us =
-            copy_left_us(s, copy_find(s, COPY_ADAPTER, function, device, SCHED_NONE), COPY_ADAPTER,
-                         function, device, now_us);
+        start.adapter_us = copy_left_us(s, copy_find(s, COPY_ADAPTER, function, device, SCHED_NONE),
+                                        COPY_ADAPTER, function, device, now_us);
     return start;
 }
 
@@ -164,8 +163,8 @@ static void consider(const struct sched *s, uint32_t device, uint32_t function,
         *best = f;
 }
 
-struct start_forecast forecast_start(const struct sched *s, uint32_t function,
-                                     double prompt_tokens, uint64_t now_us)
+struct start_forecast forecast_start(const struct sched *s, uint32_t function, double prompt_tokens,
+                                     uint64_t now_us)
 {
     const struct function *f = &s->functions[function];
     const struct domain *d = &s->domains[f->domain];
@@ -178,8 +177,8 @@ struct start_forecast forecast_start(const struct sched *s, uint32_t function,
          i = s->copies[i].object_next, left--)
         if (place_is_device(s, s->copies[i].place))
             consider(s, s->copies[i].place, function, &batch, now_us, &best);
-    uint32_t count = s->config.devices_max < DEVICES_SAMPLED ? s->config.devices_max
-                                                             : DEVICES_SAMPLED;
+    uint32_t count =
+        s->config.devices_max < DEVICES_SAMPLED ? s->config.devices_max : DEVICES_SAMPLED;
     uint32_t first = (uint32_t)(f->forecast.arrivals * 0x9e3779b9u + function);
     for (uint32_t i = 0; i < count; i++)
         consider(s, (first + i) % s->config.devices_max, function, &batch, now_us, &best);

@@ -126,12 +126,12 @@ static void add_spare(struct gathering *g, uint32_t backbone, const struct copy 
     struct sched_item_view v = {.kind = SCHED_ITEM_SPARE,
                                 .backbone = backbone,
                                 .function = SCHED_NONE,
-                                .bytes = s->devices[g->place].worker_bytes +
-                                         s->config.kv_step_bytes,
+                                .bytes =
+                                    s->devices[g->place].worker_bytes + s->config.kv_step_bytes,
                                 .saved_us = s->devices[g->place].spawn.value,
                                 .present = spare != SCHED_NONE};
-    v.value = worth(g, &s->backbones[backbone].starts, &v,
-                    v.present ? s->workers[spare].spawned_us : 0);
+    v.value =
+        worth(g, &s->backbones[backbone].starts, &v, v.present ? s->workers[spare].spawned_us : 0);
     if (v.value > 0 || v.present)
         (void)add(g, &v, needs);
 }
@@ -151,8 +151,8 @@ static uint32_t copies_wanted(const struct sched *s, const struct backbone *b, u
 static bool is_better_elsewhere(const struct gathering *g, const struct backbone *b)
 {
     const struct sched *s = g->p->s;
-    uint32_t count = s->config.devices_max < DEVICES_SAMPLED ? s->config.devices_max
-                                                             : DEVICES_SAMPLED;
+    uint32_t count =
+        s->config.devices_max < DEVICES_SAMPLED ? s->config.devices_max : DEVICES_SAMPLED;
     for (uint32_t i = 1; i <= count; i++) {
         uint32_t device = (g->place + i) % s->config.devices_max;
         const struct place *m = &s->places[device];
@@ -167,17 +167,15 @@ static void add_backbone(struct gathering *g, uint32_t index)
 {
     struct sched *s = g->p->s;
     const struct backbone *b = &s->backbones[index];
-    struct sched_item_view v = {.kind = SCHED_ITEM_BACKBONE,
-                                .backbone = index,
-                                .function = SCHED_NONE,
-                                .bytes = b->bytes};
+    struct sched_item_view v = {
+        .kind = SCHED_ITEM_BACKBONE, .backbone = index, .function = SCHED_NONE, .bytes = b->bytes};
     if (s->config.no_sharing) {
         add_adapters(g, index, PRELOAD_NONE);
         return;
     }
     const struct copy *c = look_at(g, COPY_BACKBONE, index, &v);
-    bool has_enough = g->is_device ? b->device_copies >= copies_wanted(s, b, g->p->now_us)
-                                   : b->functions == 0;
+    bool has_enough =
+        g->is_device ? b->device_copies >= copies_wanted(s, b, g->p->now_us) : b->functions == 0;
     if (!c && (has_enough || b->functions == 0 || failed_lately(g, b->failed_us) ||
                (g->is_device && is_better_elsewhere(g, b))))
         return;
@@ -232,8 +230,7 @@ static void choose(struct gathering *g)
             capacity += s->views[i].bytes;
     (void)preload_plan(s->items, g->count, capacity, s->nodes);
     for (uint32_t i = 0; i < g->count; i++)
-        s->views[i].chosen =
-            s->items[i].chosen && (s->views[i].value > 0 || s->views[i].in_use);
+        s->views[i].chosen = s->items[i].chosen && (s->views[i].value > 0 || s->views[i].in_use);
 }
 
 /* --- carrying it out --- */
@@ -291,10 +288,9 @@ static void carry_out(const struct gathering *g)
         if (v->present && !v->chosen && !v->in_use)
             let_go(g, v);
         else if (v->present && v->kind == SCHED_ITEM_SPARE)
-            end_spares(g->p, g->place,
-                       copy_index(s, copy_find(s, COPY_BACKBONE, v->backbone, g->place,
-                                               SCHED_NONE)),
-                       1);
+            end_spares(
+                g->p, g->place,
+                copy_index(s, copy_find(s, COPY_BACKBONE, v->backbone, g->place, SCHED_NONE)), 1);
     }
     for (uint32_t i = 0; i < g->count && !s->config.no_preload; i++)
         if (!s->views[i].present && s->views[i].chosen)

@@ -305,8 +305,8 @@ static void learn(struct function *f, struct worker *w, const struct sched_recei
     f->prompt_tokens += MEAN_WEIGHT * (u->prompt_tokens - f->prompt_tokens);
     f->new_tokens += MEAN_WEIGHT * (u->new_tokens - f->new_tokens);
     if (w->has_served)
-        f->cached_share += MEAN_WEIGHT * ((double)u->cached_tokens / u->prompt_tokens -
-                                          f->cached_share);
+        f->cached_share +=
+            MEAN_WEIGHT * ((double)u->cached_tokens / u->prompt_tokens - f->cached_share);
     w->has_served = true;
 }
 

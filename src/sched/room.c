@@ -75,8 +75,8 @@ static void add(struct gather *g, uint32_t kind, uint32_t index, uint32_t group,
                 bool is_idle, uint64_t bytes, double value)
 {
     if (bytes > 0 && !(is_idle && g->s->config.no_offload))
-        g->candidates[g->count++] = (struct offload_candidate){value, bytes, kind, index, group,
-                                                               is_whole};
+        g->candidates[g->count++] =
+            (struct offload_candidate){value, bytes, kind, index, group, is_whole};
 }
 
 static double worker_value(const struct gather *g, const struct worker *w)
@@ -351,8 +351,7 @@ bool plan_make_room(struct plan *p, uint32_t place, uint64_t bytes, uint32_t dom
     struct sched *s = p->s;
     const struct place *m = &s->places[place];
     struct domain *d = &s->domains[domain];
-    const struct request *head =
-        d->waiting.count > 0 ? &s->requests[d->waiting.head] : NULL;
+    const struct request *head = d->waiting.count > 0 ? &s->requests[d->waiting.head] : NULL;
     uint64_t since_us = need == PLAN_RUNS || !head ? 0 : head->receipt.arrived_us;
     if (domain_is_behind(s, domain, place, since_us)) {
         domain_block(s, d, place, since_us);

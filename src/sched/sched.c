@@ -195,10 +195,10 @@ const char *sched_reason_name(uint32_t reason)
 const char *sched_event_name(uint32_t type)
 {
     static const char *const names[SCHED_EVENT_COUNT] = {
-        "none",         "node",           "device",        "backbone",    "owner",
-        "deployed",     "removed",        "request",       "client_gone", "admitted",
+        "none",         "node",           "device",        "backbone",     "owner",
+        "deployed",     "removed",        "request",       "client_gone",  "admitted",
         "tokens",       "done",           "turn_ended",    "worker_ready", "worker_bound",
-        "bind_failed",  "worker_resized", "worker_exited", "copy_loaded", "copy_failed",
+        "bind_failed",  "worker_resized", "worker_exited", "copy_loaded",  "copy_failed",
         "copy_dropped", "tick",
     };
     return type < SCHED_EVENT_COUNT ? names[type] : "unknown";
@@ -207,8 +207,9 @@ const char *sched_event_name(uint32_t type)
 const char *sched_action_name(uint32_t type)
 {
     static const char *const names[SCHED_ACTION_COUNT] = {
-        "none",   "load",   "drop",  "spawn",  "bind", "unbind", "resize",  "submit",    "cancel",
-        "grant",  "revoke", "kill",  "refuse", "receipt", "idle_bill", "forget", "arm_timer",
+        "none",   "load",    "drop",      "spawn",  "bind",      "unbind",
+        "resize", "submit",  "cancel",    "grant",  "revoke",    "kill",
+        "refuse", "receipt", "idle_bill", "forget", "arm_timer",
     };
     return type < SCHED_ACTION_COUNT ? names[type] : "unknown";
 }

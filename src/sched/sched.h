@@ -63,9 +63,9 @@ struct sched_config {
     uint32_t no_offload; /* nothing goes before its time is up; who needs memory waits */
     uint64_t keep_alive_us;
     uint64_t turn_us;
-    uint64_t plan_period_us;     /* every device is planned once in it */
-    uint64_t batch_window_us;    /* longest wait for a batch to fill */
-    uint64_t slo_ttft_us;        /* of functions that name none: an order, never a refusal */
+    uint64_t plan_period_us;  /* every device is planned once in it */
+    uint64_t batch_window_us; /* longest wait for a batch to fill */
+    uint64_t slo_ttft_us;     /* of functions that name none: an order, never a refusal */
     uint64_t slo_tpot_us;
     uint64_t kv_step_bytes;       /* KV memory is granted in multiples of it */
     uint64_t kv_worker_bytes_max; /* what one worker may have of it */
@@ -78,35 +78,35 @@ struct sched_config {
 /* --- events --- */
 
 enum sched_event_type {
-    SCHED_NODE = 1,      /* node, bytes of its host memory as a tier (0: none) */
-    SCHED_DEVICE,        /* device, node, bytes, more_bytes that any worker holds beside KV, us of a
-                          * worker's start */
-    SCHED_BACKBONE,      /* backbone, bytes, more_bytes of KV for a token, work_bytes that a worker
-                          * of it holds besides, step, us of a load from the disk, more_us of one
-                          * from host memory */
-    SCHED_OWNER,         /* owner, tokens: requests at a time */
-    SCHED_DEPLOYED,      /* function, backbone, owner, isolation, bytes of the adapter (0: none), us
-                          * and more_us: objectives for the first token and each further one (0:
-                          * none named) */
-    SCHED_REMOVED,       /* function: no new requests; what runs ends */
-    SCHED_REQUEST,       /* request (unique), function, tokens: the prompt's, roughly, more_tokens:
-                          * to generate at most */
-    SCHED_CLIENT_GONE,   /* request */
-    SCHED_ADMITTED,      /* request, tokens of the prompt */
-    SCHED_TOKENS,        /* request, tokens generated since the last of these */
-    SCHED_DONE,          /* request, tokens of the prompt, more_tokens generated, steps: prompt tokens
-                          * found in a cache, us of device time */
-    SCHED_TURN_ENDED,    /* worker, us of device time, steps, tokens: rows of prompts, more_tokens:
-                          * rows that decoded, stalled: what runs lacks KV memory to go on */
-    SCHED_WORKER_READY,  /* worker, us that its start took */
-    SCHED_WORKER_BOUND,  /* worker, function, us */
-    SCHED_BIND_FAILED,   /* worker, function */
-    SCHED_WORKER_RESIZED,/* worker, bytes of KV that it is down to */
-    SCHED_WORKER_EXITED, /* worker */
-    SCHED_COPY_LOADED,   /* copy, us */
-    SCHED_COPY_FAILED,   /* copy */
-    SCHED_COPY_DROPPED,  /* copy: it is gone, asked or not */
-    SCHED_TICK,          /* the timer that ARM_TIMER asked for */
+    SCHED_NODE = 1,    /* node, bytes of its host memory as a tier (0: none) */
+    SCHED_DEVICE,      /* device, node, bytes, more_bytes that any worker holds beside KV, us of a
+                        * worker's start */
+    SCHED_BACKBONE,    /* backbone, bytes, more_bytes of KV for a token, work_bytes that a worker
+                        * of it holds besides, step, us of a load from the disk, more_us of one
+                        * from host memory */
+    SCHED_OWNER,       /* owner, tokens: requests at a time */
+    SCHED_DEPLOYED,    /* function, backbone, owner, isolation, bytes of the adapter (0: none), us
+                        * and more_us: objectives for the first token and each further one (0:
+                        * none named) */
+    SCHED_REMOVED,     /* function: no new requests; what runs ends */
+    SCHED_REQUEST,     /* request (unique), function, tokens: the prompt's, roughly, more_tokens:
+                        * to generate at most */
+    SCHED_CLIENT_GONE, /* request */
+    SCHED_ADMITTED,    /* request, tokens of the prompt */
+    SCHED_TOKENS,      /* request, tokens generated since the last of these */
+    SCHED_DONE,        /* request, tokens of the prompt, more_tokens generated, steps: prompt tokens
+                        * found in a cache, us of device time */
+    SCHED_TURN_ENDED,  /* worker, us of device time, steps, tokens: rows of prompts, more_tokens:
+                        * rows that decoded, stalled: what runs lacks KV memory to go on */
+    SCHED_WORKER_READY,   /* worker, us that its start took */
+    SCHED_WORKER_BOUND,   /* worker, function, us */
+    SCHED_BIND_FAILED,    /* worker, function */
+    SCHED_WORKER_RESIZED, /* worker, bytes of KV that it is down to */
+    SCHED_WORKER_EXITED,  /* worker */
+    SCHED_COPY_LOADED,    /* copy, us */
+    SCHED_COPY_FAILED,    /* copy */
+    SCHED_COPY_DROPPED,   /* copy: it is gone, asked or not */
+    SCHED_TICK,           /* the timer that ARM_TIMER asked for */
     SCHED_EVENT_COUNT,
 };
 

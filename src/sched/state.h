@@ -44,8 +44,8 @@ struct request {
     struct sched_receipt receipt;
     uint32_t state; /* enum request_state */
     uint32_t function;
-    uint32_t worker;     /* while running */
-    uint32_t slot;       /* likewise */
+    uint32_t worker; /* while running */
+    uint32_t slot;   /* likewise */
     uint32_t prompt_tokens, new_tokens_max;
     uint32_t next, prev; /* in its list; next also links the free entries */
     uint32_t hash_next;
@@ -60,22 +60,22 @@ struct function {
     uint32_t owner;
     uint32_t waiting;
     uint32_t running;
-    uint32_t copies;                     /* of its adapter, head of a list */
-    uint32_t device_copies;              /* of them in devices */
-    uint32_t recent_next, recent_prev;   /* functions of its backbone, the latest request first */
-    uint32_t bill_next;                  /* functions with idle_due */
-    uint64_t adapter_bytes;              /* 0: none */
+    uint32_t copies;                   /* of its adapter, head of a list */
+    uint32_t device_copies;            /* of them in devices */
+    uint32_t recent_next, recent_prev; /* functions of its backbone, the latest request first */
+    uint32_t bill_next;                /* functions with idle_due */
+    uint64_t adapter_bytes;            /* 0: none */
     uint64_t slo_ttft_us, slo_tpot_us;
     uint64_t met, missed;
     uint64_t failed_us; /* its adapter could not be loaded or bound last then; 0: never */
     double prompt_tokens, new_tokens; /* decayed means of its requests */
     double cached_share; /* likewise, of prompts that a worker found that had served before */
-    double idle_byte_s; /* billed so far */
-    double idle_due;    /* byte us, not billed yet */
+    double idle_byte_s;  /* billed so far */
+    double idle_due;     /* byte us, not billed yet */
     struct forecast forecast;
     bool used;
     bool removing;
-    bool has_slo; /* it named one: what cannot meet it is refused */
+    bool has_slo;   /* it named one: what cannot meet it is refused */
     bool is_billed; /* it is in the list of those with idle_due */
 };
 
@@ -93,7 +93,7 @@ struct domain {
     uint32_t blocked_place;  /* SCHED_NONE: in none */
     uint64_t blocked_us;     /* when what it waits for was asked for */
     uint32_t hungry_next, hungry_prev; /* domains of its backbone with waiting requests */
-    uint64_t load_seen_us; /* when the latest load that it waited for ended */
+    uint64_t load_seen_us;             /* when the latest load that it waited for ended */
     bool used;
     bool queued;
     bool wants_worker; /* one is to be started on `device` */
@@ -107,16 +107,16 @@ struct backbone {
     struct cost_mean load;      /* us a byte, from the disk */
     struct cost_mean load_host; /* from a node's host memory */
     struct cost_mean adapter, adapter_host;
-    struct cost_mean bind; /* us */
-    struct forecast starts;  /* workers that were asked for */
-    struct forecast forecast; /* requests of any function */
-    uint32_t copies;         /* head of a list */
-    uint32_t device_copies;  /* of them in devices */
+    struct cost_mean bind;             /* us */
+    struct forecast starts;            /* workers that were asked for */
+    struct forecast forecast;          /* requests of any function */
+    uint32_t copies;                   /* head of a list */
+    uint32_t device_copies;            /* of them in devices */
     uint32_t recent_head, recent_tail; /* functions, the latest request first */
     uint32_t functions;
-    uint32_t hungry_head;    /* domains with waiting requests */
-    uint32_t waiting;        /* requests */
-    uint64_t failed_us;      /* a load or a spare of it failed last then; 0: never */
+    uint32_t hungry_head; /* domains with waiting requests */
+    uint32_t waiting;     /* requests */
+    uint64_t failed_us;   /* a load or a spare of it failed last then; 0: never */
     bool used;
 };
 
@@ -128,12 +128,12 @@ struct copy {
     uint64_t began_us; /* of the load */
     uint64_t used_us;
     uint64_t planned_us; /* an adapter: it was a candidate of the plan then */
-    uint32_t state; /* enum sched_copy_state */
-    uint32_t kind;  /* enum copy_kind */
-    uint32_t object;   /* backbone or function */
+    uint32_t state;      /* enum sched_copy_state */
+    uint32_t kind;       /* enum copy_kind */
+    uint32_t object;     /* backbone or function */
     uint32_t place;
-    uint32_t instance; /* SCHED_NONE: shared; else the domain that it belongs to alone */
-    uint32_t users;    /* workers that map it, slots that bind it */
+    uint32_t instance;  /* SCHED_NONE: shared; else the domain that it belongs to alone */
+    uint32_t users;     /* workers that map it, slots that bind it */
     uint32_t host_copy; /* being made along with it */
     bool from_host;     /* it comes from the node's host memory */
     uint32_t place_next, place_prev;   /* copies of its place */
@@ -171,11 +171,11 @@ struct worker {
     uint32_t backbone;
     uint32_t copy; /* of its backbone */
     uint32_t passed_over;
-    uint32_t device_next, device_prev;   /* workers of its device */
-    uint32_t domain_next;                /* workers of its domain */
+    uint32_t device_next, device_prev; /* workers of its device */
+    uint32_t domain_next;              /* workers of its domain */
     uint32_t free_next;
     bool has_served;
-    bool works; /* it holds memory to compute in: it runs something */
+    bool works;    /* it holds memory to compute in: it runs something */
     bool resizing; /* RESIZE downwards was asked for */
     bool kv_short; /* what runs has come to need more than was reserved for it */
     bool stalled;  /* it cannot go on without more KV memory: it wants no turn */
@@ -186,8 +186,8 @@ struct place {
     uint64_t budget, used;
     uint64_t leaving; /* of `used`: on its way out */
     bool exists;
-    double passed;    /* byte us of `used` */
-    double platform;  /* byte us of it that were nobody's */
+    double passed;   /* byte us of `used` */
+    double platform; /* byte us of it that were nobody's */
     uint64_t at_us;
     uint32_t copies;  /* head of a list */
     uint32_t devices; /* of a node's: its devices, head of a list */
@@ -217,8 +217,8 @@ struct device {
 
 struct sched {
     struct sched_config config;
-    struct place *places;     /* [devices_max + nodes_max] */
-    struct device *devices;   /* [devices_max] */
+    struct place *places;   /* [devices_max + nodes_max] */
+    struct device *devices; /* [devices_max] */
     struct backbone *backbones;
     struct function *functions;
     struct domain *domains;   /* [functions_max] */
@@ -241,8 +241,8 @@ struct sched {
 
     uint32_t request_entries, bucket_count, domain_bucket_count, copy_bucket_count, items_max;
     uint32_t request_free, worker_free, copy_free, domain_free;
-    uint32_t device_count, place_count; /* that there are */
-    struct list told;         /* requests whose end is to be told */
+    uint32_t device_count, place_count;  /* that there are */
+    struct list told;                    /* requests whose end is to be told */
     uint32_t queue_head, queue_tail;     /* domains */
     uint32_t devices_head, devices_tail; /* devices */
     uint32_t drops;                      /* copies whose DROP is to be told */
@@ -255,7 +255,7 @@ struct sched {
     double receipts_byte_us, idle_byte_us; /* billed so far */
     uint32_t removing;                     /* functions */
     uint32_t blocked_count;                /* domains that wait for memory */
-    bool tables_full; /* somebody waits for a worker or a copy to become free */
+    bool tables_full;    /* somebody waits for a worker or a copy to become free */
     uint32_t plan_next;  /* the place that is planned next, */
     uint32_t plan_first; /* but for this one; SCHED_NONE */
     bool plan_due;
@@ -282,7 +282,8 @@ void request_arrive(struct sched *s, const struct sched_event *e);
 struct request *request_find(struct sched *s, uint64_t id);
 void request_run(struct sched *s, struct request *r, uint32_t worker, uint32_t slot,
                  uint64_t now_us);
-void request_refuse(struct sched *s, struct request *r, enum sched_reason reason, uint64_t retry_us);
+void request_refuse(struct sched *s, struct request *r, enum sched_reason reason,
+                    uint64_t retry_us);
 /* It ran and is over: its receipt is told by the next plan. */
 void request_end(struct sched *s, struct request *r, uint64_t now_us, bool completed);
 /* Its first token came, or never will: it is no part of the device's backlog any more. */

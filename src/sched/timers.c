@@ -34,8 +34,7 @@ static void put(struct timers *t, uint32_t place, uint32_t subject)
 static void settle(struct timers *t, uint32_t place)
 {
     uint32_t subject = t->heap[place];
-    for (uint32_t up; place > 0 && is_before(t, subject, t->heap[up = (place - 1) / 2]);
-         place = up)
+    for (uint32_t up; place > 0 && is_before(t, subject, t->heap[up = (place - 1) / 2]); place = up)
         put(t, place, t->heap[up]);
     for (uint32_t down; (down = 2 * place + 1) < t->count; place = down) {
         if (down + 1 < t->count && is_before(t, t->heap[down + 1], t->heap[down]))

@@ -36,12 +36,12 @@ static struct batch_contender contender(const struct plan *p, uint32_t index)
     }
     uint64_t next_us = w->turn_ended_us + maths_us(tpot_us);
     double step_us = cost_turn_us(c, 1, 0, decoding), first_us = c->step_us + prefill_us;
-    struct batch_contender b = {
-        .margin_us = batch_margin_us(next_us, p->now_us, v->contention, step_us),
-        .slack_us = batch_margin_us(next_us, p->now_us, 1, step_us),
-        .first_us = prefill_us > 0 ? first_us : 0,
-        .passed_over = w->passed_over,
-        .index = index};
+    struct batch_contender b = {.margin_us =
+                                    batch_margin_us(next_us, p->now_us, v->contention, step_us),
+                                .slack_us = batch_margin_us(next_us, p->now_us, 1, step_us),
+                                .first_us = prefill_us > 0 ? first_us : 0,
+                                .passed_over = w->passed_over,
+                                .index = index};
     if (deadline_us == UINT64_MAX)
         return b;
     double margin_us = batch_margin_us(deadline_us, p->now_us, v->contention, first_us);

@@ -81,8 +81,8 @@ void sched_function_view(const struct sched *s, uint64_t now_us, uint32_t functi
             .start_us = forecast_start(s, function, f->prompt_tokens, now_us).alone_us,
             .t0_us = batch.t0_us,
             .alpha_us = batch.alpha_us,
-            .batch_limit = batch_limit((double)f->slo_ttft_us, &batch,
-                                       s->config.worker_running_max),
+            .batch_limit =
+                batch_limit((double)f->slo_ttft_us, &batch, s->config.worker_running_max),
             .slo_ttft_us = f->slo_ttft_us,
             .slo_tpot_us = f->slo_tpot_us,
             .idle_byte_s = f->idle_byte_s,
@@ -117,10 +117,10 @@ void sched_worker_view(const struct sched *s, uint32_t worker, struct sched_work
     *ret = (struct sched_worker_view){.exists = w->state != WORKER_FREE};
     if (!ret->exists)
         return;
-    ret->state = w->state == WORKER_STARTING  ? SCHED_WORKER_STARTING
-                 : w->state == WORKER_ENDING  ? SCHED_WORKER_ENDING
-                 : w->domain == SCHED_NONE    ? SCHED_WORKER_SPARE
-                                              : SCHED_WORKER_SERVING;
+    ret->state = w->state == WORKER_STARTING ? SCHED_WORKER_STARTING
+                 : w->state == WORKER_ENDING ? SCHED_WORKER_ENDING
+                 : w->domain == SCHED_NONE   ? SCHED_WORKER_SPARE
+                                             : SCHED_WORKER_SERVING;
     ret->device = w->device;
     ret->backbone = w->backbone;
     if (w->domain != SCHED_NONE)

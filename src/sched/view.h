@@ -1,6 +1,6 @@
 /*
- * The core's picture as others may see it: for `ls`, `top`, `plan`, metrics and the simulator. Reads
- * only; a view is a copy of numbers at this moment.
+ * The core's picture as others may see it: for `ls`, `top`, `plan`, metrics and the simulator.
+ * Reads only; a view is a copy of numbers at this moment.
  */
 #pragma once
 
@@ -14,7 +14,7 @@ struct sched_counts {
     uint32_t workers;
     uint32_t workers_idle;
     uint32_t spares;
-    uint64_t memory_bytes; /* all devices */
+    uint64_t memory_bytes;  /* all devices */
     uint64_t tokens_prompt; /* since the start */
     uint64_t tokens_new;
     uint64_t receipts;
@@ -35,13 +35,13 @@ struct sched_function_view {
     enum sched_function_state state;
     uint32_t waiting;
     uint32_t running;
-    uint32_t worker;  /* of its domain, the busiest, or SCHED_NONE */
+    uint32_t worker; /* of its domain, the busiest, or SCHED_NONE */
     uint64_t requests;
     uint64_t met, missed;
-    double rate_s;         /* arrivals a second, forecast */
-    double soon;           /* probability of a request within the next minute */
-    double forecast_error; /* mean factor, see policy/forecast.h */
-    double start_us;       /* to the first token now, were nobody else there */
+    double rate_s;          /* arrivals a second, forecast */
+    double soon;            /* probability of a request within the next minute */
+    double forecast_error;  /* mean factor, see policy/forecast.h */
+    double start_us;        /* to the first token now, were nobody else there */
     double t0_us, alpha_us; /* of T(b); policy/cost.h */
     uint32_t batch_limit;
     uint64_t slo_ttft_us, slo_tpot_us;
@@ -52,15 +52,20 @@ struct sched_device_view {
     bool exists;
     uint64_t budget_bytes, used_bytes;
     uint32_t workers;
-    uint32_t turn_worker; /* SCHED_NONE: nobody runs */
-    double contention;    /* domains that want it at the same time, decayed mean at each grant */
-    double backlog_us;    /* prefills that wait for it or are at work on it */
-    uint64_t device_us;   /* time in steps, since the start */
-    double byte_s;        /* what its memory held, since the start, */
+    uint32_t turn_worker;   /* SCHED_NONE: nobody runs */
+    double contention;      /* domains that want it at the same time, decayed mean at each grant */
+    double backlog_us;      /* prefills that wait for it or are at work on it */
+    uint64_t device_us;     /* time in steps, since the start */
+    double byte_s;          /* what its memory held, since the start, */
     double platform_byte_s; /* and of that for nobody: loaded ahead, or kept */
 };
 
-enum sched_worker_state { SCHED_WORKER_STARTING, SCHED_WORKER_SPARE, SCHED_WORKER_SERVING, SCHED_WORKER_ENDING };
+enum sched_worker_state {
+    SCHED_WORKER_STARTING,
+    SCHED_WORKER_SPARE,
+    SCHED_WORKER_SERVING,
+    SCHED_WORKER_ENDING
+};
 
 struct sched_worker_view {
     bool exists;
@@ -72,7 +77,12 @@ struct sched_worker_view {
     uint64_t ends_us; /* when it will be ended, idle; UINT64_MAX: it is not idle */
 };
 
-enum sched_copy_state { SCHED_COPY_NONE, SCHED_COPY_LOADING, SCHED_COPY_RESIDENT, SCHED_COPY_DROPPING };
+enum sched_copy_state {
+    SCHED_COPY_NONE,
+    SCHED_COPY_LOADING,
+    SCHED_COPY_RESIDENT,
+    SCHED_COPY_DROPPING
+};
 
 struct sched_copy_view {
     enum sched_copy_state state;

@@ -115,8 +115,7 @@ static bool start_worker(struct plan *p, uint32_t index)
     bool is_ready = false;
     load_adapter(p, s->requests[d->waiting.head].function, device, index);
     if (!c) {
-        if (plan_make_room(p, device, s->backbones[backbone].bytes + bytes, index,
-                           PLAN_WAITS) &&
+        if (plan_make_room(p, device, s->backbones[backbone].bytes + bytes, index, PLAN_WAITS) &&
             !plan_load(p, COPY_BACKBONE, backbone, device, instance))
             try_again(p, index);
     } else if (c->state == SCHED_COPY_LOADING) {
@@ -236,8 +235,8 @@ static bool is_due(struct plan *p, uint32_t index, const struct worker *w, const
         return true; /* of the batch that is being put together */
     struct cost_batch batch = forecast_batch(s, r->function, f->prompt_tokens);
     double slo_us = (double)f->slo_ttft_us;
-    uint32_t limit = mode == SCHED_BATCH_FIXED ? running_max(s)
-                                               : batch_limit(slo_us, &batch, running_max(s));
+    uint32_t limit =
+        mode == SCHED_BATCH_FIXED ? running_max(s) : batch_limit(slo_us, &batch, running_max(s));
     uint64_t due_us = batch_due_us(r->receipt.arrived_us, slo_us, &batch, count, v->contention,
                                    s->config.batch_window_us);
     if (count >= limit || p->now_us >= due_us)
@@ -251,8 +250,7 @@ static uint64_t kv_needed(const struct sched *s, const struct request *r)
     const struct function *f = &s->functions[r->function];
     double new_tokens = maths_max(NEW_TOKENS_FACTOR * f->new_tokens, NEW_TOKENS_MIN);
     new_tokens = maths_min(new_tokens, r->new_tokens_max);
-    return s->backbones[f->backbone].kv_token_bytes *
-           (r->prompt_tokens + (uint64_t)new_tokens);
+    return s->backbones[f->backbone].kv_token_bytes * (r->prompt_tokens + (uint64_t)new_tokens);
 }
 
 /* KV memory that the worker could have at most, were nothing else in its device's memory. */
@@ -448,8 +446,8 @@ static bool should_scale(struct plan *p, const struct domain *d, const struct re
 static bool is_coming(const struct sched *s, uint32_t index)
 {
     const struct domain *d = &s->domains[index];
-    const struct copy *c = copy_find(s, COPY_BACKBONE, (uint32_t)d->key.backbone, d->device,
-                                     copy_instance(s, index));
+    const struct copy *c =
+        copy_find(s, COPY_BACKBONE, (uint32_t)d->key.backbone, d->device, copy_instance(s, index));
     return c && c->state != SCHED_COPY_DROPPING;
 }
 
@@ -543,10 +541,10 @@ void plan_idle(struct plan *p, uint32_t index)
         keep_us = 0; /* nothing of it has ever run here */
     } else if (keep_us == SCHED_KEEP_ALIVE_AUTO) {
         const struct keepalive_cost c = {
-            .saved_us = s->devices[w->device].spawn.value + s->backbones[w->backbone].bind.value +
-                        forecast_cached_us(s, function) +
-                        (s->config.no_sharing ? copy_load_us(s, COPY_BACKBONE, w->backbone, w->device)
-                                               : 0),
+            .saved_us =
+                s->devices[w->device].spawn.value + s->backbones[w->backbone].bind.value +
+                forecast_cached_us(s, function) +
+                (s->config.no_sharing ? copy_load_us(s, COPY_BACKBONE, w->backbone, w->device) : 0),
             .bytes = (double)worker_bytes(s, w) +
                      (s->config.no_sharing ? (double)s->backbones[w->backbone].bytes : 0),
             .price_bytes = s->config.price_bytes};

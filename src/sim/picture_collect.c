@@ -1,7 +1,7 @@
 /*
  * What of a log falls on the paper. Two passes: the first finds the window and the busiest
- * functions, the second fills what is shown, at the resolution at which it is shown, so that what is
- * kept does not grow with the log. See picture_parts.h.
+ * functions, the second fills what is shown, at the resolution at which it is shown, so that what
+ * is kept does not grow with the log. See picture_parts.h.
  */
 #include <errno.h>
 #include <math.h>
@@ -10,9 +10,10 @@
 
 #include "sim/picture_parts.h"
 
-#define LEAD 0.015        /* of the time shown, before the first request and after the last */
+#define LEAD 0.015 /* of the time shown, before the first request and after the last */
 #define LEAD_US_MIN 1000u
-#define SPAN_COLUMNS 0.4 /* what a process does for less than that is part of what it did before */
+#define SPAN_COLUMNS 0.4 /* what a process does for less than that is part of what it did before   \
+                          */
 
 /* --- places in the picture --- */
 
@@ -156,8 +157,8 @@ void picture_take_worker(struct picture *p, struct picture_span *s, struct route
         return;
     p->spawns += s->state == PICTURE_STARTING;
     if (s->number >= PICTURE_WORKERS_MAX) {
-        p->workers_left_out = s->number + 1 > p->workers_left_out ? s->number + 1
-                                                                  : p->workers_left_out;
+        p->workers_left_out =
+            s->number + 1 > p->workers_left_out ? s->number + 1 : p->workers_left_out;
         return;
     }
     s->domain = (uint16_t)domain_of(p, domain);
@@ -232,8 +233,7 @@ void picture_take_memory(struct picture *p, uint32_t place, const struct picture
 /* Up to so many records: the log of a server that runs grows meanwhile. */
 static void read_all(struct picture_log *l, struct picture_world *w, uint64_t records)
 {
-    while (w->failed == 0 && w->picture->failed == 0 && l->records < records &&
-           picture_log_next(l))
+    while (w->failed == 0 && w->picture->failed == 0 && l->records < records && picture_log_next(l))
         picture_world_apply(w);
     picture_world_end(w);
 }
@@ -403,8 +403,8 @@ static int check_options(const struct picture_options *o, struct error *err)
     return 0;
 }
 
-int picture_collect(struct picture *p, FILE *log, const char *name,
-                    const struct picture_options *o, struct error *err)
+int picture_collect(struct picture *p, FILE *log, const char *name, const struct picture_options *o,
+                    struct error *err)
 {
     struct picture_log l;
     *p = (struct picture){.name = name, .options = *o};

@@ -1,7 +1,7 @@
 /*
- * Requests into lanes, one of a function, and rows, one below the other where they overlap. Rows are
- * dealt out in the order of arrival, so that a lane reads like a queue. When all that would be more
- * than a page can hold, every lane has fewer rows, and what finds none is counted. See
+ * Requests into lanes, one of a function, and rows, one below the other where they overlap. Rows
+ * are dealt out in the order of arrival, so that a lane reads like a queue. When all that would be
+ * more than a page can hold, every lane has fewer rows, and what finds none is counted. See
  * picture_parts.h.
  */
 #include <errno.h>
@@ -9,7 +9,7 @@
 
 #include "sim/picture_parts.h"
 
-#define ROWS_FIRST 24u   /* of one lane, at most */
+#define ROWS_FIRST 24u /* of one lane, at most */
 #define ROWS_TOTAL 200u
 #define GAP_FIRST 0.6 /* in columns, between two in a row */
 #define WIDTH_MIN 1.6 /* of a request in a row, however short */

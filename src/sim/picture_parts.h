@@ -30,14 +30,15 @@ struct picture_log {
     FILE *file;
     const char *name;
     struct sched_config config;
-    uint64_t records;             /* read so far, a plan's actions each */
-    uint64_t origin_us, now_us;   /* of the first and the latest; time never goes back */
-    uint64_t events, plans, left; /* left: actions of the plan at hand */
-    bool is_full;                 /* the daemon stopped recording */
-    char damage[PICTURE_DAMAGE_BYTES]; /* why what follows was not read; "": it was read to its end */
-    bool is_event;                /* the latest record is */
-    struct sched_event event;     /* this, */
-    struct sched_action action;   /* or this */
+    uint64_t records;                  /* read so far, a plan's actions each */
+    uint64_t origin_us, now_us;        /* of the first and the latest; time never goes back */
+    uint64_t events, plans, left;      /* left: actions of the plan at hand */
+    bool is_full;                      /* the daemon stopped recording */
+    char damage[PICTURE_DAMAGE_BYTES]; /* why what follows was not read; "": it was read to its end
+                                        */
+    bool is_event;                     /* the latest record is */
+    struct sched_event event;          /* this, */
+    struct sched_action action;        /* or this */
 };
 
 int picture_log_begin(struct picture_log *l, FILE *file, const char *name, struct error *err);
@@ -59,10 +60,10 @@ enum picture_part {
 
 enum picture_end {
     PICTURE_DONE,
-    PICTURE_LEFT,    /* its client went */
-    PICTURE_LOST,    /* its process ended */
+    PICTURE_LEFT, /* its client went */
+    PICTURE_LOST, /* its process ended */
     PICTURE_REFUSED,
-    PICTURE_OPEN,    /* the log ends first */
+    PICTURE_OPEN, /* the log ends first */
     PICTURE_ENDS,
 };
 
@@ -93,10 +94,10 @@ enum picture_state {
 
 struct picture_span {
     uint64_t begin_us, end_us;
-    uint32_t number;   /* of the worker; of the copy's backbone or function */
-    uint16_t domain;   /* index into the picture's; its domain_count: none or another */
-    uint8_t state;     /* enum picture_state */
-    bool is_adapter;   /* PICTURE_LOADING */
+    uint32_t number; /* of the worker; of the copy's backbone or function */
+    uint16_t domain; /* index into the picture's; its domain_count: none or another */
+    uint8_t state;   /* enum picture_state */
+    bool is_adapter; /* PICTURE_LOADING */
     bool has_failed;
 };
 
@@ -182,7 +183,7 @@ struct picture_place {
 struct picture {
     const char *name;
     struct picture_options options;
-    bool is_counting; /* the first pass */
+    bool is_counting;            /* the first pass */
     uint64_t origin_us, last_us; /* of the log */
     uint64_t begin_us, end_us;   /* what is shown */
     uint64_t first_us, over_us;  /* of its requests: the first arrival, the last end */
@@ -218,8 +219,8 @@ struct picture {
     int failed;    /* -ENOMEM */
 };
 
-int picture_collect(struct picture *p, FILE *log, const char *name,
-                    const struct picture_options *o, struct error *err);
+int picture_collect(struct picture *p, FILE *log, const char *name, const struct picture_options *o,
+                    struct error *err);
 void picture_free(struct picture *p);
 
 /* Where a time falls, in columns: 0 to PICTURE_COLUMNS inside the picture, cut to that. */

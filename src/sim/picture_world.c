@@ -1,7 +1,7 @@
 /*
- * What the records of a log say there is. It follows the core (sched/) in what an event or an action
- * changes, and decides nothing: a byte of memory is charged from the action that asks for it until
- * the event that says it is gone. See picture_parts.h.
+ * What the records of a log say there is. It follows the core (sched/) in what an event or an
+ * action changes, and decides nothing: a byte of memory is charged from the action that asks for it
+ * until the event that says it is gone. See picture_parts.h.
  */
 #include <errno.h>
 #include <math.h>
@@ -145,10 +145,8 @@ static void copy_leave(struct picture_world *w, uint32_t copy)
 static void worker_told(struct picture_world *w, uint32_t index)
 {
     struct picture_worker *k = &w->workers[index];
-    struct picture_span s = {.begin_us = k->since_us,
-                             .end_us = now_of(w),
-                             .number = index,
-                             .state = k->state};
+    struct picture_span s = {
+        .begin_us = k->since_us, .end_us = now_of(w), .number = index, .state = k->state};
     picture_take_worker(w->picture, &s, k->domain);
     k->since_us = now_of(w);
 }
@@ -166,9 +164,10 @@ static void worker_runs(struct picture_world *w, uint32_t index)
 {
     struct picture_worker *k = &w->workers[index];
     if (k->exists && k->state != PICTURE_STARTING)
-        worker_set(w, index, k->running > 0       ? PICTURE_SERVING
-                             : k->domain.group > 0 ? PICTURE_IDLE
-                                                   : PICTURE_SPARE);
+        worker_set(w, index,
+                   k->running > 0        ? PICTURE_SERVING
+                   : k->domain.group > 0 ? PICTURE_IDLE
+                                         : PICTURE_SPARE);
 }
 
 static uint32_t *slot_of(struct picture_world *w, uint32_t worker, uint32_t slot)
@@ -213,8 +212,8 @@ static void on_grant(struct picture_world *w, const struct sched_action *a)
     if (m->is_busy)
         turn_end(w, m, NULL);
     m->is_busy = true;
-    m->turn = (struct picture_turn){
-        .begin_us = now_of(w), .device = a->device, .worker = a->worker};
+    m->turn =
+        (struct picture_turn){.begin_us = now_of(w), .device = a->device, .worker = a->worker};
 }
 
 /* --- lives of workers --- */
@@ -238,15 +237,15 @@ static void on_spawn(struct picture_world *w, const struct sched_action *a)
 {
     struct picture_worker *k = &w->workers[a->worker];
     on_exited(w, a->worker);
-    *k = (struct picture_worker){
-        .exists = true,
-        .state = PICTURE_STARTING,
-        .device = a->device,
-        .copy = a->copy,
-        .since_us = now_of(w),
-        .life = ++w->lives,
-        .process_bytes = w->places[a->device].worker_bytes + w->work_bytes[a->backbone],
-        .kv_bytes = (double)a->bytes};
+    *k = (struct picture_worker){.exists = true,
+                                 .state = PICTURE_STARTING,
+                                 .device = a->device,
+                                 .copy = a->copy,
+                                 .since_us = now_of(w),
+                                 .life = ++w->lives,
+                                 .process_bytes =
+                                     w->places[a->device].worker_bytes + w->work_bytes[a->backbone],
+                                 .kv_bytes = (double)a->bytes};
     w->copies[a->copy].users++;
     charge(w, a->device, PICTURE_PROCESSES, k->process_bytes);
     charge(w, a->device, PICTURE_KV, k->kv_bytes);
@@ -495,7 +494,7 @@ static void on_told(struct picture_world *w, const struct sched_action *a)
     struct picture_live *r = live_find(w, a->request);
     if (r == NULL)
         return;
-    enum picture_end end = a->type == SCHED_REFUSE    ? PICTURE_REFUSED
+    enum picture_end end = a->type == SCHED_REFUSE     ? PICTURE_REFUSED
                            : a->receipt.completed == 0 ? PICTURE_LOST
                            : r->has_left               ? PICTURE_LEFT
                                                        : PICTURE_DONE;
@@ -657,8 +656,8 @@ int picture_world_init(struct picture_world *w, const struct picture_log *log, s
     w->workers = calloc(c->workers_max, sizeof *w->workers);
     w->slots = calloc((size_t)c->workers_max * c->worker_slots_max, sizeof *w->slots);
     w->copies = calloc(c->copies_max, sizeof *w->copies);
-    if (w->places != NULL && w->functions != NULL && w->work_bytes != NULL &&
-        w->workers != NULL && w->slots != NULL && w->copies != NULL && live_grow(w))
+    if (w->places != NULL && w->functions != NULL && w->work_bytes != NULL && w->workers != NULL &&
+        w->slots != NULL && w->copies != NULL && live_grow(w))
         return 0;
     picture_world_free(w);
     return -ENOMEM;

@@ -186,8 +186,8 @@ static int put_owner(struct registry *r, struct registry_function *f, struct err
     sqlite3_bind_text(st, 1, f->owner, -1, SQLITE_TRANSIENT);
     n = run(r, st, "storing the owner", err);
     if (n == 0)
-        n = prepare(r, &st, "SELECT id,requests_max FROM owners WHERE name=?1",
-                    "reading the owner", err);
+        n = prepare(r, &st, "SELECT id,requests_max FROM owners WHERE name=?1", "reading the owner",
+                    err);
     if (n < 0)
         return n;
     uint32_t row[2] = {0};

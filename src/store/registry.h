@@ -17,11 +17,11 @@ struct registry;
 struct registry_function {
     char name[REGISTRY_NAME_BYTES];
     char owner[REGISTRY_NAME_BYTES];
-    uint32_t owner_id;   /* filled by the registry */
+    uint32_t owner_id;           /* filled by the registry */
     uint32_t owner_requests_max; /* filled by the registry: at a time; 0: the server's default */
-    uint32_t isolation;  /* enum route_isolation */
-    uint64_t generation; /* filled by the registry: 1, 2, ... per name, never reused */
-    uint64_t created_us; /* wall clock */
+    uint32_t isolation;          /* enum route_isolation */
+    uint64_t generation;         /* filled by the registry: 1, 2, ... per name, never reused */
+    uint64_t created_us;         /* wall clock */
     uint64_t slo_ttft_us; /* objectives: for the first token, and each further one; 0: none named */
     uint64_t slo_tpot_us;
     bool has_adapter;
@@ -34,9 +34,9 @@ struct registry_function {
 struct registry_image {
     struct digest digest;
     uint64_t bytes;
-    uint32_t kind;   /* enum image_kind */
-    uint32_t dtype;  /* enum image_dtype of the matrices, as the packer was asked for it */
-    uint32_t rank;   /* adapters: the largest */
+    uint32_t kind;  /* enum image_kind */
+    uint32_t dtype; /* enum image_dtype of the matrices, as the packer was asked for it */
+    uint32_t rank;  /* adapters: the largest */
     /* Backbones: what an engine takes beside one, see engine/engine.h. */
     uint64_t kv_token_bytes[3]; /* by how keys and values are kept: auto, bf16, int8 */
     uint64_t row_bytes;
@@ -59,8 +59,8 @@ int registry_check_generation(struct registry *r, const char *name, uint64_t if_
                               struct error *err);
 /* -ENOENT when there is none of that name. */
 int registry_remove_function(struct registry *r, const char *name, struct error *err);
-/* How many requests of the owner may be waiting or running, 0: the server's default. Makes the owner;
- * fills *ret_id. */
+/* How many requests of the owner may be waiting or running, 0: the server's default. Makes the
+ * owner; fills *ret_id. */
 int registry_put_owner_limit(struct registry *r, const char *owner, uint32_t requests_max,
                              uint32_t *ret_id, struct error *err);
 /* Calls fn for every function, by name. Stops at the first that returns < 0 and returns that. */

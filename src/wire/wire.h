@@ -19,35 +19,36 @@
 #include <stdbool.h>
 
 enum wire_type {
-    WIRE_FILE = 1,   /* wire_file, tail: name; one descriptor */
-    WIRE_PACK,       /* wire_pack; descriptors: output, for adapters also the backbone image */
-    WIRE_PROGRESS,   /* wire_progress, tail: what is being done */
-    WIRE_PACKED,     /* wire_packed, tail: the image's description, JSON */
-    WIRE_TARGET,     /* wire_target; one descriptor: memory for the image of the next LOAD */
-    WIRE_LOAD,       /* wire_load; one descriptor: the image file */
-    WIRE_LOADED,     /* wire_loaded; one descriptor: the sealed memory, read-only; none after TARGET,
-                      * whose memory is sealed now */
-    WIRE_PREPARE,    /* wire_prepare; one descriptor: the sealed memory */
-    WIRE_PREPARED,   /* wire_prepared */
-    WIRE_GROUP,      /* wire_group; one descriptor: where the next FORK's process enters its memory group */
-    WIRE_FORK,       /* wire_fork; one descriptor: the new process's channel */
-    WIRE_FORKED,     /* wire_forked; one descriptor: its pidfd */
-    WIRE_EXITED,     /* wire_exited */
-    WIRE_ATTACH,     /* wire_attach; one descriptor: the sealed memory; none to a zygote's copy */
-    WIRE_READY,      /* wire_ready */
-    WIRE_BIND,       /* wire_bind; one descriptor: sealed memory with the adapter image, none for the
-                      * bare backbone */
-    WIRE_BOUND,      /* wire_bound */
-    WIRE_UNBIND,     /* wire_slot */
-    WIRE_RESIZE,     /* wire_resize */
-    WIRE_RESIZED,    /* wire_resize: what it is now; answers a RESIZE to less */
-    WIRE_SUBMIT,     /* wire_submit, tail: the request body; or one descriptor that holds it */
-    WIRE_CANCEL,     /* wire_request */
-    WIRE_GRANT,      /* wire_grant */
-    WIRE_REVOKE,     /* wire_turn */
-    WIRE_ADMITTED,   /* wire_admitted */
-    WIRE_TOKENS,     /* wire_tokens, tail: text, then wire_token records when asked for */
-    WIRE_DONE,       /* wire_done */
+    WIRE_FILE = 1, /* wire_file, tail: name; one descriptor */
+    WIRE_PACK,     /* wire_pack; descriptors: output, for adapters also the backbone image */
+    WIRE_PROGRESS, /* wire_progress, tail: what is being done */
+    WIRE_PACKED,   /* wire_packed, tail: the image's description, JSON */
+    WIRE_TARGET,   /* wire_target; one descriptor: memory for the image of the next LOAD */
+    WIRE_LOAD,     /* wire_load; one descriptor: the image file */
+    WIRE_LOADED,   /* wire_loaded; one descriptor: the sealed memory, read-only; none after TARGET,
+                    * whose memory is sealed now */
+    WIRE_PREPARE,  /* wire_prepare; one descriptor: the sealed memory */
+    WIRE_PREPARED, /* wire_prepared */
+    WIRE_GROUP, /* wire_group; one descriptor: where the next FORK's process enters its memory group
+                 */
+    WIRE_FORK,  /* wire_fork; one descriptor: the new process's channel */
+    WIRE_FORKED,   /* wire_forked; one descriptor: its pidfd */
+    WIRE_EXITED,   /* wire_exited */
+    WIRE_ATTACH,   /* wire_attach; one descriptor: the sealed memory; none to a zygote's copy */
+    WIRE_READY,    /* wire_ready */
+    WIRE_BIND,     /* wire_bind; one descriptor: sealed memory with the adapter image, none for the
+                    * bare backbone */
+    WIRE_BOUND,    /* wire_bound */
+    WIRE_UNBIND,   /* wire_slot */
+    WIRE_RESIZE,   /* wire_resize */
+    WIRE_RESIZED,  /* wire_resize: what it is now; answers a RESIZE to less */
+    WIRE_SUBMIT,   /* wire_submit, tail: the request body; or one descriptor that holds it */
+    WIRE_CANCEL,   /* wire_request */
+    WIRE_GRANT,    /* wire_grant */
+    WIRE_REVOKE,   /* wire_turn */
+    WIRE_ADMITTED, /* wire_admitted */
+    WIRE_TOKENS,   /* wire_tokens, tail: text, then wire_token records when asked for */
+    WIRE_DONE,     /* wire_done */
     WIRE_TURN_ENDED, /* wire_turn_ended */
     WIRE_FAILED,     /* wire_failed, tail: the sentence */
     WIRE_TYPE_COUNT,
@@ -211,8 +212,9 @@ struct wire_submit {
     float repetition_penalty; /* 1: none */
     uint32_t min_tokens;
     uint32_t choices; /* answers to the same prompt, each with a seed of its own */
-    uint64_t wall_us;     /* for templates that print the date */
-    uint64_t deadline_us; /* of the first token, by the monotonic clock: who is due first is first */
+    uint64_t wall_us; /* for templates that print the date */
+    uint64_t
+        deadline_us; /* of the first token, by the monotonic clock: who is due first is first */
 };
 
 struct wire_request {

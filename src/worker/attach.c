@@ -147,9 +147,8 @@ int session_bind(struct session *s, const struct wire_bind *b, int fd, struct er
         return 0;
     }
     slot->bound = true;
-    struct wire_bound bound = {.slot = b->slot,
-                               .bind_us = clock_now_us() - began_us,
-                               .adapter_bytes = slot->view.bytes};
+    struct wire_bound bound = {
+        .slot = b->slot, .bind_us = clock_now_us() - began_us, .adapter_bytes = slot->view.bytes};
     session_put(s, WIRE_BOUND, &bound, sizeof bound, NULL, 0);
     return 0;
 }
@@ -161,8 +160,7 @@ void session_resize(struct session *s, const struct wire_resize *r)
         return;
     bool is_less = r->bytes < s->kv_limit_bytes;
     s->kv_limit_bytes = engine_kv_limit(s->engine, r->bytes, r->is_most != 0);
-    struct wire_resize now = {
-        .bytes = s->kv_limit_bytes < r->bytes ? r->bytes : s->kv_limit_bytes};
+    struct wire_resize now = {.bytes = s->kv_limit_bytes < r->bytes ? r->bytes : s->kv_limit_bytes};
     if (is_less)
         session_put(s, WIRE_RESIZED, &now, sizeof now, NULL, 0);
     s->kv_limit_bytes = now.bytes;

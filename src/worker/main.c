@@ -32,7 +32,11 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         int (*run)(const struct role_options *o);
-    } roles[] = {{"packer", role_packer}, {"keeper", role_keeper}, {"stager", role_stager}, {"zygote", role_zygote}, {"worker", role_worker}};
+    } roles[] = {{"packer", role_packer},
+                 {"keeper", role_keeper},
+                 {"stager", role_stager},
+                 {"zygote", role_zygote},
+                 {"worker", role_worker}};
 
     uint64_t began_us = clock_now_us();
     if (argc >= 2 && strcmp(argv[1], "bench") == 0)

@@ -34,7 +34,7 @@ struct packer {
     struct probe probe; /* of an adapter */
     uint64_t probe_us;
     struct engine_sizes sizes; /* of a backbone */
-    uint64_t progress_bytes; /* when the next progress is due */
+    uint64_t progress_bytes;   /* when the next progress is due */
 };
 
 static int add_file(struct packer *p, struct wire_cursor *c, const struct wire_record *r,

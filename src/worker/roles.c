@@ -10,10 +10,11 @@
 int role_lock(const struct role_options *o, enum sandbox_role role, uint32_t threads_max,
               const int *fds, size_t fd_count, struct error *err)
 {
-    static const char *const names[SANDBOX_ROLE_COUNT] = {
-        [SANDBOX_WORKER] = "sllora-worker", [SANDBOX_KEEPER] = "sllora-keeper",
-        [SANDBOX_STAGER] = "sllora-stager", [SANDBOX_ZYGOTE] = "sllora-zygote",
-        [SANDBOX_PACKER] = "sllora-packer"};
+    static const char *const names[SANDBOX_ROLE_COUNT] = {[SANDBOX_WORKER] = "sllora-worker",
+                                                          [SANDBOX_KEEPER] = "sllora-keeper",
+                                                          [SANDBOX_STAGER] = "sllora-stager",
+                                                          [SANDBOX_ZYGOTE] = "sllora-zygote",
+                                                          [SANDBOX_PACKER] = "sllora-packer"};
     int keep[8];
     (void)prctl(PR_SET_NAME, names[role]); /* for ps and top */
     assert(fd_count < sizeof keep / sizeof keep[0]);

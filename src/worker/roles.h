@@ -26,7 +26,8 @@ int role_stager(const struct role_options *o);
 int role_zygote(const struct role_options *o);
 int role_worker(const struct role_options *o);
 
-/* Of the engine's pool, which starts under the filter: it allows threads and nothing else of clone. */
+/* Of the engine's pool, which starts under the filter: it allows threads and nothing else of clone.
+ */
 #define WORKER_THREADS_MAX 256u
 #define ROLE_FDS_MAX 512u
 

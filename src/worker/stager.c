@@ -90,9 +90,8 @@ static int serve(const struct role_options *o, struct inbox *in, struct error *e
         close(order.target);
         if (status == 0)
             continue;
-        struct wire_failed failed = {.scope = WIRE_FAILED_SLOT,
-                                     .subject = order.load.number,
-                                     .status = (uint32_t)-status};
+        struct wire_failed failed = {
+            .scope = WIRE_FAILED_SLOT, .subject = order.load.number, .status = (uint32_t)-status};
         role_send(o->chan, WIRE_FAILED, &failed, sizeof failed, reason.text, strlen(reason.text),
                   -1);
     }

@@ -1,7 +1,8 @@
 /*
  * The zygote: one for each backbone in memory. It maps the backbone, reads its tokenizer and its
  * chat template, and from then on makes copies of itself, each of which becomes a worker for one
- * domain: what every worker of the backbone would do first is done once, and its memory stands once.
+ * domain: what every worker of the backbone would do first is done once, and its memory stands
+ * once.
  *
  * It has seen a backbone and nothing else, and hears from the daemon only: no prompt, no adapter,
  * and nothing of what its copies do.

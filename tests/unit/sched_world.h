@@ -1,9 +1,9 @@
 /*
- * A world for the scheduler core to live in, made by a seed: machines, deployments, bursts, crashes,
- * slow and failing loads, lost clients, removals, too little memory, clocks that jump. After every
- * event the core's own invariants are checked, and the world checks from outside that every request
- * is answered once, that every memory stays within its budget, that a worker serves one domain and
- * that one worker has a device's turn at a time.
+ * A world for the scheduler core to live in, made by a seed: machines, deployments, bursts,
+ * crashes, slow and failing loads, lost clients, removals, too little memory, clocks that jump.
+ * After every event the core's own invariants are checked, and the world checks from outside that
+ * every request is answered once, that every memory stays within its budget, that a worker serves
+ * one domain and that one worker has a device's turn at a time.
  *
  * A world is a list of steps, each with random numbers of its own, so that steps can be left out: a
  * failing world is run again with fewer and fewer of them.
@@ -236,11 +236,11 @@ static void world_bind(struct world *w, const struct sched_action *a)
         MUST(c->state == COPY_THERE && c->place == k->device && c->function == a->function);
     }
     world_later(w, world_soon(w, 500), k->life,
-                (struct sched_event){
-                    .type = world_pick(w, 15) == 0 ? SCHED_BIND_FAILED : SCHED_WORKER_BOUND,
-                    .worker = a->worker,
-                    .function = a->function,
-                    .us = 300});
+                (struct sched_event){.type = world_pick(w, 15) == 0 ? SCHED_BIND_FAILED
+                                                                    : SCHED_WORKER_BOUND,
+                                     .worker = a->worker,
+                                     .function = a->function,
+                                     .us = 300});
 }
 
 static void world_resize(struct world *w, const struct sched_action *a)
@@ -253,9 +253,9 @@ static void world_resize(struct world *w, const struct sched_action *a)
         return;
     }
     uint64_t down = world_pick(w, 4) == 0 ? k->kv_bytes : a->bytes; /* some cannot */
-    world_later(w, world_soon(w, 1000), k->life,
-                (struct sched_event){
-                    .type = SCHED_WORKER_RESIZED, .worker = a->worker, .bytes = down});
+    world_later(
+        w, world_soon(w, 1000), k->life,
+        (struct sched_event){.type = SCHED_WORKER_RESIZED, .worker = a->worker, .bytes = down});
 }
 
 static void world_submit(struct world *w, const struct sched_action *a)
@@ -282,12 +282,10 @@ static void world_submit(struct world *w, const struct sched_action *a)
                                          .request = a->request,
                                          .tokens = 1 + world_pick(w, 40)});
     at += world_soon(w, 6000);
-    world_later(w, at, k->life,
-                (struct sched_event){.type = SCHED_DONE,
-                                     .request = a->request,
-                                     .tokens = 7,
-                                     .more_tokens = 3,
-                                     .us = 900});
+    world_later(
+        w, at, k->life,
+        (struct sched_event){
+            .type = SCHED_DONE, .request = a->request, .tokens = 7, .more_tokens = 3, .us = 900});
 }
 
 static void world_execute_worker(struct world *w, const struct sched_action *a)
@@ -356,7 +354,8 @@ static void world_execute(struct world *w, const struct sched_action *a)
         break;
     case SCHED_REFUSE:
     case SCHED_RECEIPT:
-        MUST(w->requests[a->request].fate == FATE_OPEN || w->requests[a->request].fate == FATE_GONE);
+        MUST(w->requests[a->request].fate == FATE_OPEN ||
+             w->requests[a->request].fate == FATE_GONE);
         MUST(w->requests[a->request].ran == (a->type == SCHED_RECEIPT));
         w->requests[a->request].fate = FATE_ANSWERED;
         break;
@@ -400,8 +399,7 @@ static bool world_is_stale(const struct world *w, const struct world_later *l)
     uint32_t index = e->worker;
     if (e->type == SCHED_DONE || e->type == SCHED_TOKENS || e->type == SCHED_ADMITTED)
         index = w->requests[e->request].worker;
-    return index >= WORLD_WORKERS || !w->workers[index].alive ||
-           w->workers[index].life != l->life;
+    return index >= WORLD_WORKERS || !w->workers[index].alive || w->workers[index].life != l->life;
 }
 
 static void world_copy_ends(struct world *w, uint32_t copy, bool there)
@@ -601,9 +599,8 @@ static void world_machine(struct world *w)
     static const uint64_t bytes[WORLD_BACKBONES] = {300, 500, 400, 980};
     for (uint32_t n = 0; n < WORLD_NODES; n++) {
         w->budgets[WORLD_DEVICES + n] = n == 0 ? 0 : 400 + world_pick(w, 1500);
-        world_happen(w, (struct sched_event){.type = SCHED_NODE,
-                                             .node = n,
-                                             .bytes = w->budgets[WORLD_DEVICES + n]});
+        world_happen(w, (struct sched_event){
+                            .type = SCHED_NODE, .node = n, .bytes = w->budgets[WORLD_DEVICES + n]});
     }
     uint32_t devices = 1 + world_pick(w, WORLD_DEVICES);
     for (uint32_t d = 0; d < devices; d++) {

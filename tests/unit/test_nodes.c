@@ -43,8 +43,8 @@ static void test_pages_lie_where_wished(void **state)
         int node = -1;
         char *at = data + piece * PIECE_BYTES;
         *at = 1;
-        assert_int_equal(
-            syscall(SYS_get_mempolicy, &node, NULL, 0, at, MPOL_F_NODE | MPOL_F_ADDR), 0);
+        assert_int_equal(syscall(SYS_get_mempolicy, &node, NULL, 0, at, MPOL_F_NODE | MPOL_F_ADDR),
+                         0);
         assert_int_equal(node, nodes_nth(&n, piece));
     }
     munmap(data, BYTES);

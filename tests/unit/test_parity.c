@@ -19,10 +19,10 @@
 #include <cmocka.h>
 
 #define LOGIT_DIFFERENCE_MAX 2e-4
-/* Matrices, keys and values in bf16: the root mean square of the differences, in that of the logits.
- * A number is rounded by 2^-9 at most, by 2^-9 / sqrt(3) in the mean of squares; both sides of a
- * product: 1.6e-3. Such errors are independent, and a logit has gone through a residual stream to
- * which up to 4 layers of 7 products and attention's 3 added theirs: sqrt(40) of them, 1e-2. An
+/* Matrices, keys and values in bf16: the root mean square of the differences, in that of the
+ * logits. A number is rounded by 2^-9 at most, by 2^-9 / sqrt(3) in the mean of squares; both sides
+ * of a product: 1.6e-3. Such errors are independent, and a logit has gone through a residual stream
+ * to which up to 4 layers of 7 products and attention's 3 added theirs: sqrt(40) of them, 1e-2. An
  * adapter adds the error of its own products times its scale, which is 4 in the extreme of these
  * (rsLoRA, alpha_pattern): 4e-2, as is seen, and half as much again. */
 #define BF16_DIFFERENCE_MAX 6e-2
