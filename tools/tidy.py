@@ -9,7 +9,8 @@ file:line: what is wrong. Exit status 1 when there is any.
 - no leftover marks, no path of one machine
 - every .c of src/ is in the house format (clang-format)
 - every file begins with a comment that says what it is
-- the scheduler core is pure: its objects need nothing but mem* and assert
+- the scheduler core is pure: its objects need nothing but mem* and assert, and they have no variables
+- every fuzzer has a corpus, and every corpus a fuzzer
 """
 import re
 import subprocess
@@ -131,18 +132,30 @@ def check_format(paths):
 
 
 def check_purity():
-    build = ROOT / "build"
-    libraries = [build / "libpolicy.a", build / "libsched.a"]
-    if not all(lib.exists() for lib in libraries):
-        made = subprocess.run(["make", "-s", *(str(lib.relative_to(ROOT)) for lib in libraries)],
-                              cwd=ROOT, capture_output=True, text=True)
-        if made.returncode != 0:
-            report("src/sched", 1, "does not build: " + made.stderr.strip()[-200:])
-            return
-    out = subprocess.run(["nm", *map(str, libraries)], capture_output=True, text=True).stdout
+    libraries = ["build/libpolicy.a", "build/libsched.a"]
+    made = subprocess.run(["make", "-s", *libraries], cwd=ROOT, capture_output=True, text=True)
+    if made.returncode != 0:
+        report("src/sched", 1, "does not build: " + made.stderr.strip()[-200:])
+        return
+    out = subprocess.run(["nm", *libraries], cwd=ROOT, capture_output=True, text=True).stdout
     defined = set(re.findall(r"^\w+ [A-Za-z] (\w+)$", out, re.M))
-    for name in sorted(set(re.findall(r"^ +U (\w+)$", out, re.M)) - defined - PURE):
+    for name in sorted(set(re.findall(r"^ +[Uwv] (\w+)$", out, re.M)) - defined - PURE):
         report("src/sched", 1, f"the core is not pure: it calls {name}()")
+    out = subprocess.run(["objdump", "-t", *libraries], cwd=ROOT, capture_output=True,
+                         text=True).stdout
+    variable = r"^\w+ .{7} (\.t?data\S*|\.t?bss\S*|\*COM\*)\t\w+ (?:\.hidden )?(\w\S*)$"
+    for section, name in sorted(set(re.findall(variable, out, re.M))):
+        if not section.startswith(".data.rel.ro"):
+            report("src/sched", 1, f"the core is not pure: {name} is a variable that stays")
+
+
+def check_corpora():
+    fuzzers = {path.stem[len("fuzz_"):] for path in tracked("tests/fuzz/fuzz_*.c")}
+    corpora = {path.parts[3] for path in tracked("tests/fuzz/corpus/**")}
+    for name in sorted(fuzzers - corpora):
+        report(f"tests/fuzz/fuzz_{name}.c", 1, f"has no tests/fuzz/corpus/{name}")
+    for name in sorted(corpora - fuzzers):
+        report(f"tests/fuzz/corpus/{name}", 1, f"has no tests/fuzz/fuzz_{name}.c")
 
 
 def main():
@@ -165,6 +178,7 @@ def main():
                 report(path, number, "a path of one machine")
     check_format(sources)
     check_purity()
+    check_corpora()
     for line in findings:
         print(line)
     print(f"tidy: {len(sources)} sources, {len(findings)} findings")

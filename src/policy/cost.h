@@ -18,7 +18,7 @@ struct cost_step {
     double decode_us;
 };
 
-/* Recursive least squares of the relative error, with forgetting. */
+/* A Kalman filter of the relative error: costs drift slowly, each turn tells a sum of them. */
 struct cost_fit {
     struct cost_step c;
     double p[3][3]; /* covariance */

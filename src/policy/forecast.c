@@ -28,16 +28,18 @@ static uint32_t bin_of(uint64_t us)
     return bin < FORECAST_BINS ? bin : FORECAST_BINS - 1;
 }
 
+/* What is not seen yet is the prior's: its request thins out with age, so that of who is never
+ * called about one is expected in as long as he has been there; its time is forgotten like other
+ * time. */
 static double rate_us(const struct forecast *f, uint64_t now_us)
 {
     uint64_t since = now_us > f->last_us ? now_us - f->last_us : 0;
-    uint64_t age = now_us > f->first_us ? now_us - f->first_us : 0;
+    double age = now_us > f->first_us ? (double)(now_us - f->first_us) : 0;
     double decay = LN2 / (double)FORECAST_HALF_US;
     double weight = f->weight * maths_exp_minus(decay * (double)since);
-    /* How much of the kernel the function has lived through, and no less than a prior of its own.
-     */
-    double seen = (1 - maths_exp_minus(decay * (double)age)) / decay;
-    return (weight + PRIOR_WEIGHT) / (seen + PRIOR_WEIGHT / PRIOR_RATE);
+    double unseen = maths_exp_minus(decay * age), seen_us = (1 - unseen) / decay;
+    return (weight + PRIOR_WEIGHT / (1 + age * PRIOR_RATE)) /
+           (seen_us + unseen * PRIOR_WEIGHT / PRIOR_RATE);
 }
 
 double forecast_rate(const struct forecast *f, uint64_t now_us)

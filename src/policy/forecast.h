@@ -16,8 +16,7 @@ struct forecast {
     uint64_t arrivals;
     double weight; /* arrivals, each halved every FORECAST_HALF_US, at last_us */
     double error;  /* see forecast_error */
-    uint16_t
-        longer[FORECAST_BINS + 1]; /* times of bin b and above: what is asked for, in one look */
+    uint16_t longer[FORECAST_BINS + 1]; /* times of bin b and above: one look for an answer */
 };
 
 #define FORECAST_HALF_US (600 * UINT64_C(1000000))

@@ -1,9 +1,9 @@
 /* See keepalive.h. */
 #include "policy/keepalive.h"
 
-/* Times tried: from a quarter of a second on, each half as long again; the last one is 9 hours. */
-#define SHORTEST_US (UINT64_C(1) << 18)
-#define TIMES 30
+/* Times tried: from what the shortest start takes, each half as long again; the last is 9 hours. */
+#define SHORTEST_US (UINT64_C(1) << 11)
+#define TIMES 42
 
 /* The best time, or with `any` the first that is above 0. */
 static struct keepalive_choice choose(const struct forecast_outlook *o,

@@ -26,6 +26,19 @@ static inline uint32_t maths_log2(uint64_t n)
     return 63 - (uint32_t)__builtin_clzll(n);
 }
 
+/* The square root of x > 0, relative error below 1e-9: Newton's steps from a power of two. */
+static inline double maths_sqrt(double x)
+{
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    bits = (bits >> 1) + (UINT64_C(1023) << 51); /* half the exponent: within 7 % */
+    double root;
+    memcpy(&root, &bits, sizeof root);
+    for (int i = 0; i < 4; i++)
+        root = (root + x / root) / 2;
+    return root;
+}
+
 static inline double maths_min(double a, double b)
 {
     return a < b ? a : b;

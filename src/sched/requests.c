@@ -169,6 +169,8 @@ void request_arrive(struct sched *s, const struct sched_event *e)
     struct domain *d = &s->domains[f->domain];
     if (d->waiting.count == 0)
         hungry_add(s, d);
+    if (d->waiting.count == 0 || r->give_up_us < d->give_up_us)
+        d->give_up_us = r->give_up_us;
     list_append(s, &d->waiting, r);
     r->state = REQUEST_WAITING;
     f->waiting++;

@@ -92,6 +92,7 @@ struct domain {
     uint32_t blocked_next;   /* of those that wait for memory in a place */
     uint32_t blocked_place;  /* SCHED_NONE: in none */
     uint64_t blocked_us;     /* when what it waits for was asked for */
+    uint64_t give_up_us;     /* of those who wait, nobody is to be given up before */
     uint32_t hungry_next, hungry_prev; /* domains of its backbone with waiting requests */
     uint64_t load_seen_us;             /* when the latest load that it waited for ended */
     bool used;
@@ -164,7 +165,7 @@ struct worker {
     uint64_t kv_reserved; /* by what runs */
     uint64_t spawned_us, ready_us;
     uint64_t turn_ended_us;
-    uint64_t batch_us; /* static batches: when the one at work was begun */
+    uint64_t batch_us; /* when requests were submitted to it last: a batch, as long as it is now */
     uint32_t state;    /* enum worker_state */
     uint32_t device;
     uint32_t domain; /* SCHED_NONE: a spare */

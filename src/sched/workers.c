@@ -231,7 +231,7 @@ static bool is_due(struct plan *p, uint32_t index, const struct worker *w, const
     bool is_free = v->turn_worker == SCHED_NONE || &s->workers[v->turn_worker] == w;
     if (mode == SCHED_BATCH_OFF || (mode == SCHED_BATCH_ADAPTIVE && is_free))
         return true;
-    if (mode == SCHED_BATCH_STATIC && w->batch_us == p->now_us && w->running.count > 0)
+    if (w->batch_us == p->now_us && w->running.count > 0)
         return true; /* of the batch that is being put together */
     struct cost_batch batch = forecast_batch(s, r->function, f->prompt_tokens);
     double slo_us = (double)f->slo_ttft_us;
@@ -375,8 +375,8 @@ static bool feed(struct plan *p, uint32_t index, uint32_t worker)
         return false;
     account_wait(d, w, slot, r, p->now_us);
     r->prefill_us = maths_max(forecast_batch(s, r->function, r->prompt_tokens).alpha_us, 1);
+    w->batch_us = p->now_us;
     if (w->running.count == 0) {
-        w->batch_us = p->now_us;
         w->passed_over = 0;
         timers_set(&s->timers, timer_of_worker(worker), TIMERS_NEVER);
     }
@@ -476,12 +476,17 @@ static bool decide_start(struct plan *p, uint32_t index)
 static void give_up_late(struct plan *p, struct domain *d)
 {
     struct sched *s = p->s;
-    while (d->waiting.head != SCHED_NONE) {
-        struct request *r = &s->requests[d->waiting.head];
-        if (r->give_up_us > p->now_us)
-            break;
-        request_refuse(s, r, SCHED_TOO_LATE,
-                       maths_us((double)s->functions[r->function].slo_ttft_us));
+    if (d->give_up_us > p->now_us)
+        return;
+    d->give_up_us = UINT64_MAX;
+    for (uint32_t i = d->waiting.head; i != SCHED_NONE;) {
+        struct request *r = &s->requests[i];
+        i = r->next;
+        if (r->give_up_us <= p->now_us)
+            request_refuse(s, r, SCHED_TOO_LATE,
+                           maths_us((double)s->functions[r->function].slo_ttft_us));
+        else if (r->give_up_us < d->give_up_us)
+            d->give_up_us = r->give_up_us;
     }
 }
 
@@ -515,8 +520,7 @@ void plan_domain(struct plan *p, uint32_t index)
     } while (d->waiting.head != SCHED_NONE && decide_start(p, index));
     if (d->waiting.head != SCHED_NONE) {
         uint64_t again_us = p->now_us + s->config.plan_period_us;
-        uint64_t give_up_us = s->requests[d->waiting.head].give_up_us;
-        domain_wake(s, index, give_up_us < again_us ? give_up_us : again_us);
+        domain_wake(s, index, d->give_up_us < again_us ? d->give_up_us : again_us);
         return;
     }
     d->wants_worker = false;

@@ -26,7 +26,8 @@
 #define DEVICE_BYTES 5000u
 #define BACKBONE_BYTES 1000u
 #define ADAPTER_BYTES 100u
-#define PROCESS_BYTES 60u /* 50 that any worker holds, 10 of its backbone */
+#define IDLE_BYTES 50u /* of any process */
+#define WORK_BYTES 10u /* more that it computes in, while it runs something */
 #define KV_STEP 64u
 #define LOAD_US 1000u
 #define SPAWN_US 100u
@@ -313,7 +314,7 @@ static inline void stage_backbone(struct stage *g, uint32_t backbone, uint64_t b
                                         .backbone = backbone,
                                         .bytes = bytes,
                                         .more_bytes = 1,
-                                        .work_bytes = 10,
+                                        .work_bytes = WORK_BYTES,
                                         .step = {500, 20, 50},
                                         .us = LOAD_US,
                                         .more_us = LOAD_US / 4});
@@ -325,7 +326,7 @@ static inline void stage_device(struct stage *g, uint32_t device)
     stage_apply(g, (struct sched_event){.type = SCHED_DEVICE,
                                         .device = device,
                                         .bytes = DEVICE_BYTES,
-                                        .more_bytes = 50,
+                                        .more_bytes = IDLE_BYTES,
                                         .us = SPAWN_US});
     stage_expect(g, "");
 }

@@ -102,8 +102,8 @@ static void test_receipt(void **state)
     assert_int_equal(a->receipt.new_tokens, 10);
     assert_int_equal(a->receipt.cached_tokens, 5);
     /* For 2,500 us alone in its worker, with its adapter, on its backbone. */
-    assert_float_equal(a->receipt.own_byte_s, (PROCESS_BYTES + KV_STEP + ADAPTER_BYTES) * 2500e-6,
-                       1e-9);
+    assert_float_equal(a->receipt.own_byte_s,
+                       (IDLE_BYTES + WORK_BYTES + KV_STEP + ADAPTER_BYTES) * 2500e-6, 1e-9);
     assert_float_equal(a->receipt.backbone_byte_s, BACKBONE_BYTES * 2500e-6, 1e-9);
     stage_free(g);
 }
@@ -138,7 +138,7 @@ static void test_owners_share_the_backbone(void **state)
     assert_int_equal(view.users, 2);
     struct sched_counts counts;
     sched_counts(g->s, &counts);
-    assert_int_equal(counts.memory_bytes, BACKBONE_BYTES + 2 * (PROCESS_BYTES + KV_STEP));
+    assert_int_equal(counts.memory_bytes, BACKBONE_BYTES + 2 * (IDLE_BYTES + WORK_BYTES + KV_STEP));
     stage_free(g);
 }
 
@@ -166,7 +166,7 @@ static void test_an_owner_shares_the_worker(void **state)
     for (uint32_t i = 0; i < 2; i++) {
         const struct sched_receipt *r = &stage_said(g, SCHED_RECEIPT, i)->receipt;
         assert_float_equal(r->backbone_byte_s, BACKBONE_BYTES * 3000e-6 / 2, 1e-9);
-        assert_float_equal(r->own_byte_s, (PROCESS_BYTES + KV_STEP) * 3000e-6 / 2, 1e-9);
+        assert_float_equal(r->own_byte_s, (IDLE_BYTES + WORK_BYTES + KV_STEP) * 3000e-6 / 2, 1e-9);
     }
     stage_free(g);
 }
@@ -220,7 +220,7 @@ static void test_no_sharing(void **state)
     assert_int_equal(stage_said(g, SCHED_SPAWN, 0)->copy, load.copy);
     struct sched_counts counts;
     sched_counts(g->s, &counts);
-    assert_int_equal(counts.memory_bytes, 2 * (BACKBONE_BYTES + PROCESS_BYTES + KV_STEP));
+    assert_int_equal(counts.memory_bytes, 2 * (BACKBONE_BYTES + IDLE_BYTES + KV_STEP) + WORK_BYTES);
     /* It is its domain's alone, and goes with it. */
     stage_exited(g, first);
     stage_expect(g, "receipt drop");
@@ -315,7 +315,7 @@ static void test_too_large(void **state)
     (void)state;
     const struct sched_config config = stage_config();
     struct stage *g = stage_new(&config);
-    uint64_t most = DEVICE_BYTES - PROCESS_BYTES - KV_STEP;
+    uint64_t most = DEVICE_BYTES - (IDLE_BYTES + WORK_BYTES) - KV_STEP;
     stage_backbone(g, 1, most);
     stage_backbone(g, 2, most + 1);
     stage_deploy(g, 0, 1, 0, ROUTE_OWNER, 0);

@@ -363,14 +363,14 @@ static void test_idle_is_billed(void **state)
     struct stage *g = stage_new(&config);
     stage_deploy(g, 0, 0, 0, ROUTE_OWNER, 0);
     uint32_t worker = stage_start(g, 1, 0);
-    double starting = (PROCESS_BYTES + KV_STEP) * (double)(SPAWN_US + BIND_US) * 1e-6;
+    double starting = (IDLE_BYTES + KV_STEP) * (double)(SPAWN_US + BIND_US) * 1e-6;
     stage_finish(g, 1, worker);
     stage_pass(g, 50000);
     stage_expect(g, "kill");
     stage_pass(g, 300);
     stage_exited(g, worker);
     /* It ran for no time: all of its private memory, from its start to its end. */
-    assert_float_equal(g->idle_byte_s, starting + (PROCESS_BYTES + KV_STEP) * 50300e-6, 1e-9);
+    assert_float_equal(g->idle_byte_s, starting + (IDLE_BYTES + KV_STEP) * 50300e-6, 1e-9);
     stage_free(g);
 }
 

@@ -412,7 +412,7 @@ static void test_stalled(void **state)
     (void)state;
     const struct sched_config config = stage_config();
     struct stage *g = stage_new(&config);
-    stage_backbone(g, 1, DEVICE_BYTES - 2 * (PROCESS_BYTES + KV_STEP));
+    stage_backbone(g, 1, DEVICE_BYTES - 2 * (IDLE_BYTES + WORK_BYTES + KV_STEP));
     stage_deploy(g, 0, 1, 0, ROUTE_OWNER, 0);
     stage_deploy(g, 1, 1, 1, ROUTE_OWNER, 0);
     uint32_t stalled = stage_start(g, 1, 0);
