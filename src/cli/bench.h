@@ -21,6 +21,9 @@ struct bench_options {
     uint32_t tokens;
     uint32_t threads;
     uint32_t runs;
+    double seconds;                     /* of each run of a trace */
+    double rate;                        /* requests a second */
+    const char *profile;                /* of the simulator, that a live run is compared with */
     const char *checkpoint;             /* NULL: random weights in the shape */
     const char *text;                   /* NULL: random tokens */
     uint32_t mib;                       /* of memory and file that ceilings are measured with */
@@ -53,17 +56,36 @@ void bench_server_stop(struct bench_server *s);
 int bench_deploy(struct bench_server *s, const char *name, const char *owner,
                  const char *checkpoint, int adapter, struct error *err);
 int bench_get(struct bench_server *s, const char *path, json_t **ret, struct error *err);
-/* One completion of so many tokens, not streamed; how long it took. */
-int bench_ask(struct bench_server *s, const char *function, uint32_t tokens, double *ret_ms,
-              struct error *err);
+/* One completion of a prompt of so many tokens, to so many new ones, not streamed; how long it
+ * took. */
+int bench_ask(struct bench_server *s, const char *function, uint32_t prompt_tokens,
+              uint32_t new_tokens, double *ret_ms, struct error *err);
+
+/* The functions f0 to f7 of as many owners, each with its adapter of the checkpoint. */
+#define BENCH_FUNCTIONS 8u
+int bench_deploy_all(struct bench_server *s, const char *checkpoint, struct error *err);
+
+/* What a program prints, a JSON object a line, one after the other to `each`. */
+int bench_lines(const char *const *argv, void (*each)(void *context, json_t *line), void *context,
+                struct error *err);
+/* The first line of `sllora COMMAND ... --json`. */
+int bench_self(const char *const *argv, json_t **ret, struct error *err);
 
 double bench_median(double *values, uint32_t count); /* sorts them */
 
 int bench_sharing(const struct bench_options *o, struct error *err);
 int bench_coldstart(const struct bench_options *o, struct error *err);
 int bench_gateway(const struct bench_options *o, struct error *err);
+int bench_serverless(const struct bench_options *o, struct error *err);
+int bench_slo(const struct bench_options *o, struct error *err);
+int bench_truth(const struct bench_options *o, struct error *err);
+int bench_calibrate(const struct bench_options *o, struct error *err);
 int bench_table(const struct bench_options *o, struct error *err);
 /* What sllora-worker measures: `name`, on a checkpoint with so many adapters; without a model it
  * gets the directory alone. */
 int bench_engine(const struct bench_options *o, const char *name, bool has_model, uint32_t adapters,
                  struct error *err);
+/* The same, to `each` instead of the reader. */
+int bench_engine_lines(const struct bench_options *o, const char *name, bool has_model,
+                       uint32_t adapters, void (*each)(void *context, json_t *line), void *context,
+                       struct error *err);

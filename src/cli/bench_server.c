@@ -163,13 +163,14 @@ int bench_get(struct bench_server *s, const char *path, json_t **ret, struct err
     return status == 200 ? 0 : error_set(err, -EIO, "%s was answered with %d", path, status);
 }
 
-int bench_ask(struct bench_server *s, const char *function, uint32_t tokens, double *ret_ms,
-              struct error *err)
+int bench_ask(struct bench_server *s, const char *function, uint32_t prompt_tokens,
+              uint32_t new_tokens, double *ret_ms, struct error *err)
 {
-    json_t *answer = NULL;
-    json_t *body =
-        json_pack("{s:s, s:[i,i,i,i,i,i,i,i], s:i, s:i}", "model", function, "prompt", 11, 12, 13,
-                  14, 15, 16, 17, 18, "max_tokens", (int)tokens, "temperature", 0);
+    json_t *answer = NULL, *prompt = json_array();
+    for (uint32_t i = 0; i < prompt_tokens; i++)
+        json_array_append_new(prompt, json_integer(11 + i % 100));
+    json_t *body = json_pack("{s:s, s:o, s:i, s:i, s:b}", "model", function, "prompt", prompt,
+                             "max_tokens", (int)new_tokens, "temperature", 0, "ignore_eos", true);
     uint64_t began_us = clock_now_us();
     int status = client_json(s->client, "POST", "/v1/completions", body, &answer, err);
     *ret_ms = (double)(clock_now_us() - began_us) / 1e3;
@@ -183,6 +184,77 @@ int bench_ask(struct bench_server *s, const char *function, uint32_t tokens, dou
     json_decref(answer);
     return status < 0 ? status : r;
 }
+
+int bench_deploy_all(struct bench_server *s, const char *checkpoint, struct error *err)
+{
+    int r = 0;
+    for (uint32_t i = 0; r == 0 && i < BENCH_FUNCTIONS; i++) {
+        char name[16], owner[16];
+        snprintf(name, sizeof name, "f%u", i);
+        snprintf(owner, sizeof owner, "owner%u", i);
+        r = bench_deploy(s, name, owner, checkpoint, (int)i, err);
+    }
+    return r;
+}
+
+/* --- what other commands print --- */
+
+int bench_lines(const char *const *argv, void (*each)(void *context, json_t *line), void *context,
+                struct error *err)
+{
+    char line[65536];
+    int fds[2], status = 0;
+    if (pipe2(fds, O_CLOEXEC) < 0)
+        return error_set(err, -errno, "cannot make a pipe: %s", strerror(errno));
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid == 0) {
+        dup2(fds[1], STDOUT_FILENO);
+        execv(argv[0], (char *const *)(uintptr_t)argv);
+        _exit(127);
+    }
+    close(fds[1]);
+    FILE *from = fdopen(fds[0], "r");
+    while (from != NULL && fgets(line, sizeof line, from) != NULL) {
+        json_t *o = json_loads(line, 0, NULL);
+        if (o != NULL)
+            each(context, o);
+        json_decref(o);
+    }
+    if (from != NULL)
+        fclose(from);
+    if (pid < 0 || waitpid(pid, &status, 0) < 0 || status != 0)
+        return error_set(err, -EIO, "%s %s failed", argv[0], argv[1]);
+    return 0;
+}
+
+static void keep_first(void *context, json_t *line)
+{
+    json_t **ret = context;
+    if (*ret == NULL)
+        *ret = json_incref(line);
+}
+
+int bench_self(const char *const *argv, json_t **ret, struct error *err)
+{
+    char self[PATH_MAX];
+    const char *with[ARGUMENTS_MAX] = {self};
+    int count = 1;
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (n < 0)
+        return error_set(err, -errno, "cannot read /proc/self/exe");
+    self[n] = '\0';
+    for (; *argv != NULL && count < ARGUMENTS_MAX - 2; argv++)
+        with[count++] = *argv;
+    with[count] = "--json";
+    *ret = NULL;
+    int r = bench_lines(with, keep_first, ret, err);
+    if (r == 0 && *ret == NULL)
+        r = error_set(err, -EPROTO, "sllora %s printed no figures", with[1]);
+    return r;
+}
+
+/* --- figures --- */
 
 static int order(const void *a, const void *b)
 {

@@ -83,7 +83,7 @@ static int measure_sharing(const struct bench_options *o, struct bench_server *s
         char name[16];
         for (; r == 0 && asked < n; asked++) {
             snprintf(name, sizeof name, "f%u", asked);
-            r = bench_ask(s, name, 4, &ms, err);
+            r = bench_ask(s, name, 8, 4, &ms, err);
         }
         if (r == 0)
             r = read_memory(s, &busy, err); /* activations are still held */
@@ -148,9 +148,9 @@ static int cold_once(struct bench_server *s, struct cold_runs *c, uint32_t i, st
         r = error_set(err, -EBUSY, "the process did not end in time");
     json_decref(f);
     if (r == 0)
-        r = bench_ask(s, "f0", 1, &c->cold[i], err);
+        r = bench_ask(s, "f0", 8, 1, &c->cold[i], err);
     if (r == 0)
-        r = bench_ask(s, "f0", 1, &c->warm[i], err);
+        r = bench_ask(s, "f0", 8, 1, &c->warm[i], err);
     if (r == 0)
         r = bench_get(s, "/admin/functions/f0", &f, err);
     if (r < 0)
@@ -179,7 +179,7 @@ int bench_coldstart(const struct bench_options *o, struct error *err)
     if (r == 0)
         r = bench_deploy(&s, "f0", "owner0", checkpoint, 0, err);
     if (r == 0)
-        r = bench_ask(&s, "f0", 1, &first_ms, err); /* the backbone becomes resident */
+        r = bench_ask(&s, "f0", 8, 1, &first_ms, err); /* the backbone becomes resident */
     for (uint32_t i = 0; r == 0 && i < runs && i < RUNS_MAX; i++)
         r = cold_once(&s, &c, i, err);
     bench_server_stop(&s);
@@ -270,7 +270,7 @@ int bench_gateway(const struct bench_options *o, struct error *err)
     if (r == 0)
         r = bench_deploy(&s, "f0", "owner0", checkpoint, -1, err);
     if (r == 0)
-        r = bench_ask(&s, "f0", 1, &ms, err);
+        r = bench_ask(&s, "f0", 8, 1, &ms, err);
     for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
         for (size_t n = 0; r == 0 && n < sizeof connections / sizeof connections[0]; n++)
             r = gateway_case(o, &s, cases[c].path, cases[c].body, connections[n], err);

@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #define ARGUMENTS_MAX 32
@@ -46,36 +45,9 @@ static int find_worker(char *ret, size_t bytes, struct error *err)
     return 0;
 }
 
-static int report_lines(const struct bench_options *o, struct command *c, struct error *err)
-{
-    char line[4096];
-    int pipe_fds[2], status = 0;
-    if (pipe(pipe_fds) < 0)
-        return error_set(err, -errno, "cannot make a pipe: %s", strerror(errno));
-    fflush(stdout);
-    pid_t pid = fork();
-    if (pid == 0) {
-        dup2(pipe_fds[1], STDOUT_FILENO);
-        close(pipe_fds[0]);
-        execv(c->argv[0], (char *const *)(uintptr_t)c->argv);
-        _exit(127);
-    }
-    close(pipe_fds[1]);
-    FILE *from = fdopen(pipe_fds[0], "r");
-    while (from != NULL && fgets(line, sizeof line, from) != NULL) {
-        json_t *figure = json_loads(line, 0, NULL);
-        if (figure != NULL)
-            bench_report(o, figure);
-    }
-    if (from != NULL)
-        fclose(from);
-    if (pid < 0 || waitpid(pid, &status, 0) < 0 || status != 0)
-        return error_set(err, -EIO, "%s bench %s failed", c->argv[0], c->argv[2]);
-    return 0;
-}
-
-int bench_engine(const struct bench_options *o, const char *name, bool has_model, uint32_t adapters,
-                 struct error *err)
+int bench_engine_lines(const struct bench_options *o, const char *name, bool has_model,
+                       uint32_t adapters, void (*each)(void *context, json_t *line), void *context,
+                       struct error *err)
 {
     char checkpoint[700], program[PATH_MAX + 16];
     const char *shape = o->shape != NULL ? o->shape : "qwen2.5-0.5b";
@@ -99,5 +71,16 @@ int bench_engine(const struct bench_options *o, const char *name, bool has_model
     add_number(&c, "--threads", o->threads);
     add_number(&c, "--runs", o->runs);
     add_number(&c, "--mib", o->mib);
-    return report_lines(o, &c, err);
+    return bench_lines(c.argv, each, context, err);
+}
+
+static void report(void *context, json_t *line)
+{
+    bench_report(context, json_incref(line));
+}
+
+int bench_engine(const struct bench_options *o, const char *name, bool has_model, uint32_t adapters,
+                 struct error *err)
+{
+    return bench_engine_lines(o, name, has_model, adapters, report, (void *)(uintptr_t)o, err);
 }

@@ -18,23 +18,34 @@ static const struct {
     int (*run)(const struct bench_options *o, struct error *err); /* NULL: sllora-worker's */
     bool has_model;
     uint32_t adapters;
+    bool is_short; /* one of `all` */
 } benches[] = {
     {"sharing", "memory of 1, 4, 16 functions of as many owners on one backbone", bench_sharing,
-     false, 0},
+     false, 0, true},
     {"coldstart", "first token without a process, against the same request warm", bench_coldstart,
-     false, 0},
-    {"gateway", "what the daemon adds, and requests a second", bench_gateway, false, 0},
-    {"ceilings", "reading, multiplying and disk at best, by threads", NULL, false, 0},
-    {"decode", "tokens a second beside the read ceiling", NULL, true, 0},
-    {"prefill", "prompt tokens a second beside the arithmetic ceiling", NULL, true, 0},
-    {"batch", "decode of 1, 2, 4, ... sequences at a time, beside both ceilings", NULL, true, 0},
-    {"longctx", "decode after 512, 2,048 and 8,192 tokens, against a short context", NULL, true, 0},
-    {"kernels", "each kernel by itself over the shapes of the model", NULL, true, 0},
+     false, 0, true},
+    {"gateway", "what the daemon adds, and requests a second", bench_gateway, false, 0, true},
+    {"ceilings", "reading, multiplying and disk at best, by threads", NULL, false, 0, true},
+    {"decode", "tokens a second beside the read ceiling", NULL, true, 0, true},
+    {"prefill", "prompt tokens a second beside the arithmetic ceiling", NULL, true, 0, true},
+    {"batch", "decode of 1, 2, 4, ... sequences at a time, beside both ceilings", NULL, true, 0,
+     true},
+    {"longctx", "decode after 512, 2,048 and 8,192 tokens, against a short context", NULL, true, 0,
+     true},
+    {"kernels", "each kernel by itself over the shapes of the model", NULL, true, 0, true},
     {"quality", "int8 and int4 against bf16: perplexity, KL divergence, the same first choice",
-     NULL, true, 0},
-    {"mixed", "with adapters against without, in alternation", NULL, true, ENGINE_ADAPTERS},
+     NULL, true, 0, true},
+    {"mixed", "with adapters against without, in alternation", NULL, true, ENGINE_ADAPTERS, true},
+    {"serverless", "8 functions of as many owners in little memory, against each switch",
+     bench_serverless, false, 0, false},
+    {"slo", "objectives met at 70 % of the capacity, by class of arrivals", bench_slo, false, 0,
+     false},
+    {"calibrate", "a profile of this machine for sllora sim, as JSON", bench_calibrate, false, 0,
+     false},
+    {"truth", "the simulator with that profile against the live system", bench_truth, false, 0,
+     false},
     {"table", "the engine's figures beside their goals, and beside peers (--peer)", bench_table,
-     false, 0},
+     false, 0, false},
 };
 
 #define BENCH_COUNT (sizeof benches / sizeof benches[0])
@@ -45,7 +56,17 @@ struct bench_arguments {
     bool keep;
 };
 
-enum { OPT_DIR = 256, OPT_KV_DTYPE, OPT_MIB, OPT_CHECKPOINT, OPT_TEXT, OPT_PEER };
+enum {
+    OPT_DIR = 256,
+    OPT_KV_DTYPE,
+    OPT_MIB,
+    OPT_CHECKPOINT,
+    OPT_TEXT,
+    OPT_PEER,
+    OPT_SECONDS,
+    OPT_RATE,
+    OPT_PROFILE
+};
 
 static const struct argp_option options[] = {
     {"shape", 's', "NAME", 0, "qwen2.5-0.5b, llama-3.2-1b, ...: see sllora synth --help", 1},
@@ -66,6 +87,10 @@ static const struct argp_option options[] = {
     {"text", OPT_TEXT, "FILE", 0, "quality: text to rate the model with (random tokens)", 1},
     {"peer", OPT_PEER, "BINARY_OR_PACKAGE", 0,
      "table: llama.cpp's directory of programs, or a Python with llama-cpp-python; repeatable", 1},
+    {"seconds", OPT_SECONDS, "S", 0, "of requests: serverless (300), slo, truth (120)", 1},
+    {"rate", OPT_RATE, "R", 0,
+     "requests a second: serverless (0.1), truth (1), slo (70 % of the capacity)", 1},
+    {"profile", OPT_PROFILE, "FILE", 0, "truth: what `calibrate` printed", 1},
     {"dir", OPT_DIR, "DIR", 0, "keep checkpoints here for the next time", 1},
     {"json", 'j', NULL, 0, "one JSON object a line", 1},
     {0},
@@ -114,6 +139,15 @@ static error_t parse(int key, char *arg, struct argp_state *state)
             argp_error(state, "at most %u peers", BENCH_PEERS_MAX);
         a->options.peers[a->options.peer_count++] = arg;
         return 0;
+    case OPT_SECONDS:
+        a->options.seconds = cli_number(state, "seconds", arg, 1, 86400);
+        return 0;
+    case OPT_RATE:
+        a->options.rate = cli_number(state, "rate", arg, 1e-3, 1e4);
+        return 0;
+    case OPT_PROFILE:
+        a->options.profile = arg;
+        return 0;
     case OPT_DIR:
         snprintf(a->options.dir, sizeof a->options.dir, "%s", arg);
         a->keep = true;
@@ -148,7 +182,7 @@ static char *add_list(int key, const char *text, void *input)
     for (size_t i = 0; i < BENCH_COUNT; i++)
         fprintf(f, "  %-10s %s\n", benches[i].name, benches[i].help);
     fprintf(f, "  %-10s %s\n", "all",
-            "each but the table, for about ten minutes, with 6 GB in --dir");
+            "each of the first eleven, for about ten minutes, with 6 GB in --dir");
     fclose(f);
     return list;
 }
@@ -166,8 +200,7 @@ static int run(const struct bench_arguments *a, struct error *err)
     bool found = false;
     for (size_t i = 0; i < BENCH_COUNT; i++) {
         bool all = strcmp(a->name, "all") == 0;
-        /* the table repeats the others' figures */
-        if (all ? benches[i].run == bench_table : strcmp(a->name, benches[i].name) != 0)
+        if (all ? !benches[i].is_short : strcmp(a->name, benches[i].name) != 0)
             continue;
         found = true;
         int r = benches[i].run != NULL

@@ -7,28 +7,35 @@
 
 #include <argp.h>
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum {
-    OPT_LOG = 256,
-    OPT_PAPER,
+    OPT_PAPER = 256,
+    OPT_TRACE,
+    OPT_CAPACITY,
     OPT_SCALE,
     OPT_PLAN_COST,
-    OPT_CAPACITY,
-    OPT_TRACE,
-    OPT_REPORT,
+    OPT_LOG,
+    OPT_PICTURE,
+    OPT_FROM,
+    OPT_TO,
     OPT_PROFILE,
     OPT_SYSTEM,
-    OPT_FUNCTIONS,
     OPT_DEVICES,
     OPT_MEMORY,
     OPT_KV,
+    OPT_FUNCTIONS,
     OPT_ADAPTER,
-    OPT_TRACES,
-    OPT_HOURS,
+    OPT_ISOLATION,
+    OPT_OWNERS,
+    OPT_WORKER_LOSS,
+    OPT_LOAD_FAILURES,
+    OPT_REPORT,
     OPT_DURATION,
+    OPT_HOURS,
     OPT_RATE,
     OPT_COV,
     OPT_ZIPF,
@@ -37,27 +44,25 @@ enum {
     OPT_PROMPT_TOKENS,
     OPT_NEW_TOKENS,
     OPT_SEED,
+    OPT_TRACES,
     OPT_SLO_TTFT,
     OPT_SLO_TPOT,
     OPT_REFUSE_LATE,
-    OPT_ISOLATION,
-    OPT_OWNERS,
     OPT_NO_SHARING,
     OPT_NO_PRELOAD,
     OPT_NO_OFFLOAD,
     OPT_BATCH,
     OPT_KEEP_ALIVE,
-    OPT_PRICE,
+    OPT_HOLD,
+    OPT_CHECK,
 };
 
 static const struct sim_mode modes[] = {
-    {"paper", OPT_PAPER, NULL, "the paper's evaluation, all systems (--report DIR: a page)",
-     sim_paper},
+    {"paper", OPT_PAPER, NULL, "the paper's evaluation, all systems", sim_paper},
     {"trace", OPT_TRACE, "FILE|CLASS",
      "requests of a published trace, or generated: predictable, normal, bursty", sim_trace},
     {"capacity", OPT_CAPACITY, "K1,K2,...",
-     "the same requests (--trace) with so many devices each time (--report DIR: a page)",
-     sim_capacity},
+     "the requests of --trace again with so many devices each time", sim_capacity},
     {"scale", OPT_SCALE, NULL, "1,000 GPUs, 100,000 functions, 24 hours: how long it takes",
      sim_scale},
     {"plan-cost", OPT_PLAN_COST, NULL, "what a decision takes with 8 to 100,000 functions",
@@ -66,51 +71,78 @@ static const struct sim_mode modes[] = {
 
 #define MODES (sizeof modes / sizeof modes[0])
 
-static const struct argp_option options[] = {
-    {NULL, 0, NULL, 0, "What is simulated, and where:", 2},
-    {"log", OPT_LOG, "FILE", 0, "an event log of `sllora serve` (DATA/events.log)", 2},
-    {"profile", OPT_PROFILE, "NAME|FILE", 0,
-     "what things cost: paper-l40s (default), h200, or a "
-     "file that `sllora bench calibrate` wrote",
-     2},
-    {"system", OPT_SYSTEM, "NAME", 0,
-     "sllora (default), sllora-shared, sllora-eager, "
-     "serverlesslora, serverlessllm, instainfer, vllm, dlora, "
-     "slora",
-     2},
-    {"devices", OPT_DEVICES, "N", 0, "devices (a node's)", 2},
-    {"memory", OPT_MEMORY, "BYTES", 0, "of each device (the profile's)", 2},
-    {"kv", OPT_KV, "BYTES", 0, "KV memory of one process at most (the device's memory)", 2},
-    {"functions", OPT_FUNCTIONS, "N", 0, "functions (8; of a file: as it names them)", 2},
-    {"adapter", OPT_ADAPTER, "BYTES", 0, "of each adapter (the profile's)", 2},
-    {"isolation", OPT_ISOLATION, "KIND", 0, "function, owner or shared (the system's own)", 2},
-    {"owners", OPT_OWNERS, "N", 0, "who have them, in turns (as many as functions)", 2},
-    {"report", OPT_REPORT, "DIR", 0, "write a page with tables and plots there", 2},
-    {NULL, 0, NULL, 0, "What is asked:", 3},
-    {"duration", OPT_DURATION, "S", 0, "seconds (generated: 60; a file: all of it)", 3},
-    {"rate", OPT_RATE, "R", 0, "generated: requests a second of all functions together (1)", 3},
-    {"cov", OPT_COV, "C", 0, "generated: CoV of the times between a function's requests", 3},
-    {"zipf", OPT_ZIPF, "S", 0, "popularity of functions: shares like i^-S (equal)", 3},
-    {"speed", OPT_SPEED, "X", 0, "a file: so many times as fast (1)", 3},
-    {"skip", OPT_SKIP, "S", 0, "a file: begin so many seconds after its first request", 3},
-    {"prompt-tokens", OPT_PROMPT_TOKENS, "N", 0, "length of every prompt", 3},
-    {"new-tokens", OPT_NEW_TOKENS, "N", 0, "length of every answer", 3},
-    {"seed", OPT_SEED, "N", 0, "of everything that is drawn (0; --paper 1)", 3},
-    {"traces", OPT_TRACES, "N", 0, "--paper: traces of each class (3)", 3},
-    {"hours", OPT_HOURS, "H", 0, "--scale (24), --plan-cost (1)", 3},
-    {"slo-ttft", OPT_SLO_TTFT, "MS", 0, "objective for the first token (2500)", 3},
-    {"slo-tpot", OPT_SLO_TPOT, "MS", 0, "objective for the time between tokens (200)", 3},
-    {"refuse-late", OPT_REFUSE_LATE, NULL, 0, "refuse what cannot meet its objective", 3},
-    {NULL, 0, NULL, 0, "How it is decided, as in `sllora serve`:", 4},
-    {"no-sharing", OPT_NO_SHARING, NULL, 0, "a private backbone for each domain", 4},
-    {"no-preload", OPT_NO_PRELOAD, NULL, 0, "nothing is loaded or started ahead of need", 4},
-    {"no-offload", OPT_NO_OFFLOAD, NULL, 0, "nothing goes before its time is up", 4},
-    {"batch", OPT_BATCH, "adaptive|fixed:N|off", 0, "how requests are batched", 4},
-    {"keep-alive", OPT_KEEP_ALIVE, "auto|fixed:S", 0, "how long what is idle stays", 4},
-    {"price-bytes", OPT_PRICE, "BYTES", 0,
-     "memory that may be held for as long as somebody waits without it (1e12)", 4},
-    {0},
+/* Which modes an option is for: bit i for modes[i], and the last for the event log. */
+enum {
+    PAPER = 1 << 0,
+    TRACE = 1 << 1,
+    CAPACITY = 1 << 2,
+    SCALE = 1 << 3,
+    PLAN_COST = 1 << 4,
+    LOG = 1 << MODES,
+    RUNS = TRACE | CAPACITY,
+    SIZES = SCALE | PLAN_COST,
 };
+
+static const struct {
+    const char *name;
+    int key;
+    const char *argument;
+    const char *help;
+    int group;
+    unsigned modes;
+} options[] = {
+    {"log", OPT_LOG, "FILE", "an event log of `sllora serve` (DATA/events.log)", 2, LOG},
+    {"picture", OPT_PICTURE, "OUT",
+     "instead: draw it, as the system lived it, to OUT (.svg, else a page)", 2, LOG},
+    {"from", OPT_FROM, "S", "--picture: begin so many seconds into the log", 2, LOG},
+    {"to", OPT_TO, "S", "--picture: end there", 2, LOG},
+    {"profile", OPT_PROFILE, "NAME|FILE",
+     "what things cost: paper-l40s (default), h200, or a file that `sllora bench calibrate` wrote",
+     3, PAPER | RUNS | SIZES},
+    {"system", OPT_SYSTEM, "NAME",
+     "sllora (default), sllora-shared, sllora-eager, serverlesslora, serverlessllm, instainfer, "
+     "vllm, dlora, slora",
+     3, RUNS},
+    {"devices", OPT_DEVICES, "N", "devices (a node's; --scale 1000, --plan-cost 16)", 3,
+     TRACE | SIZES},
+    {"memory", OPT_MEMORY, "BYTES", "of each device (the profile's)", 3, RUNS},
+    {"kv", OPT_KV, "BYTES", "KV memory of one process at most (the device's memory)", 3, RUNS},
+    {"functions", OPT_FUNCTIONS, "N",
+     "functions (8; of a file: as it names them; --picture: lanes)", 3, LOG | RUNS | SCALE},
+    {"adapter", OPT_ADAPTER, "BYTES", "of each adapter (the profile's)", 3, RUNS},
+    {"isolation", OPT_ISOLATION, "KIND", "function, owner or shared (the system's own)", 3, RUNS},
+    {"owners", OPT_OWNERS, "N", "who have them, in turns (as many as functions)", 3, RUNS},
+    {"worker-loss", OPT_WORKER_LOSS, "S", "some process dies every S seconds on average", 3, RUNS},
+    {"load-failures", OPT_LOAD_FAILURES, "SHARE", "so many of all loads fail, 0 to 1", 3, RUNS},
+    {"report", OPT_REPORT, "DIR", "write a page with tables and plots there", 3, PAPER | CAPACITY},
+    {"duration", OPT_DURATION, "S", "seconds (generated: 60; a file: all of it)", 4, RUNS},
+    {"hours", OPT_HOURS, "H", "--paper (4), --scale (24), --plan-cost (1)", 4, PAPER | SIZES},
+    {"rate", OPT_RATE, "R", "generated: requests a second of all functions together (1)", 4,
+     RUNS | SIZES},
+    {"cov", OPT_COV, "C", "generated: CoV of the times between a function's requests", 4, RUNS},
+    {"zipf", OPT_ZIPF, "S", "popularity of functions: shares like i^-S (equal)", 4, RUNS},
+    {"speed", OPT_SPEED, "X", "a file: so many times as fast (1)", 4, RUNS},
+    {"skip", OPT_SKIP, "S", "a file: begin so many seconds after its first request", 4, RUNS},
+    {"prompt-tokens", OPT_PROMPT_TOKENS, "N", "length of every prompt", 4, RUNS},
+    {"new-tokens", OPT_NEW_TOKENS, "N", "length of every answer", 4, RUNS},
+    {"seed", OPT_SEED, "N", "of everything that is drawn (0; --paper, --scale, --plan-cost 1)", 4,
+     PAPER | RUNS | SIZES},
+    {"traces", OPT_TRACES, "N", "--paper: traces of each class (3)", 4, PAPER},
+    {"slo-ttft", OPT_SLO_TTFT, "MS", "objective for the first token (2500)", 4, RUNS},
+    {"slo-tpot", OPT_SLO_TPOT, "MS", "objective for the time between tokens (200)", 4, RUNS},
+    {"refuse-late", OPT_REFUSE_LATE, NULL, "refuse what cannot meet its objective", 4, RUNS},
+    {"no-sharing", OPT_NO_SHARING, NULL, "a private backbone for each domain", 5, RUNS},
+    {"no-preload", OPT_NO_PRELOAD, NULL, "nothing is loaded or started ahead of need", 5, RUNS},
+    {"no-offload", OPT_NO_OFFLOAD, NULL, "nothing goes before its time is up", 5, RUNS},
+    {"batch", OPT_BATCH, "adaptive|fixed:N|off", "how requests are batched", 5, RUNS},
+    {"keep-alive", OPT_KEEP_ALIVE, "auto|SECONDS", "how long what is idle stays", 5, RUNS},
+    {"hold", OPT_HOLD, "BYTES",
+     "memory that may be held for a second to save a second of waiting (1e13)", 5, RUNS},
+    {"check", OPT_CHECK, NULL, "assert every invariant of the scheduler after every event", 5,
+     RUNS},
+};
+
+#define OPTIONS (sizeof options / sizeof options[0])
 
 static uint64_t bytes_of(const struct argp_state *state, const char *flag, const char *arg)
 {
@@ -141,6 +173,15 @@ static error_t parse_where(int key, char *arg, struct argp_state *state)
     switch (key) {
     case OPT_LOG:
         a->log = arg;
+        return 0;
+    case OPT_PICTURE:
+        a->picture = arg;
+        return 0;
+    case OPT_FROM:
+        a->from_s = cli_number(state, "from", arg, 0, 3e8);
+        return 0;
+    case OPT_TO:
+        a->to_s = cli_number(state, "to", arg, 1e-6, 3e8);
         return 0;
     case OPT_PROFILE:
         a->profile_name = arg;
@@ -173,6 +214,12 @@ static error_t parse_where(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_OWNERS:
         a->owners = (uint32_t)cli_whole(state, "owners", arg, 1, TRACE_FUNCTIONS_MAX);
+        return 0;
+    case OPT_WORKER_LOSS:
+        a->worker_loss_s = cli_number(state, "worker-loss", arg, 0.001, 1e9);
+        return 0;
+    case OPT_LOAD_FAILURES:
+        a->load_failures = cli_number(state, "load-failures", arg, 0, 1);
         return 0;
     case OPT_REPORT:
         a->report = arg;
@@ -236,12 +283,25 @@ static error_t parse_what(int key, char *arg, struct argp_state *state)
 
 static void parse_batch(struct sim_arguments *a, const char *arg, struct argp_state *state)
 {
-    if (strcmp(arg, "off") == 0)
+    if (strcmp(arg, "adaptive") == 0)
+        a->batch_adaptive = true;
+    else if (strcmp(arg, "off") == 0)
         a->without.batching = true;
     else if (strncmp(arg, "fixed:", 6) == 0)
         a->batch_fixed = (uint32_t)cli_whole(state, "batch fixed:", arg + 6, 1, 4096);
-    else if (strcmp(arg, "adaptive") != 0)
+    else
         argp_error(state, "--batch is adaptive, fixed:N or off, not \"%s\"", arg);
+}
+
+static void parse_keep_alive(struct sim_arguments *a, const char *arg, struct argp_state *state)
+{
+    static const char fixed[] = "fixed:";
+    a->keep_alive_us = SCHED_KEEP_ALIVE_AUTO;
+    if (strcmp(arg, "auto") == 0)
+        return;
+    if (strncmp(arg, fixed, sizeof fixed - 1) == 0)
+        arg += sizeof fixed - 1;
+    a->keep_alive_us = (uint64_t)(cli_number(state, "keep-alive", arg, 1e-6, 1e6) * 1e6);
 }
 
 static error_t parse_how(int key, char *arg, struct argp_state *state)
@@ -261,14 +321,13 @@ static error_t parse_how(int key, char *arg, struct argp_state *state)
         parse_batch(a, arg, state);
         return 0;
     case OPT_KEEP_ALIVE:
-        if (strncmp(arg, "fixed:", 6) == 0)
-            a->keep_alive_us =
-                (uint64_t)(cli_number(state, "keep-alive fixed:", arg + 6, 1e-6, 1e9) * 1e6);
-        else if (strcmp(arg, "auto") != 0)
-            argp_error(state, "--keep-alive is auto or fixed:S, not \"%s\"", arg);
+        parse_keep_alive(a, arg, state);
         return 0;
-    case OPT_PRICE:
-        a->price_bytes = cli_number(state, "price-bytes", arg, 1, 1e30);
+    case OPT_HOLD:
+        a->price_bytes = cli_number(state, "hold", arg, 1, 1e30);
+        return 0;
+    case OPT_CHECK:
+        a->checks = true;
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -300,9 +359,30 @@ static error_t parse_mode(int key, char *arg, struct argp_state *state)
     return ARGP_ERR_UNKNOWN;
 }
 
+/* An option that a mode would pass over in silence is an error. */
+static void check_given(const struct sim_arguments *a, struct argp_state *state)
+{
+    size_t mode = a->mode != NULL ? (size_t)(a->mode - modes) : MODES;
+    for (size_t i = 0; i < OPTIONS; i++) {
+        if ((a->given >> i & 1) == 0 || (options[i].modes >> mode & 1) != 0)
+            continue;
+        if (a->mode != NULL)
+            argp_error(state, "--%s is not for --%s", options[i].name, a->mode->flag);
+        size_t other = 0;
+        while ((options[i].modes >> other & 1) == 0)
+            other++;
+        argp_error(state, "--%s of what? It is for --%s and the like, not for an event log",
+                   options[i].name, modes[other].flag);
+    }
+}
+
 static void check(const struct sim_arguments *a, struct argp_state *state)
 {
     bool has_trace = a->trace != NULL;
+    check_given(a, state);
+    bool has_window = !isnan(a->from_s) || !isnan(a->to_s);
+    if (a->mode == NULL && a->picture == NULL && (has_window || a->functions > 0))
+        argp_error(state, "--from, --to and --functions of an event log are of its --picture");
     if (a->mode != NULL && a->mode->key == OPT_CAPACITY && !has_trace)
         argp_error(state, "--capacity of which requests? add --trace FILE, or --trace bursty");
     if (has_trace && a->class == TRACE_UNKNOWN && (a->rate > 0 || a->cov > 0))
@@ -332,6 +412,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     default: {
         error_t (*const parts[])(int, char *, struct argp_state *) = {parse_mode, parse_where,
                                                                       parse_what, parse_how};
+        for (size_t i = 0; i < OPTIONS; i++)
+            a->given |= (uint64_t)(options[i].key == key) << i;
         for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
             if (parts[i](key, arg, state) == 0)
                 return 0;
@@ -348,6 +430,12 @@ static int replay(const struct sim_arguments *a)
     struct error err = {0};
     char path[4200];
     snprintf(path, sizeof path, "%s/events.log", a->common.data_dir);
+    if (a->picture != NULL) {
+        if (sim_picture(a, a->log != NULL ? a->log : path, &err) == 0)
+            return CLI_OK;
+        cli_complain("sim", "%s", err.text);
+        return CLI_FAILED;
+    }
     if (replay_log(a->log != NULL ? a->log : path, &r, &err) < 0) {
         cli_complain("sim", "%s", err.text);
         return CLI_FAILED;
@@ -370,14 +458,28 @@ static int replay(const struct sim_arguments *a)
     return r.identical ? CLI_OK : CLI_FAILED;
 }
 
+/* argp's table: what to do, then three groups of options with a title each. */
+static void make_options(struct argp_option *to)
+{
+    static const char *const titles[] = {"Of an event log:", "Where it runs:", "What is asked:",
+                                         "How it is decided, as in `sllora serve`:"};
+    for (size_t i = 0; i < MODES; i++)
+        *to++ = (struct argp_option){
+            modes[i].flag, modes[i].key, modes[i].argument, 0, modes[i].help, 1};
+    for (size_t i = 0; i < OPTIONS; i++) {
+        if (i == 0 || options[i].group != options[i - 1].group)
+            *to++ = (struct argp_option){
+                NULL, 0, NULL, 0, titles[options[i].group - 2], options[i].group};
+        *to++ = (struct argp_option){options[i].name, options[i].key,  options[i].argument, 0,
+                                     options[i].help, options[i].group};
+    }
+}
+
 int cmd_sim(int argc, char **argv)
 {
-    struct argp_option all[MODES + sizeof options / sizeof options[0]] = {{0}};
+    struct argp_option all[MODES + OPTIONS + 8] = {{0}};
     const struct argp_child children[] = {{&cli_common_argp, 0, NULL, 0}, {0}};
-    for (size_t i = 0; i < MODES; i++)
-        all[i] = (struct argp_option){
-            modes[i].flag, modes[i].key, modes[i].argument, 0, modes[i].help, 1};
-    memcpy(all + MODES, options, sizeof options);
+    make_options(all);
     const struct argp argp = {
         .options = all,
         .parser = parse,
@@ -386,7 +488,7 @@ int cmd_sim(int argc, char **argv)
                "differ. With one it runs a world in virtual time around the same scheduler:",
         .children = children,
     };
-    struct sim_arguments a = {0};
+    struct sim_arguments a = {.from_s = NAN, .to_s = NAN};
     struct error err = {0};
     cli_common_init(&a.common);
     argp_parse(&argp, argc, argv, 0, NULL, &a);

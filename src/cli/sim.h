@@ -13,6 +13,8 @@ struct sim_arguments {
     struct cli_common common;
     const struct sim_mode *mode; /* NULL: the event log */
     const char *log;
+    const char *picture; /* a path; of the event log */
+    double from_s, to_s; /* NAN: not given */
     const char *report;
     const char *profile_name;
     const char *system_name;
@@ -24,8 +26,9 @@ struct sim_arguments {
     uint32_t prompt_tokens, new_tokens;
     uint64_t memory_bytes, kv_bytes, adapter_bytes, seed;
     double duration_s, rate, cov, zipf, speed, skip_s, hours;
-    double slo_ttft_ms, slo_tpot_ms;
-    bool has_seed, refuses_late;
+    double slo_ttft_ms, slo_tpot_ms, worker_loss_s, load_failures;
+    uint64_t given; /* bit i: options[i] of cmd_sim.c */
+    bool has_seed, refuses_late, batch_adaptive, checks;
     uint32_t isolation; /* enum route_isolation */
     struct system_without without;
     uint32_t batch_fixed;
@@ -44,8 +47,13 @@ struct sim_mode {
 /* Reads --profile; the default is the paper's. */
 int sim_profile(const struct sim_arguments *a, struct profile *ret, struct error *err);
 
+/* --report's directory, made where it is missing: before the work that is to be written there. */
+int sim_report_dir(const struct sim_arguments *a, struct error *err);
+
 int sim_paper(const struct sim_arguments *a, struct error *err);
 int sim_scale(const struct sim_arguments *a, struct error *err);
 int sim_plan_cost(const struct sim_arguments *a, struct error *err);
 int sim_trace(const struct sim_arguments *a, struct error *err);
 int sim_capacity(const struct sim_arguments *a, struct error *err);
+/* Without a mode: the picture of the event log at `path`. */
+int sim_picture(const struct sim_arguments *a, const char *path, struct error *err);

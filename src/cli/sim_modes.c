@@ -3,11 +3,27 @@
 #include "sim/paper.h"
 #include "sim/scale.h"
 
+#include <errno.h>
 #include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 int sim_profile(const struct sim_arguments *a, struct profile *ret, struct error *err)
 {
     return profile_read(ret, a->profile_name != NULL ? a->profile_name : profile_shipped(0), err);
+}
+
+int sim_report_dir(const struct sim_arguments *a, struct error *err)
+{
+    if (a->report == NULL)
+        return 0;
+    if ((mkdir(a->report, 0777) < 0 && errno != EEXIST) || access(a->report, W_OK | X_OK) < 0)
+        return error_set(err, -errno, "cannot write into %s: %s", a->report, strerror(errno));
+    struct stat st;
+    if (stat(a->report, &st) == 0 && !S_ISDIR(st.st_mode))
+        return error_set(err, -ENOTDIR, "%s is no directory", a->report);
+    return 0;
 }
 
 /* --- the paper --- */
@@ -41,7 +57,9 @@ int sim_paper(const struct sim_arguments *a, struct error *err)
 {
     struct profile p;
     struct paper_options o;
-    int r = sim_profile(a, &p, err);
+    int r = sim_report_dir(a, err);
+    if (r == 0)
+        r = sim_profile(a, &p, err);
     if (r < 0)
         return r;
     paper_default(&o, &p);
@@ -49,6 +67,8 @@ int sim_paper(const struct sim_arguments *a, struct error *err)
         o.seed = a->seed;
     if (a->traces > 0)
         o.traces = a->traces;
+    if (a->hours > 0)
+        o.hours = a->hours;
     o.report_dir = a->report;
     o.line = show_line;
     o.context = (void *)(uintptr_t)a;
@@ -92,23 +112,26 @@ int sim_scale(const struct sim_arguments *a, struct error *err)
         return r;
     double wall_s = s.trace_s + s.run_s, events_s = (double)s.totals.events / s.run_s;
     double met = (double)s.totals.met / (double)s.totals.requests;
+    double ttft_ms = s.totals.ttft_ms_sum / (double)s.totals.completed;
     if (a->common.json) {
         json_t *j = json_pack(
-            "{s:i, s:i, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f}", "devices",
+            "{s:i, s:i, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f}", "devices",
             (int)o.devices, "functions", (int)o.functions, "hours", o.hours, "requests",
             (json_int_t)s.totals.requests, "completed", (json_int_t)s.totals.completed, "refused",
             (json_int_t)s.totals.refused, "failed", (json_int_t)s.totals.failed, "events",
             (json_int_t)s.totals.events, "actions", (json_int_t)s.totals.actions, "wall_s", wall_s,
-            "trace_s", s.trace_s, "events_per_s", events_s, "slo_attainment", met);
+            "trace_s", s.trace_s, "events_per_s", events_s, "slo_attainment", met, "ttft_ms_mean",
+            ttft_ms);
         cli_print_json(j);
         json_decref(j);
     } else {
         printf("%u GPUs, %u functions, %g hours: %llu requests, %llu events, %llu actions\n"
                "%.1f s on one core, %.1f of them for the trace; %.0f events a second\n"
-               "%.2f %% of first tokens in time, %llu requests refused, %llu failed\n",
+               "%.2f %% of first tokens in time, %.0f ms on average; %llu requests refused, %llu "
+               "failed\n",
                o.devices, o.functions, o.hours, (unsigned long long)s.totals.requests,
                (unsigned long long)s.totals.events, (unsigned long long)s.totals.actions, wall_s,
-               s.trace_s, events_s, 100 * met, (unsigned long long)s.totals.refused,
+               s.trace_s, events_s, 100 * met, ttft_ms, (unsigned long long)s.totals.refused,
                (unsigned long long)s.totals.failed);
     }
     return 0;

@@ -10,8 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* As `sllora serve` has it, unless --price-bytes says otherwise. */
-#define PRICE_BYTES 1e12
 #define FUNCTIONS_GENERATED 8u
 
 static int generate(const struct sim_arguments *a, struct trace *ret, struct error *err)
@@ -113,9 +111,14 @@ static int setting_make(const struct sim_arguments *a, struct setting *ret, stru
                                 .owners = a->owners,
                                 .isolation = a->isolation,
                                 .without = a->without,
+                                .batch_adaptive = a->batch_adaptive,
                                 .batch_fixed = a->batch_fixed,
                                 .keep_alive_us = a->keep_alive_us,
-                                .price_bytes = a->price_bytes > 0 ? a->price_bytes : PRICE_BYTES};
+                                .price_bytes = a->price_bytes,
+                                .faults = {.seed = a->seed,
+                                           .worker_loss_s = a->worker_loss_s,
+                                           .load_failures = a->load_failures},
+                                .checks = a->checks};
     *ret = s;
     ret->options.profile = &ret->profile;
     ret->options.trace = &ret->trace;
@@ -153,7 +156,7 @@ static void show(const struct sim_arguments *a, const struct setting *s, uint32_
            s->system->title, devices, s->profile.name, (unsigned long long)f->requests,
            (unsigned long long)f->completed, (unsigned long long)f->refused,
            (unsigned long long)f->failed);
-    for (size_t i = 0; i < 3; i++)
+    for (size_t i = 0; i < 3 && f->completed > 0; i++)
         printf("%-5s mean %.1f ms, p50 %.1f, p95 %.1f, p99 %.1f\n", rows[i].name, rows[i].s->mean,
                rows[i].s->p50, rows[i].s->p95, rows[i].s->p99);
     printf("%.2f %% within the objective, %.1f %% waited for a start\n"
@@ -174,7 +177,7 @@ int sim_trace(const struct sim_arguments *a, struct error *err)
         return r;
     r = system_run(s.system, &s.options, &f, err);
     if (r == 0)
-        show(a, &s, s.options.devices, &f);
+        show(a, &s, f.devices > 0 ? f.devices : s.options.devices, &f);
     setting_free(&s);
     return r;
 }
@@ -183,7 +186,9 @@ int sim_capacity(const struct sim_arguments *a, struct error *err)
 {
     struct setting s;
     struct capacity_point points[SIM_CAPACITY_MAX];
-    int r = setting_make(a, &s, err);
+    int r = sim_report_dir(a, err);
+    if (r == 0)
+        r = setting_make(a, &s, err);
     if (r < 0)
         return r;
     r = capacity_run(s.system, &s.options, a->capacity, a->capacity_count, points, err);

@@ -52,11 +52,14 @@ static json_t *backbone_json(const struct daemon *d, uint32_t index)
 {
     const struct backbone_slot *b = &d->backbones[index];
     const struct copy_slot *c = backbone_copy(d, index);
-    return json_pack("{s:s, s:s?, s:o, s:I, s:b, s:o, s:i}", "name", b->image.label, "quant",
-                     image_quant_name(b->image.dtype), "digest", digest_json(&b->image.digest),
-                     "bytes", (json_int_t)b->image.bytes, "resident", c != NULL, "load_ms",
-                     ms(c != NULL ? (double)c->load_us : 0), "page_bytes",
-                     (int)(c != NULL ? c->page_bytes : 0));
+    return json_pack("{s:s, s:s?, s:o, s:I, s:I, s:I, s:b, s:o, s:i}", "name", b->image.label,
+                     "quant", image_quant_name(b->image.dtype), "digest",
+                     digest_json(&b->image.digest), "bytes", (json_int_t)b->image.bytes,
+                     "kv_token_bytes", (json_int_t)backbone_kv_token_bytes(d, &b->image),
+                     "work_bytes",
+                     (json_int_t)(backbone_worker_bytes(d, &b->image) - WORKER_BASE_BYTES),
+                     "resident", c != NULL, "load_ms", ms(c != NULL ? (double)c->load_us : 0),
+                     "page_bytes", (int)(c != NULL ? c->page_bytes : 0));
 }
 
 /* The time below which a share of the answers began, as exact as the buckets are. */

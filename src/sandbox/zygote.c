@@ -46,8 +46,9 @@ int sandbox_descend(const struct sandbox_policy *p, int group_fd, uid_t uid, str
     if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0)
         return error_set(reterr, -errno, "cannot tie the sandbox's life to its zygote's: %s",
                          strerror(errno));
-    /* The root is the zygote's, and empty; Landlock's denials are handed down. */
-    own.features &= ~(SANDBOX_BIT(SANDBOX_EMPTY_ROOT) | SANDBOX_BIT(SANDBOX_LANDLOCK));
+    /* The root is the zygote's, and empty. Landlock's denials are handed down too, but in a domain
+     * of its own it meets no other copy, whose network namespace it shares. */
+    own.features &= ~SANDBOX_BIT(SANDBOX_EMPTY_ROOT);
     int r = sandbox_lock(&own, NULL, reterr);
     return r < 0 ? r : sandbox_self_test(p, reterr);
 }

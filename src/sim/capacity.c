@@ -3,11 +3,8 @@
 
 #include "sim/page.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
-#include <string.h>
-#include <sys/stat.h>
 
 int capacity_run(const struct system *system, const struct system_options *options,
                  const uint32_t *devices, size_t count, struct capacity_point *ret,
@@ -71,8 +68,6 @@ int capacity_page(const char *dir, const struct system *system, const char *what
     struct page *page;
     double x[CAPACITY_POINTS_MAX], met[CAPACITY_POINTS_MAX], cost[CAPACITY_POINTS_MAX],
         ttft[CAPACITY_POINTS_MAX];
-    if (mkdir(dir, 0777) < 0 && errno != EEXIST)
-        return error_set(err, -errno, "cannot make %s: %s", dir, strerror(errno));
     snprintf(path, sizeof path, "%s/capacity.html", dir);
     int r = page_open(&page, path, "What so many devices give, and what they cost", err);
     if (r < 0)

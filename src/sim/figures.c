@@ -6,8 +6,9 @@
 #include <stddef.h>
 #include <stdlib.h>
 
+/* The latencies of what was completed, and means into *f. */
 static size_t gather(const struct world_result *r, double *ttft, double *tpot, double *e2e,
-                     size_t *ret_tpots, double *ret_cold_ms)
+                     size_t *ret_tpots, struct figures *f)
 {
     size_t count = 0, tpots = 0, cold = 0;
     double cold_ms = 0;
@@ -15,6 +16,8 @@ static size_t gather(const struct world_result *r, double *ttft, double *tpot, d
         const struct world_sample *m = &r->samples[i];
         if (m->outcome != WORLD_COMPLETED)
             continue;
+        for (int w = 0; w < WORLD_WAITS; w++)
+            f->wait_ms[w] += (double)m->wait_ms[w];
         ttft[count] = (double)m->ttft_ms;
         e2e[count++] = (double)m->e2e_ms;
         if (m->new_tokens > 1)
@@ -23,7 +26,9 @@ static size_t gather(const struct world_result *r, double *ttft, double *tpot, d
         cold_ms += m->was_cold ? (double)m->ttft_ms : 0;
     }
     *ret_tpots = tpots;
-    *ret_cold_ms = cold > 0 ? cold_ms / (double)cold : NAN;
+    f->cold_ttft_ms = cold > 0 ? cold_ms / (double)cold : NAN;
+    for (int w = 0; w < WORLD_WAITS; w++)
+        f->wait_ms[w] = count > 0 ? f->wait_ms[w] / (double)count : NAN;
     return count;
 }
 
@@ -66,13 +71,14 @@ int figures_of(const struct world_options *o, const struct world_result *r,
                         .active_gb_s = s->active_byte_s / GB,
                         .idle_gb_s = s->idle_byte_s / GB,
                         .platform_gb_s = s->platform_byte_s / GB,
+                        .host_gb_s = s->host_byte_s / GB,
                         .device_s = s->device_s,
                         .batch_mean = s->batch_mean,
                         .batch_peak = s->batch_peak,
                         .span_s = s->span_s,
                         .events = s->events,
                         .devices = billing == FIGURES_ALWAYS_ON ? o->devices : 0};
-    size_t count = gather(r, ttft, tpot, e2e, &tpots, &f.cold_ttft_ms);
+    size_t count = gather(r, ttft, tpot, e2e, &tpots, &f);
     f.ttft_ms = stats_summarise(ttft, count);
     f.tpot_ms = stats_summarise(tpot, tpots);
     f.e2e_ms = stats_summarise(e2e, count);
@@ -87,6 +93,7 @@ int figures_of(const struct world_options *o, const struct world_result *r,
 }
 
 /* Every double of the struct, and every count. */
+#define WAIT(w) (offsetof(struct figures, wait_ms) + (w) * sizeof(double))
 static const size_t doubles[] = {
     offsetof(struct figures, ttft_ms.mean),    offsetof(struct figures, ttft_ms.p50),
     offsetof(struct figures, ttft_ms.p95),     offsetof(struct figures, ttft_ms.p99),
@@ -102,6 +109,10 @@ static const size_t doubles[] = {
     offsetof(struct figures, cost_usd_per_1k), offsetof(struct figures, ce),
     offsetof(struct figures, tok_s),           offsetof(struct figures, req_s),
     offsetof(struct figures, batch_mean),      offsetof(struct figures, span_s),
+    offsetof(struct figures, active_gb_s),     offsetof(struct figures, host_gb_s),
+    offsetof(struct figures, billed_usd),      WAIT(WORLD_WAIT_LOAD),
+    WAIT(WORLD_WAIT_START),                    WAIT(WORLD_WAIT_BIND),
+    WAIT(WORLD_WAIT_QUEUE),
 };
 static const size_t counts[] = {
     offsetof(struct figures, requests), offsetof(struct figures, completed),
@@ -168,6 +179,12 @@ json_t *figures_json(const struct figures *f)
         {"active_gb_s", f->active_gb_s},
         {"idle_gb_s", f->idle_gb_s},
         {"platform_gb_s", f->platform_gb_s},
+        {"host_gb_s", f->host_gb_s},
+        {"cold_ttft_ms", f->cold_ttft_ms},
+        {"wait_load_ms", f->wait_ms[WORLD_WAIT_LOAD]},
+        {"wait_start_ms", f->wait_ms[WORLD_WAIT_START]},
+        {"wait_bind_ms", f->wait_ms[WORLD_WAIT_BIND]},
+        {"wait_queue_ms", f->wait_ms[WORLD_WAIT_QUEUE]},
         {"device_s", f->device_s},
         {"billed_usd", f->billed_usd},
         {"cost_usd", f->cost_usd},

@@ -7,7 +7,8 @@
  * (idle_gb_s); beside it is what was held for nobody in particular, loaded ahead or shared and
  * waiting (platform_gb_s). All of it adds up to what the devices held, and somebody pays for all
  * of it in cost_usd: the first at the active price, the others at the idle one. billed_usd is
- * without the platform's part: what `sllora replay` calls the cost of a live run.
+ * without the platform's part: what `sllora replay` calls the cost of a live run. Host memory is
+ * counted and not paid for, by no system.
  */
 #pragma once
 
@@ -26,8 +27,9 @@ struct figures {
     struct stats_summary ttft_ms, tpot_ms, e2e_ms; /* of completed requests; tpot of more than one
                                                     * token */
     double cold_ttft_ms;                           /* mean of those that waited for a start */
+    double wait_ms[WORLD_WAITS];                   /* means, of completed requests */
     double slo_attainment; /* of all requests, the refused too: first tokens in time */
-    double gb_s, active_gb_s, idle_gb_s, platform_gb_s;
+    double gb_s, active_gb_s, idle_gb_s, platform_gb_s, host_gb_s;
     double device_s;
     double billed_usd, cost_usd;
     double cost_usd_per_1k; /* per 1000 completed requests */

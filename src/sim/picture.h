@@ -33,8 +33,8 @@ struct picture_options {
 
 void picture_options_default(struct picture_options *o);
 
-/* An SVG file when out_path ends in .svg, a page otherwise. It replaces the file there once it is
- * complete. -EINVAL: no event log, one of another version, or times that it does not have. */
+/* out_path ends in .svg or .html; the file there is replaced once the new one is complete. -EINVAL:
+ * another name, no event log, one of another version, or times that it does not have. */
 int picture_write(const char *log_path, const char *out_path, const struct picture_options *o,
                   struct error *err);
 

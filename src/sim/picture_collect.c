@@ -12,8 +12,9 @@
 
 #define LEAD 0.015 /* of the time shown, before the first request and after the last */
 #define LEAD_US_MIN 1000u
-#define SPAN_COLUMNS 0.4 /* what a process does for less than that is part of what it did before   \
-                          */
+#define SPAN_COLUMNS                                                                               \
+    0.4 /* what a process does for less than that is part of what it did before                    \
+         */
 
 /* --- places in the picture --- */
 
@@ -117,22 +118,15 @@ static void add_share(float *columns, double from, double to)
     }
 }
 
-void picture_take_turn(struct picture *p, struct picture_turn *t, struct route_domain domain)
+void picture_take_turn(struct picture *p, const struct picture_turn *t, struct route_domain domain)
 {
-    if (!is_shown(p, t->begin_us, t->end_us))
+    if (p->is_counting || !is_shown(p, t->begin_us, t->end_us))
         return;
-    if (p->is_counting) {
-        p->turns_seen++;
-        return;
-    }
-    t->domain = (uint16_t)domain_of(p, domain);
     for (uint32_t i = 0; i < p->place_count; i++) {
         if (p->places[i].is_device && p->places[i].number == t->device)
-            add_share(shares_of(p, i, t->domain), picture_column(p, t->begin_us),
+            add_share(shares_of(p, i, domain_of(p, domain)), picture_column(p, t->begin_us),
                       picture_column(p, t->end_us));
     }
-    if (p->turns != NULL && p->turn_count < p->turns_seen)
-        p->turns[p->turn_count++] = *t;
 }
 
 /* Too short to be seen, it makes the one before longer. */
@@ -243,7 +237,13 @@ static bool is_busier(const struct picture *p, uint32_t a, uint32_t b)
     return p->counts[a] > p->counts[b] || (p->counts[a] == p->counts[b] && a < b);
 }
 
-/* The busiest into p->functions, in order; one insertion each. */
+static int by_number(const void *a, const void *b)
+{
+    const struct picture_function *x = a, *y = b;
+    return (x->number > y->number) - (x->number < y->number);
+}
+
+/* The busiest into p->functions, one insertion each; then by their numbers. */
 static void rank_functions(struct picture *p)
 {
     uint32_t max = p->options.functions_max;
@@ -263,6 +263,7 @@ static void rank_functions(struct picture *p)
             p->functions[at] = p->functions[at - 1];
         p->functions[at] = (struct picture_function){.number = f};
     }
+    qsort(p->functions, p->function_count, sizeof p->functions[0], by_number);
     p->functions[p->function_count] = (struct picture_function){.number = SCHED_NONE};
 }
 
@@ -270,9 +271,9 @@ static void find_domains(struct picture *p, const struct picture_world *w)
 {
     for (uint32_t i = 0; i < p->function_count; i++) {
         struct picture_function *f = &p->functions[i];
-        f->domain = domain_of(p, w->functions[f->number].domain);
+        f->domain = domain_of(p, w->domains[f->number]);
         if (f->domain == p->domain_count)
-            p->domains[p->domain_count++] = w->functions[f->number].domain;
+            p->domains[p->domain_count++] = w->domains[f->number];
     }
     p->functions[p->function_count].domain = p->domain_count;
 }
@@ -303,7 +304,8 @@ static uint64_t us_of(double seconds)
     return (uint64_t)llround(seconds * 1e6);
 }
 
-/* What was asked for; the rest as far as the requests go, with a little around them. */
+/* What was asked for, up to the log's end; the rest as far as the requests go, with a little around
+ * them. */
 static int find_window(struct picture *p, struct error *err)
 {
     double whole_s = (double)(p->last_us - p->origin_us) / 1e6;
@@ -315,11 +317,13 @@ static int find_window(struct picture *p, struct error *err)
         return error_set(err, -EINVAL, "%s ends after %.3f s: there is nothing from %.3f s on",
                          p->name, whole_s, p->options.from_s);
     p->begin_us = first_us - p->origin_us > lead_us ? first_us - lead_us : p->origin_us;
-    p->end_us = over_us + lead_us;
+    p->end_us = over_us + lead_us < p->last_us ? over_us + lead_us : p->last_us;
     if (!isnan(p->options.from_s))
         p->begin_us = p->origin_us + us_of(p->options.from_s);
-    if (!isnan(p->options.to_s))
+    if (!isnan(p->options.to_s) && p->options.to_s < whole_s)
         p->end_us = p->origin_us + us_of(p->options.to_s);
+    else if (!isnan(p->options.to_s))
+        p->end_us = p->last_us;
     if (p->end_us <= p->begin_us)
         p->end_us = p->begin_us + LEAD_US_MIN;
     return 0;
@@ -380,8 +384,6 @@ static int fill(struct picture *p, struct picture_log *l, struct error *err)
     p->shares = calloc((size_t)PICTURE_DEVICES_MAX * (p->domain_count + 1) * PICTURE_COLUMNS,
                        sizeof *p->shares);
     p->loads = calloc(PICTURE_LOADS_KEPT, sizeof *p->loads);
-    if (p->turns_seen > 0 && p->turns_seen <= PICTURE_TURNS_KEPT)
-        p->turns = calloc(p->turns_seen, sizeof *p->turns);
     if (p->shares == NULL || p->loads == NULL || picture_world_init(&w, l, p) < 0)
         return error_set(err, -ENOMEM, "no memory for the picture of %s", p->name);
     read_all(l, &w, p->records);
@@ -427,7 +429,6 @@ void picture_free(struct picture *p)
 {
     free(p->counts);
     free(p->requests);
-    free(p->turns);
     free(p->spans);
     free(p->loads);
     free(p->shares);

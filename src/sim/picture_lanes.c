@@ -71,7 +71,7 @@ static void deal_all(struct picture_lanes *l, const struct picture *p)
     }
 }
 
-/* Functions in the order of their lanes: a domain's together, where the busiest of it is. */
+/* Functions in the order of their lanes: a domain's together, where its first is. */
 static void order_functions(const struct picture *p, uint32_t order[PICTURE_FUNCTIONS_MAX + 1])
 {
     uint32_t count = 0;

@@ -6,7 +6,9 @@
  *   picture_collect.c  of that, what falls on the paper: two passes
  *   picture_lanes.c    requests into lanes and rows
  *   picture_draw.c     all of it as a drawing
- *   picture.c          the file, and the page around the drawing
+ *   picture_panels.c   the parts that it is made of
+ *   picture_page.c     the page around it
+ *   picture.c          the file
  */
 #pragma once
 
@@ -19,7 +21,6 @@
 #define PICTURE_DEVICES_MAX 8u
 #define PICTURE_WORKERS_MAX 24u
 #define PICTURE_REQUESTS_KEPT 65536u
-#define PICTURE_TURNS_KEPT 4000u
 #define PICTURE_LOADS_KEPT 2000u
 #define PICTURE_SPANS_KEPT 65536u
 #define PICTURE_DAMAGE_BYTES 160
@@ -103,16 +104,13 @@ struct picture_span {
 
 struct picture_turn {
     uint64_t begin_us, end_us;
-    uint64_t us; /* of them in steps */
     uint32_t device, worker;
-    uint32_t steps, prompt_rows, decode_rows;
-    uint16_t domain;
 };
 
 enum picture_memory {
     PICTURE_BACKBONES,
     PICTURE_ADAPTERS,
-    PICTURE_PROCESSES, /* without their KV memory */
+    PICTURE_PROCESSES, /* what they hold beside it, more while they work */
     PICTURE_KV,
     PICTURE_MEMORIES,
 };
@@ -136,17 +134,12 @@ struct picture_world_place {
     struct picture_turn turn;
 };
 
-struct picture_world_function {
-    struct route_domain domain;
-    bool is_known;
-};
-
 struct picture_world {
     const struct picture_log *log;
     struct picture *picture;
     struct picture_world_place *places; /* [devices_max + nodes_max] */
-    struct picture_world_function *functions;
-    double *work_bytes; /* [backbones_max] */
+    struct route_domain *domains;       /* [functions_max], of each; group 0: not known */
+    double *work_bytes;                 /* [backbones_max] */
     struct picture_worker *workers;
     uint32_t *slots; /* [workers_max][worker_slots_max], 1 + the adapter's copy; 0: none */
     struct picture_copy *copies;
@@ -202,9 +195,6 @@ struct picture {
     struct picture_request *requests; /* owned */
     uint32_t request_count, request_cap;
     uint64_t requests_seen, request_stride;
-    struct picture_turn *turns; /* owned; none when there were too many */
-    uint32_t turn_count;
-    uint64_t turns_seen;
     struct picture_span *spans; /* of workers, owned */
     uint32_t span_count, span_cap;
     uint32_t last_span[PICTURE_WORKERS_MAX]; /* index + 1 */
@@ -233,7 +223,7 @@ uint32_t picture_lane_of(const struct picture *p, uint32_t function);
 
 /* What the world tells, in the order of time. */
 void picture_take_request(struct picture *p, const struct picture_request *r);
-void picture_take_turn(struct picture *p, struct picture_turn *t, struct route_domain domain);
+void picture_take_turn(struct picture *p, const struct picture_turn *t, struct route_domain domain);
 void picture_take_worker(struct picture *p, struct picture_span *s, struct route_domain domain);
 void picture_take_load(struct picture *p, const struct picture_span *s);
 void picture_take_memory(struct picture *p, uint32_t place, const struct picture_world_place *m,
@@ -260,13 +250,54 @@ struct picture_lanes {
     uint32_t drawn; /* requests with a row */
 };
 
-/* Lanes of one domain stand together, the busiest first. */
+/* By the functions' numbers, those of one domain together. */
 int picture_lanes_lay(struct picture_lanes *l, const struct picture *p);
 void picture_lanes_free(struct picture_lanes *l);
 
 /* --- picture_draw.c --- */
 
-/* An SVG document without its declaration: <svg ...> to </svg>. */
-void picture_draw(struct markup *out, const struct picture *p, const struct picture_lanes *l);
-/* The colours that drawing and page name, for a style sheet. */
-void picture_style(struct markup *out);
+#define PICTURE_MARGIN 168.0 /* where columns begin, in units of the drawing */
+
+/* An SVG document without its declaration: <svg ...> to </svg>. Its sums of ends and rows are of
+ * what `l` laid out. */
+void picture_draw(struct markup *out, const struct picture *p, const struct picture_lanes *l,
+                  bool is_alone);
+
+/* The paper as it fills, from the top down. */
+struct picture_sheet {
+    struct markup *out;
+    const struct picture *p;
+    const struct picture_lanes *lanes;
+    double y;     /* where the next thing begins */
+    double key_x; /* where the next key does, on the line above y */
+};
+
+/* In tenths: finer than a screen shows. */
+double picture_tenths(double v);
+double picture_x(const struct picture *p, uint64_t at_us);
+/* Where a name of this class is written; the text is our own. */
+void picture_put_label(struct picture_sheet *s, const char *class, double x, double y,
+                       const char *format, ...) __attribute__((format(printf, 5, 6)));
+/* What a panel is called and shows, and below it a line for keys. */
+void picture_put_heading(struct picture_sheet *s, const char *name, const char *what);
+void picture_put_key(struct picture_sheet *s, const char *class, const char *name);
+/* The class of a domain's colour. */
+const char *picture_colour(const struct picture *p, uint32_t domain, char ret[8]);
+/* "function 3, owner 1". */
+void picture_name_lane(const struct picture *p, uint32_t function, char ret[64]);
+/* The median of the time to the first token, of those in the lane that had one; < 0: none had. */
+double picture_first_s(const struct picture *p, const struct picture_lanes *l,
+                       const struct picture_lane *lane);
+
+/* --- picture_panels.c --- */
+
+void picture_panel_requests(struct picture_sheet *s);
+void picture_panel_processes(struct picture_sheet *s);
+void picture_panel_turns(struct picture_sheet *s);
+void picture_panel_loads(struct picture_sheet *s);
+void picture_panel_memory(struct picture_sheet *s);
+
+/* --- picture_page.c --- */
+
+/* A page around the drawing: how to read it, and its numbers in a table. */
+void picture_page(struct markup *out, const struct picture *p, const struct picture_lanes *l);

@@ -13,13 +13,13 @@
 
 struct picture_worker {
     bool exists;
-    bool is_resizing;
+    bool is_resizing, works;
     uint8_t state; /* enum picture_state */
     uint32_t device, copy, running;
-    uint64_t since_us; /* of the state */
-    uint64_t life;     /* tells processes of one number apart */
-    double process_bytes, kv_bytes, kv_asked;
-    struct route_domain domain; /* group 0: none yet */
+    uint64_t since_us;                                    /* of the state */
+    uint64_t life;                                        /* tells processes of one number apart */
+    double process_bytes, work_bytes, kv_bytes, kv_asked; /* work_bytes: while it works */
+    struct route_domain domain;                           /* group 0: none yet */
 };
 
 struct picture_copy {
@@ -170,6 +170,15 @@ static void worker_runs(struct picture_world *w, uint32_t index)
                                          : PICTURE_SPARE);
 }
 
+/* One that is ending keeps its work memory to the end. */
+static void worker_works(struct picture_world *w, struct picture_worker *k, bool works)
+{
+    if (k->works == works || k->state == PICTURE_ENDING)
+        return;
+    k->works = works;
+    charge(w, k->device, PICTURE_PROCESSES, works ? k->work_bytes : -k->work_bytes);
+}
+
 static uint32_t *slot_of(struct picture_world *w, uint32_t worker, uint32_t slot)
 {
     return &w->slots[(size_t)worker * w->log->config.worker_slots_max + slot];
@@ -185,32 +194,25 @@ static void slot_clear(struct picture_world *w, uint32_t worker, uint32_t slot)
 
 /* --- turns --- */
 
-static void turn_end(struct picture_world *w, struct picture_world_place *m,
-                     const struct sched_event *e)
+static void turn_end(struct picture_world *w, struct picture_world_place *m)
 {
     m->turn.end_us = now_of(w);
-    if (e != NULL) {
-        m->turn.us = e->us;
-        m->turn.steps = e->steps;
-        m->turn.prompt_rows = e->tokens;
-        m->turn.decode_rows = e->more_tokens;
-    }
     m->is_busy = false;
     picture_take_turn(w->picture, &m->turn, w->workers[m->turn.worker].domain);
 }
 
-static void on_turn_ended(struct picture_world *w, uint32_t worker, const struct sched_event *e)
+static void on_turn_ended(struct picture_world *w, uint32_t worker)
 {
     struct picture_world_place *m = &w->places[w->workers[worker].device];
     if (w->workers[worker].exists && m->is_busy && m->turn.worker == worker)
-        turn_end(w, m, e);
+        turn_end(w, m);
 }
 
 static void on_grant(struct picture_world *w, const struct sched_action *a)
 {
     struct picture_world_place *m = &w->places[a->device];
     if (m->is_busy)
-        turn_end(w, m, NULL);
+        turn_end(w, m);
     m->is_busy = true;
     m->turn =
         (struct picture_turn){.begin_us = now_of(w), .device = a->device, .worker = a->worker};
@@ -223,12 +225,13 @@ static void on_exited(struct picture_world *w, uint32_t index)
     struct picture_worker *k = &w->workers[index];
     if (!k->exists)
         return;
-    on_turn_ended(w, index, NULL);
+    on_turn_ended(w, index);
     worker_told(w, index);
     for (uint32_t i = 0; i < w->log->config.worker_slots_max; i++)
         slot_clear(w, index, i);
     copy_leave(w, k->copy);
-    charge(w, k->device, PICTURE_PROCESSES, -k->process_bytes);
+    double work_bytes = k->works ? k->work_bytes : 0;
+    charge(w, k->device, PICTURE_PROCESSES, -(k->process_bytes + work_bytes));
     charge(w, k->device, PICTURE_KV, -k->kv_bytes);
     k->exists = false;
 }
@@ -243,8 +246,8 @@ static void on_spawn(struct picture_world *w, const struct sched_action *a)
                                  .copy = a->copy,
                                  .since_us = now_of(w),
                                  .life = ++w->lives,
-                                 .process_bytes =
-                                     w->places[a->device].worker_bytes + w->work_bytes[a->backbone],
+                                 .process_bytes = w->places[a->device].worker_bytes,
+                                 .work_bytes = w->work_bytes[a->backbone],
                                  .kv_bytes = (double)a->bytes};
     w->copies[a->copy].users++;
     charge(w, a->device, PICTURE_PROCESSES, k->process_bytes);
@@ -397,6 +400,7 @@ static void on_submit(struct picture_world *w, const struct sched_action *a)
     r->worker = a->worker;
     r->life = k->life;
     k->running++;
+    worker_works(w, k, true);
     worker_runs(w, a->worker);
 }
 
@@ -409,6 +413,8 @@ static void live_stops(struct picture_world *w, struct picture_live *r)
     if (!k->exists || k->life != r->life || k->running == 0)
         return;
     k->running--;
+    if (k->running == 0)
+        worker_works(w, k, false);
     worker_runs(w, r->worker);
 }
 
@@ -528,8 +534,7 @@ static void apply_event(struct picture_world *w, const struct sched_event *e)
         w->work_bytes[e->backbone] = (double)e->work_bytes;
         return;
     case SCHED_DEPLOYED:
-        w->functions[e->function] = (struct picture_world_function){
-            route_domain_of(e->isolation, e->function, e->owner, e->backbone), true};
+        w->domains[e->function] = route_domain_of(e->isolation, e->function, e->owner, e->backbone);
         return;
     case SCHED_REQUEST:
         on_request(w, e);
@@ -551,7 +556,7 @@ static void apply_event(struct picture_world *w, const struct sched_event *e)
             live_stops(w, r);
         return;
     case SCHED_TURN_ENDED:
-        on_turn_ended(w, e->worker, e);
+        on_turn_ended(w, e->worker);
         return;
     case SCHED_WORKER_READY:
         if (w->workers[e->worker].exists && w->workers[e->worker].state == PICTURE_STARTING)
@@ -634,7 +639,7 @@ void picture_world_end(struct picture_world *w)
                          NULL);
     for (uint32_t i = 0; i < c->devices_max; i++)
         if (w->places[i].is_busy)
-            turn_end(w, &w->places[i], NULL);
+            turn_end(w, &w->places[i]);
     for (uint32_t i = 0; i < c->workers_max; i++)
         if (w->workers[i].exists)
             worker_told(w, i);
@@ -651,12 +656,12 @@ int picture_world_init(struct picture_world *w, const struct picture_log *log, s
     *w = (struct picture_world){.log = log, .picture = p};
     w->requests_max = 2 * c->requests_max; /* live ones, and those whose end is to be told */
     w->places = calloc((size_t)c->devices_max + c->nodes_max, sizeof *w->places);
-    w->functions = calloc(c->functions_max, sizeof *w->functions);
+    w->domains = calloc(c->functions_max, sizeof *w->domains);
     w->work_bytes = calloc(c->backbones_max, sizeof *w->work_bytes);
     w->workers = calloc(c->workers_max, sizeof *w->workers);
     w->slots = calloc((size_t)c->workers_max * c->worker_slots_max, sizeof *w->slots);
     w->copies = calloc(c->copies_max, sizeof *w->copies);
-    if (w->places != NULL && w->functions != NULL && w->work_bytes != NULL && w->workers != NULL &&
+    if (w->places != NULL && w->domains != NULL && w->work_bytes != NULL && w->workers != NULL &&
         w->slots != NULL && w->copies != NULL && live_grow(w))
         return 0;
     picture_world_free(w);
@@ -666,7 +671,7 @@ int picture_world_init(struct picture_world *w, const struct picture_log *log, s
 void picture_world_free(struct picture_world *w)
 {
     free(w->places);
-    free(w->functions);
+    free(w->domains);
     free(w->work_bytes);
     free(w->workers);
     free(w->slots);

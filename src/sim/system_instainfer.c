@@ -1,7 +1,7 @@
 /*
  * InstaInfer-like (SoCC'24). Models: an instance for each function with a backbone of its own,
- * several on a device; what was loaded stays until the next request has become unlikely, then the
- * instance is another's; Transformers' own loader.
+ * several on a device; what was loaded stays until the next request has become unlikely or another
+ * function needs its memory; Transformers' own loader.
  * Leaves out: its knapsack by dynamic programming, and loading into other functions' idle instances
  * ahead of a request: with backbones of 13 to 26 GB there is hardly room beside an instance's own.
  */
@@ -22,7 +22,7 @@ static void set_up(struct system_setup *s, const struct system_options *o)
     s->world.load_factor = SYSTEM_LOADER_FACTOR;
     c->batching = SCHED_BATCH_STATIC;
     c->batch_fixed = BATCH_MAX;
-    c->no_sharing = c->no_preload = c->no_offload = 1;
+    c->no_sharing = c->no_preload = 1;
     c->keep_alive_us = KEEP_ALIVE_US;
     for (uint32_t i = 0; i < o->function_count; i++)
         s->functions[i].isolation = ROUTE_FUNCTION;

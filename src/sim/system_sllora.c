@@ -11,14 +11,9 @@
  */
 #include "sim/systems.h"
 
-/* What an operator who sells first tokens would choose: a second of somebody's waiting is worth
- * 100 TB s of memory, half a dollar at the idle price. The report shows what other choices give. */
-#define PRICE_BYTES 1e14
-
 static void set_up(struct system_setup *s, const struct system_options *o)
 {
     const struct profile *p = o->profile;
-    s->world.sched.price_bytes = PRICE_BYTES;
     s->world.spawn_us = p->fork_us + p->context_us + p->module_us;
     for (uint32_t i = 0; i < o->function_count; i++)
         s->functions[i].isolation = ROUTE_FUNCTION;

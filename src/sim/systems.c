@@ -48,39 +48,31 @@ static void begin(struct system_setup *s, const struct system_options *o)
     memcpy(s->functions, o->functions, o->function_count * sizeof *s->functions);
 }
 
-static int run(const struct system_setup *s, struct figures *ret, struct world_result *ret_result,
-               struct error *err)
+static int run(const struct system_setup *s, struct figures *ret, struct error *err)
 {
     struct world_result r;
-    struct figures f;
     int n = world_run(&s->world, &r, err);
     if (n < 0)
         return n;
-    if (figures_of(&s->world, &r, s->billing, &f) < 0) {
-        world_result_free(&r);
-        return error_set(err, -ENOMEM, "out of memory");
-    }
-    if (ret_result != NULL)
-        *ret_result = r;
-    else
-        world_result_free(&r);
-    *ret = f;
-    return 0;
+    if (figures_of(&s->world, &r, s->billing, ret) < 0)
+        n = error_set(err, -ENOMEM, "out of memory");
+    world_result_free(&r);
+    return n;
 }
 
 uint64_t system_whole_device_bytes(const struct system_setup *s)
 {
     const struct world_options *o = &s->world;
-    uint64_t memory = o->device_bytes > 0 ? o->device_bytes : o->profile->device_bytes;
-    uint64_t largest = 0;
+    uint64_t memory = world_device_bytes(o), largest = 0;
     for (uint32_t i = 0; i < o->function_count; i++) {
         const struct world_function *f = &s->functions[i];
         const struct profile_backbone *b = &o->profile->backbones[f->backbone];
         uint64_t bytes = b->bytes + b->work_bytes + f->adapter_bytes;
         largest = bytes > largest ? bytes : largest;
     }
-    uint64_t rest = memory - largest - o->sched.kv_step_bytes;
-    return rest - rest / 20; /* some KV memory to grow into */
+    largest += o->sched.kv_step_bytes;
+    uint64_t rest = memory > largest ? memory - largest : 0; /* what does not fit the world refuses */
+    return rest - rest / 20;                                 /* some KV memory to grow into */
 }
 
 /* --- always on --- */
@@ -101,9 +93,7 @@ static uint32_t deal(const struct system_setup *s, uint32_t engines, uint32_t *r
 
 static uint64_t kv_bytes_of(const struct system_setup *s, const uint32_t *backbones, uint32_t count)
 {
-    uint64_t memory =
-        s->world.device_bytes > 0 ? s->world.device_bytes : s->world.profile->device_bytes;
-    uint64_t least = UINT64_MAX;
+    uint64_t memory = world_device_bytes(&s->world), least = UINT64_MAX;
     for (uint32_t i = 0; i < count; i++) {
         const struct profile_backbone *b = &s->world.profile->backbones[backbones[i]];
         uint64_t rest = memory - b->bytes - b->work_bytes - s->world.worker_bytes;
@@ -113,7 +103,7 @@ static uint64_t kv_bytes_of(const struct system_setup *s, const uint32_t *backbo
 }
 
 static int run_engines(struct system_setup *s, uint32_t engines, struct figures *ret,
-                       struct world_result *ret_result, struct error *err)
+                       struct error *err)
 {
     uint32_t backbones[DEVICES_MAX];
     uint32_t devices = deal(s, engines, backbones);
@@ -135,7 +125,7 @@ static int run_engines(struct system_setup *s, uint32_t engines, struct figures 
     struct world_policy policy = fixed_policy(f);
     s->world.policy = &policy;
     s->world.devices = devices;
-    n = run(s, ret, ret_result, err);
+    n = run(s, ret, err);
     fixed_close(f);
     return n;
 }
@@ -143,71 +133,99 @@ static int run_engines(struct system_setup *s, uint32_t engines, struct figures 
 /* The fewest engines of each backbone that hold the objectives, where devices for so many are
  * there; else as many as there are devices for. */
 static int run_fewest(struct system_setup *s, uint32_t devices, struct figures *ret,
-                      struct world_result *ret_result, struct error *err)
+                      struct error *err)
 {
     uint32_t backbones[DEVICES_MAX], kinds = deal(s, 1, backbones);
     if (kinds > devices)
         return error_set(err, -EINVAL, "always-on engines of %u backbones take %u devices", kinds,
                          kinds);
     for (uint32_t engines = 1;; engines++) {
-        struct world_result r = {0};
-        int n = run_engines(s, engines, ret, ret_result != NULL ? &r : NULL, err);
-        if (n < 0)
+        int n = run_engines(s, engines, ret, err);
+        if (n < 0 || ret->slo_attainment >= SYSTEM_ATTAINMENT || (engines + 1) * kinds > devices)
             return n;
-        bool holds = ret->slo_attainment >= SYSTEM_ATTAINMENT;
-        if (holds || (engines + 1) * kinds > devices) {
-            if (ret_result != NULL)
-                *ret_result = r;
-            return 0;
-        }
-        world_result_free(&r);
     }
 }
 
-int system_run_samples(const struct system *system, const struct system_options *o,
-                       struct figures *ret, struct world_result *ret_result, struct error *err)
+/* What an always-on deployment would pass over in silence. */
+static int check_always_on(const struct system_options *o, struct error *err)
 {
-    struct system_setup s = {.functions = calloc(o->function_count + 1, sizeof *s.functions)};
-    if (s.functions == NULL)
-        return error_set(err, -ENOMEM, "out of memory");
-    begin(&s, o);
-    system->set_up(&s, o);
-    struct sched_config *c = &s.world.sched;
+    const struct {
+        bool is_asked;
+        const char *what;
+    } questions[] = {
+        {o->without.sharing || o->without.preload || o->without.offload || o->without.batching ||
+             o->batch_fixed > 0 || o->batch_adaptive,
+         "nothing to take away: sharing, pre-loading, offloading and batching are as they are"},
+        {o->keep_alive_us > 0 || o->price_bytes > 0, "no keep-alive: it holds its memory for ever"},
+        {o->isolation > 0 || o->owners > 0, "no isolation: one process has all adapters"},
+        {o->kv_bytes > 0, "all of a device's memory for KV"},
+        {o->faults.worker_loss_s > 0 || o->faults.load_failures > 0,
+         "nobody who would start an engine again: no faults are simulated for it"},
+    };
+    for (size_t i = 0; i < sizeof questions / sizeof questions[0]; i++)
+        if (questions[i].is_asked)
+            return error_set(err, -EINVAL, "it is always on and has %s", questions[i].what);
+    for (uint32_t i = 0; i < o->function_count; i++)
+        if (o->functions[i].is_refused_late)
+            return error_set(err, -EINVAL, "it is always on and refuses nobody");
+    return 0;
+}
+
+/* Likewise of the others. */
+static int check_serverless(const struct system_setup *s, const struct system_options *o,
+                            struct error *err)
+{
+    const struct sched_config *c = &s->world.sched;
+    if (o->batch_adaptive && s->world.batch == WORLD_STATIC)
+        return error_set(err, -EINVAL, "its batches are static: of at most N, or off");
+    if (o->price_bytes > 0 && c->no_preload && c->keep_alive_us != SCHED_KEEP_ALIVE_AUTO)
+        return error_set(err, -EINVAL,
+                         "with a fixed keep-alive and without pre-loading nothing is held for what "
+                         "it is worth");
+    return 0;
+}
+
+/* What is asked for in place of the system's own. */
+static void take_options(struct system_setup *s, const struct system_options *o)
+{
+    struct sched_config *c = &s->world.sched;
     for (uint32_t i = 0; i < o->function_count; i++) {
-        s.functions[i].owner = o->owners > 0 ? i % o->owners : i;
+        s->functions[i].owner = o->owners > 0 ? i % o->owners : i;
         if (o->isolation > 0)
-            s.functions[i].isolation = o->isolation;
+            s->functions[i].isolation = o->isolation;
     }
-    if (o->kv_bytes > 0)
-        c->kv_worker_bytes_max = o->kv_bytes;
+    c->kv_worker_bytes_max = o->kv_bytes > 0 ? o->kv_bytes : world_device_bytes(&s->world);
     c->no_sharing |= o->without.sharing;
     c->no_preload |= o->without.preload;
     c->no_offload |= o->without.offload;
     if (o->without.batching)
         c->batching = SCHED_BATCH_OFF;
     if (o->batch_fixed > 0) {
-        c->batching = SCHED_BATCH_FIXED;
+        c->batching = s->world.batch == WORLD_STATIC ? SCHED_BATCH_STATIC : SCHED_BATCH_FIXED;
         c->batch_fixed = o->batch_fixed;
     }
     if (o->keep_alive_us > 0)
         c->keep_alive_us = o->keep_alive_us;
     if (o->price_bytes > 0)
         c->price_bytes = o->price_bytes;
-    int n;
-    if (!s.is_always_on)
-        n = run(&s, ret, ret_result, err);
-    else if (o->engines > 0)
-        n = run_engines(&s, o->engines, ret, ret_result, err);
-    else
-        n = run_fewest(&s, o->devices, ret, ret_result, err);
-    free(s.functions);
-    if (n < 0)
-        (void)error_prefix(err, "%s", system->name);
-    return n;
 }
 
 int system_run(const struct system *system, const struct system_options *o, struct figures *ret,
                struct error *err)
 {
-    return system_run_samples(system, o, ret, NULL, err);
+    struct system_setup s = {.functions = calloc(o->function_count + 1, sizeof *s.functions)};
+    if (s.functions == NULL)
+        return error_set(err, -ENOMEM, "out of memory");
+    begin(&s, o);
+    system->set_up(&s, o);
+    take_options(&s, o);
+    int n = s.is_always_on ? check_always_on(o, err) : check_serverless(&s, o, err);
+    if (n == 0 && !s.is_always_on)
+        n = run(&s, ret, err);
+    else if (n == 0 && o->engines > 0)
+        n = run_engines(&s, o->engines, ret, err);
+    else if (n == 0)
+        n = run_fewest(&s, o->devices, ret, err);
+    free(s.functions);
+    return n < 0 ? error_prefix(err, "%s", system->name) : 0;
 }

@@ -26,6 +26,7 @@ struct system_options {
     uint32_t isolation;    /* enum route_isolation, in place of the system's own; 0: that */
     struct system_without without;
     uint32_t engines;     /* always-on: of each backbone; 0: the fewest that hold the objectives */
+    bool batch_adaptive;  /* asked for by name: not of a system whose batches are static */
     uint32_t batch_fixed; /* at most so many in a batch, filled or expired; 0: the system's own */
     uint64_t keep_alive_us; /* 0: the system's own */
     double price_bytes;     /* likewise */
@@ -75,8 +76,6 @@ uint64_t system_whole_device_bytes(const struct system_setup *s);
 /* The share of requests within their objectives that an always-on deployment is sized for. */
 #define SYSTEM_ATTAINMENT 0.99
 
+/* -EINVAL: also what the system does not have, such as the keep-alive of what is always on. */
 int system_run(const struct system *s, const struct system_options *o, struct figures *ret,
                struct error *err);
-/* Likewise, with what became of each request; the caller frees *ret_result. */
-int system_run_samples(const struct system *s, const struct system_options *o, struct figures *ret,
-                       struct world_result *ret_result, struct error *err);

@@ -107,8 +107,8 @@ static void take_receipt(struct world *w, const struct sched_action *a, bool is_
     m->e2e_ms = (float)((double)t->total_us / 1e3 + more_ms);
     m->met = t->first_us > 0 && t->first_us + w->profile->request_us <= f->slo_ttft_us;
     m->new_tokens = t->new_tokens;
-    const uint64_t waits[4] = {t->load_us, t->start_us, t->bind_us, t->queue_us};
-    for (int i = 0; i < 4; i++)
+    const uint64_t waits[WORLD_WAITS] = {t->load_us, t->start_us, t->bind_us, t->queue_us};
+    for (int i = 0; i < WORLD_WAITS; i++)
         m->wait_ms[i] = (float)((double)waits[i] / 1e3);
     s->own_byte_s += t->own_byte_s;
     s->backbone_byte_s += t->backbone_byte_s;
@@ -120,7 +120,6 @@ static void take_receipt(struct world *w, const struct sched_action *a, bool is_
         return;
     s->tokens_new += t->new_tokens;
     s->ttft_ms_sum += (double)m->ttft_ms;
-    s->e2e_ms_sum += (double)m->e2e_ms;
     w->last_us = w->now_us;
 }
 
@@ -236,7 +235,7 @@ struct sched_config world_config(const struct profile *p, uint32_t devices, uint
         .slo_tpot_us = 200000,
         .kv_step_bytes = p->kv_step_bytes,
         .kv_worker_bytes_max = p->device_bytes,
-        .price_bytes = 1e12,
+        .price_bytes = 1e13,
     };
 }
 
@@ -254,9 +253,14 @@ struct sched_config world_sched_config(const struct world_options *o)
     return c;
 }
 
+uint64_t world_device_bytes(const struct world_options *o)
+{
+    return o->device_bytes > 0 ? o->device_bytes : o->profile->device_bytes;
+}
+
 static int check_options(const struct world_options *o, struct error *err)
 {
-    uint64_t memory = o->device_bytes > 0 ? o->device_bytes : o->profile->device_bytes;
+    uint64_t memory = world_device_bytes(o), step = o->sched.kv_step_bytes;
     if (o->devices == 0 || o->function_count == 0)
         return error_set(err, -EINVAL, "a world has at least one device and one function");
     for (uint32_t i = 0; i < o->function_count; i++) {
@@ -266,7 +270,7 @@ static int check_options(const struct world_options *o, struct error *err)
                              f->backbone, o->profile->backbone_count);
         uint64_t least = o->profile->backbones[f->backbone].bytes +
                          o->profile->backbones[f->backbone].work_bytes + f->adapter_bytes +
-                         o->worker_bytes + o->sched.kv_step_bytes;
+                         o->worker_bytes + step;
         if (least > memory)
             return error_set(err, -EINVAL,
                              "%s with a process takes %.3g GB, a device has %.3g: give it more "
@@ -274,6 +278,11 @@ static int check_options(const struct world_options *o, struct error *err)
                              o->profile->backbones[f->backbone].name, (double)least / 1e9,
                              (double)memory / 1e9);
     }
+    if (o->sched.kv_worker_bytes_max < step)
+        return error_set(err, -EINVAL,
+                         "a process has KV memory by %.4g bytes at a time: of at most %.4g (--kv) it "
+                         "has none",
+                         (double)step, (double)o->sched.kv_worker_bytes_max);
     if (o->trace->functions > o->function_count)
         return error_set(err, -EINVAL, "the trace is of %u functions, the world has %u",
                          o->trace->functions, o->function_count);
@@ -316,8 +325,8 @@ static int open_tables(struct world *w, struct error *err)
     double factor = w->o->load_factor > 0 ? w->o->load_factor : 1;
     for (uint32_t i = 0; i < places; i++) {
         bool is_device = i < c->devices_max;
-        uint64_t memory = w->o->device_bytes > 0 ? w->o->device_bytes : w->profile->device_bytes;
-        w->places[i] = (struct world_place){.budget = is_device ? memory : w->profile->host_bytes,
+        w->places[i] = (struct world_place){.budget = is_device ? world_device_bytes(w->o)
+                                                                : w->profile->host_bytes,
                                             .at_us = WORLD_BEGIN_US,
                                             .turn_worker = SCHED_NONE};
         w->links[i] = (struct world_link){

@@ -14,9 +14,9 @@
  * - A static batch (enum world_batch) takes prompts padded to the longest in one step, then decodes
  *   all its rows until the longest answer is whole; each answer is complete with its batch.
  * - Keys and values take a token's bytes each, without the rounding to blocks. A worker whose
- * sequences need more than it was granted ends its turn and says so; where there is no more, the
- * latest sequence gives way and is computed again, and one that would not fit alone is cut short
- * and has failed. Static batches are left to fit.
+ *   sequences need more than it was granted ends its turn and says so; where there is no more, the
+ *   latest sequence gives way and is computed again, and one that would not fit alone is cut short
+ *   and has failed. Static batches are left to fit.
  * - Memory for intermediate results is held while a worker runs something.
  * - Starts, binds and ends take the profile's time, whatever else happens on the node. What leaves
  *   memory is gone at once, but for a process's end.
@@ -81,7 +81,10 @@ struct world_options {
     uint64_t bind_us;
     double load_factor; /* that loads take longer than the profile's; 0: 1 */
     uint64_t swap_us;   /* each time that a batch takes in a function that the one before had not */
-    bool merges;        /* a step with rows of one adapter alone costs no lora_us */
+    /* Decoding for one function alone its adapter is merged into the weights: steps cost no lora_us
+     * then. What a merge takes and what undoing it takes, in us a byte of the backbone; 0: it never
+     * merges. An engine without work undoes it in its own time. */
+    double merge_us_byte;
     const struct world_policy *policy; /* NULL: the core, configured by `sched` */
     struct world_faults faults;
     const struct trace *trace;
@@ -92,6 +95,9 @@ struct world_options {
 
 enum world_outcome { WORLD_OPEN, WORLD_COMPLETED, WORLD_REFUSED, WORLD_FAILED };
 
+/* What a request waits for before a worker has it, as in its receipt. */
+enum world_wait { WORLD_WAIT_LOAD, WORLD_WAIT_START, WORLD_WAIT_BIND, WORLD_WAIT_QUEUE, WORLD_WAITS };
+
 /* What became of one request of the trace. */
 struct world_sample {
     uint32_t function;
@@ -101,7 +107,7 @@ struct world_sample {
     bool met;        /* its first token came within the objective */
     float ttft_ms;
     float e2e_ms;
-    float wait_ms[4]; /* load, start, bind, queue: of the receipt */
+    float wait_ms[WORLD_WAITS];
 };
 
 struct world_totals {
@@ -120,7 +126,7 @@ struct world_totals {
     double host_byte_s;
     double device_s;                    /* of steps */
     double own_byte_s, backbone_byte_s; /* parts of active_byte_s */
-    double ttft_ms_sum, e2e_ms_sum;
+    double ttft_ms_sum;                 /* of completed requests */
 };
 
 struct world_result {
@@ -128,6 +134,9 @@ struct world_result {
     struct world_sample *samples; /* [totals.requests], in the trace's order; owned; or NULL */
     size_t count;
 };
+
+/* Memory of each device. */
+uint64_t world_device_bytes(const struct world_options *o);
 
 /* The limits and periods that a daemon of this size would have; what a system decides is left to
  * it. */

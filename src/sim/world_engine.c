@@ -40,8 +40,8 @@ static double step_us(const struct world *w, const struct world_worker *k, uint3
                       uint32_t decode_rows)
 {
     const struct profile_step *s = &w->profile->backbones[k->backbone].steps[w->o->engine];
-    bool is_merged = w->o->merges && k->slots_running == 1;
-    return cost_turn_us(&s->linear, 1, prompt_rows, decode_rows) + (is_merged ? 0 : s->lora_us);
+    return cost_turn_us(&s->linear, 1, prompt_rows, decode_rows) +
+           (k->merged == SCHED_NONE ? s->lora_us : 0);
 }
 
 static uint32_t decode_rows(const struct world *w, const struct world_worker *k)
@@ -69,8 +69,10 @@ static void tell_done(struct world *w, uint32_t worker, uint32_t index)
     if (--k->slot_running[r->slot] == 0)
         k->slots_running--;
     r->worker = SCHED_NONE;
-    if (sequences(k) == 0)
+    if (sequences(k) == 0) {
         world_release(w, k->device, w->profile->backbones[k->backbone].work_bytes);
+        k->merged = SCHED_NONE;
+    }
     if (r->new_tokens > 1 && !r->is_cut)
         world_apply(w, (struct sched_event){
                            .type = SCHED_TOKENS, .request = r->id, .tokens = r->new_tokens - 1});
@@ -183,6 +185,29 @@ static void give_way(struct world *w, uint32_t worker)
     }
 }
 
+/* The slot whose adapter is to be in the weights: of the only function that runs, once nobody's
+ * first token waits for that. */
+static uint32_t to_merge(const struct world *w, const struct world_worker *k)
+{
+    bool has_prompts = k->prompts.count > 0;
+    if (!(w->o->merge_us_byte > 0) || k->slots_running != 1)
+        return SCHED_NONE;
+    uint32_t slot = w->requests[has_prompts ? k->prompts.head : k->decodes.head].slot;
+    return has_prompts && k->merged != slot ? SCHED_NONE : slot;
+}
+
+/* Before steps of whoever runs now: adapters taken in, one merged or no longer. */
+static uint64_t prepare_us(const struct world *w, struct world_worker *k)
+{
+    uint32_t merged = to_merge(w, k);
+    double us = (double)k->swaps * (double)w->o->swap_us;
+    if (merged != k->merged)
+        us += w->o->merge_us_byte * (double)w->profile->backbones[k->backbone].bytes;
+    k->swaps = 0;
+    k->merged = merged;
+    return (uint64_t)(us + 0.5);
+}
+
 static void begin_segment(struct world *w, uint32_t worker, uint64_t lead_us)
 {
     struct world_worker *k = &w->workers[worker];
@@ -196,8 +221,7 @@ static void begin_segment(struct world *w, uint32_t worker, uint64_t lead_us)
     }
     g->is_on = true;
     g->began_us = w->now_us;
-    g->lead_us = lead_us + k->swaps * w->o->swap_us;
-    k->swaps = 0;
+    g->lead_us = lead_us + prepare_us(w, k);
     if (g->prompt_rows > 0 && w->o->batch == WORLD_STATIC)
         k->batch_rows = k->prompts.count;
     arm(w, worker);

@@ -73,6 +73,7 @@ struct world_worker {
     uint32_t slot_running[WORLD_SLOTS];
     uint32_t slots_running;    /* with requests */
     uint32_t swaps;            /* functions taken in since the last segment */
+    uint32_t merged;           /* slot of the adapter that is in the weights; SCHED_NONE: none */
     struct world_list prompts; /* with rows left, in order of submission */
     struct world_list decodes;
     uint64_t decoded;    /* steps that decoded */

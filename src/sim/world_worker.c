@@ -26,6 +26,7 @@ void world_spawn(struct world *w, const struct sched_action *a)
                                .kv_bytes = a->bytes,
                                .prompts = {SCHED_NONE, SCHED_NONE, 0},
                                .decodes = {SCHED_NONE, SCHED_NONE, 0},
+                               .merged = SCHED_NONE,
                                .segment.number = k->segment.number};
     memset(k->slot_function, 0xff, sizeof k->slot_function);
     world_charge(w, a->device, held_bytes(w, k));

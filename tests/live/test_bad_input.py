@@ -1,6 +1,7 @@
 """Whatever is sent or asked, the answer is a clear error, and nobody else notices."""
 import json
 import os
+import re
 import shutil
 import socket
 import struct
@@ -280,6 +281,41 @@ def test_damaged_adapter_image_is_refused_when_loaded(daemon_with):
     assert d.client().completions.create(model="f", prompt="A", max_tokens=1).choices
 
 
+# --- traces ---
+
+LLM = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+LINE = '{"timestamp": %s, "input_length": %s, "output_length": 3, "hash_ids": [1]}\n'
+BAD_TRACES = [
+    ("empty", "", "empty"),
+    ("of no known kind", "hello\n", "no known trace"),
+    ("a column is missing", LLM + "2023-11-16 18:15:46,1\n", ":2: the row has 2 columns"),
+    ("a word for a number", LLM + "2023-11-16 18:15:46,1,x\n", ":2: GeneratedTokens"),
+    ("unsorted", LINE % (500000, 9) + LINE % (0, 9), ":2: the row is 500.000 s before"),
+    ("negative time", LINE % (-5, 9), ":1: \"timestamp\" is -0.005"),
+    ("beyond all time", LINE % ("1e300", 9), "more than ten years"),
+    ("enormous prompt", LINE % (5, 9999999999), ":1: \"input_length\""),
+    ("enormous line", LLM + "9" * (2 << 20) + "\n", ":2: the line has more than"),
+    ("enormous count", "HashOwner,HashApp,HashFunction,Trigger,1,2\no,a,f,http,4000000000,1\n",
+     ":2: minute 1 is 4000000000"),
+    ("enormous file", LLM + "2023-11-16 18:15:46.68,1,1\n" * ((8 << 20) + 1),
+     "there are more than 8388608 requests"),
+    ("a null byte", LLM + "2023-11-16 18:15:46\0,1,1\n", ":2: byte 20 is 0"),
+    ("malformed JSON", "{\"timestamp\": 0\n", ":1: malformed JSON"),
+]
+
+
+@pytest.mark.parametrize("text,said", [t[1:] for t in BAD_TRACES], ids=[t[0] for t in BAD_TRACES])
+def test_bad_traces(served, tmp_path, text, said):
+    path = tmp_path / "trace"
+    path.write_text(text)
+    for done in (served.cli("replay", path),
+                 subprocess.run([str(SLLORA), "sim", "--trace", str(path)], capture_output=True,
+                                text=True, timeout=60)):
+        assert done.returncode == 1 and done.stdout == "", done
+        assert str(path) in done.stderr and said in done.stderr, done.stderr
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
 # --- the command line and the start ---
 
 def serve_fails(*arguments, **more):
@@ -296,6 +332,17 @@ def test_second_daemon_on_the_same_directory(served):
 def test_port_in_use(served, tmp_path):
     message = serve_fails("--data", tmp_path / "d", "--listen", f"127.0.0.1:{served.port}")
     assert str(served.port) in message and "in use" in message
+
+
+@pytest.mark.parametrize("name", ["gb_s_active_usd", "gb_s_idle_usd", "device_s_usd",
+                                  "request_usd", "prompt_1k_usd", "cached_1k_usd", "new_1k_usd"])
+def test_prices_with_a_gap(tmp_path, name):
+    names = ["gb_s_active_usd", "gb_s_idle_usd", "device_s_usd", "request_usd", "prompt_1k_usd",
+             "cached_1k_usd", "new_1k_usd"]
+    prices = tmp_path / "prices.json"
+    prices.write_text(json.dumps({n: 1 for n in names if n != name}))
+    message = serve_fails("--data", tmp_path / "d", "--listen", "127.0.0.1:0", "--prices", prices)
+    assert str(prices) in message and name in message and "it is missing" in message
 
 
 def test_public_address_is_refused(tmp_path):
@@ -353,23 +400,28 @@ def test_foreign_registry_is_refused(tmp_path):
 
 
 def test_backbone_larger_than_the_budget(daemon_with):
-    d = daemon_with("--memory", "300M", "--kv", "20M")
-    d.deploy("small", DEMO)
-    assert d.client().completions.create(model="small", prompt="A", max_tokens=1).choices
-    d.stop()
-    d = daemon_with("--memory", "60M")
+    d = daemon_with("--memory", "16M")
     done = d.cli("deploy", "f", "--backbone", DEMO)
-    assert done.returncode == 1
-    assert "--memory is 60 MiB" in done.stderr and "int4" in done.stderr, done.stderr
+    assert done.returncode == 1 and "the server's --memory is 16 MiB" in done.stderr, done
     assert d.json("ls") == []
-    # Deployed with more memory, then served with less: the others are served, this one is said.
     d.stop()
-    d = daemon_with("--memory", "300M")
-    d.deploy("f", DEMO)
-    d.stop()
-    d.flags = ["--memory", "60M"]
-    d.start()
-    assert "function=f" in d.log.read_text() and "not served" in d.log.read_text()
+    said = re.search(r"needs (\d+) MiB with one worker, .* --quant int8 needs about (\d+) MiB, "
+                     r"int4 (\d+) MiB; or start the server with more", done.stderr)
+    assert said, done
+    needed = dict(zip(("bf16", "int8", "int4"), map(int, said.groups())))
+    assert needed["bf16"] > needed["int8"] > needed["int4"] > 16
+    # What it says would fit does, and less does not.
+    for quant, mib in needed.items():
+        d = daemon_with("--memory", f"{mib + 1}M")
+        d.deploy("f", DEMO, quant=quant)
+        assert d.client().completions.create(model="f", prompt="A", max_tokens=1).choices
+        d.stop()
+        # Deployed with more memory, then served with less: the server runs, and says it.
+        d.flags = ["--memory", f"{mib - 1}M"]
+        d.start()
+        assert "function=f" in d.log.read_text() and "not served" in d.log.read_text()
+        assert d.cli("deploy", "g", "--backbone", DEMO, "--quant", quant).returncode == 1
+        d.stop()
 
 
 def test_commands_without_a_server(tmp_path):

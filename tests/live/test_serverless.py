@@ -100,6 +100,30 @@ def test_workers_are_copies_of_a_zygote(daemon):
             assert re.search(r"^Seccomp_filters:\t2$", status, re.M), status
 
 
+def test_copies_of_a_zygote_have_nothing_in_common(daemon):
+    """But the log, and the backbone, which nobody can write."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to look into processes")
+    for i, name in enumerate("fg"):
+        daemon.deploy(name, DEMO, ADAPTERS / NAMES[i], owner=name)
+        ask(daemon, name)
+    sockets, backbones, adapters = [], set(), []
+    pids = daemon.worker_pids()
+    assert len(pids) == 2
+    for pid in pids:
+        opened = {int(fd): os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+        assert opened.pop(0) == "/dev/null"
+        assert opened.pop(1) == opened.pop(2) == str(daemon.log)
+        sockets += opened.values()
+        mapped = [line.split() for line in open(f"/proc/{pid}/maps") if line.split()[1].endswith("s")]
+        assert all(m[1] == "r--s" for m in mapped), mapped
+        backbones |= {m[4] for m in mapped if "share" in m[5]}
+        adapters += [m[4] for m in mapped if "adapter" in m[5]]
+        assert len(mapped) == 2, mapped
+    assert len(set(sockets)) == 2 and all(s.startswith("socket:") for s in sockets), sockets
+    assert len(backbones) == 1 and len(set(adapters)) == 2
+
+
 def test_no_sharing_gives_each_owner_a_backbone(daemon_with):
     d = daemon_with("--no-sharing", "--keep-alive", 60)
     d.deploy("f", DEMO, owner="a")
@@ -142,25 +166,34 @@ def test_the_budget_holds(daemon_with):
 # --- refusals ---
 
 def test_an_owner_has_so_many_requests(daemon_with):
-    d = daemon_with()
+    """Its worker is stopped meanwhile: what it has asked for stays asked for."""
+    d = daemon_with("--keep-alive", 60)
     d.deploy("f", DEMO, owner="a")
     d.deploy("g", DEMO, owner="b")
     assert "2 requests" in d.ok("owner", "a", "--requests", 2)
     assert d.describe("f")["owner_requests_max"] == 2
+    ask(d, "f")
+    worker = next(w["pid"] for w in d.status()["workers"] if w["functions"])
 
-    def one(name):
+    def live():
+        return d.status()["requests_running"] + d.status()["requests_waiting"]
+
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        os.kill(worker, signal.SIGSTOP)
         try:
-            return ask(d, name, max_tokens=200, extra_body={"ignore_eos": True})
-        except openai.RateLimitError as e:
-            return e
-
-    with concurrent.futures.ThreadPoolExecutor(12) as pool:
-        of_a = [pool.submit(one, "f") for _ in range(6)]
-        of_b = [pool.submit(one, "g") for _ in range(4)]
-        refused = [x.result() for x in of_a if isinstance(x.result(), openai.RateLimitError)]
-        assert len(refused) == 4 and all(not isinstance(x.result(), Exception) for x in of_b)
-    assert refused[0].code == "rate_limit_exceeded"
-    assert int(refused[0].response.headers["retry-after"]) >= 1
+            of_a = [pool.submit(ask, d, "f") for _ in range(2)]
+            wait_for(lambda: live() == 2, "the owner has as many as it may")
+            for _ in range(4):
+                with pytest.raises(openai.RateLimitError) as refused:
+                    ask(d, "f")
+                assert refused.value.code == "rate_limit_exceeded"
+                assert int(refused.value.response.headers["retry-after"]) >= 1
+            of_b = [pool.submit(ask, d, "g") for _ in range(4)]
+            wait_for(lambda: live() >= 2 + sum(not x.done() for x in of_b), "others are taken")
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        assert all(x.result().choices for x in of_a + of_b)
+    assert ask(d, "f").choices
     d.stop()
     d.start()
     assert d.describe("f")["owner_requests_max"] == 2
@@ -218,13 +251,37 @@ def test_describe_tells_forecast_and_cost_model(daemon):
     assert shown["objectives"]["met"] + shown["objectives"]["missed"] == 4
 
 
-def test_top_and_logs(daemon):
+TOP_CELLS = 60
+
+
+def test_top(daemon_with):
+    d = daemon_with("--memory", "120M", "--keep-alive", 60)
+    d.deploy("f", DEMO, ADAPTERS / NAMES[0])
+    ask(d, "f")
+    device = d.status()["devices"][0]
+    looks = re.split(r"^(?=sllora  up )", d.ok("top", "--count", 2, "--interval", 0.1), flags=re.M)
+    assert len(looks) == 3 and looks[0] == ""
+    for look in looks[1:]:
+        head, name, bar, legend, _, titles, function = look.splitlines()
+        assert re.search(r"running, \d+ waiting, \d+ spare  objectives met 1, missed 0  USD \d",
+                         head), head
+        assert name.startswith("cpu  busy") and name.endswith("of 120.0 MiB"), name
+        assert re.fullmatch(rf"  \[B+A*W+K*\.*\]", bar) and len(bar) == TOP_CELLS + 4, bar
+        backbones = TOP_CELLS * device["memory"]["backbones"] / device["budget_bytes"]
+        assert abs(bar.count("B") - backbones) <= 0.5, bar
+        assert re.fullmatch(r"  B backbones .* A adapters .* W processes .* K kv .*", legend), legend
+        assert titles.split()[:6] == ["FUNCTION", "OWNER", "STATE", "WAIT", "RUN", "REQUESTS"]
+        assert function.split()[:6] == ["f", "default", "idle", "0", "0", "1"], function
+        ttft_p50, ttft_p95, gb_s, usd = map(float, function.split()[6:])
+        assert 0 < ttft_p50 <= ttft_p95 and gb_s >= 0 and usd >= 0
+    looks = d.json("top", "--count", 2, "--interval", 0.1)
+    assert len(looks) == 2 and looks[0]["functions"][0]["name"] == "f"
+    assert looks[0]["devices"][0]["memory"]["backbones"] == device["memory"]["backbones"]
+
+
+def test_logs(daemon):
     daemon.deploy("f", DEMO, ADAPTERS / NAMES[0])
     ask(daemon, "f")
-    top = daemon.ok("top", "--count", 2, "--interval", 0.1)
-    assert top.count("sllora  up") == 2 and "BBB" in top and re.search(r"^f +default", top, re.M)
-    looks = daemon.json("top", "--count", 2, "--interval", 0.1)
-    assert len(looks) == 2 and looks[0]["functions"][0]["name"] == "f"
     log = daemon.ok("logs", "f")
     for word in ("deployed owner=default", "adapter loaded", "bound worker=", "done ms="):
         assert word in log, log
@@ -245,8 +302,14 @@ def test_usage_is_the_sum_of_receipts(daemon):
     assert 0 < usage["active_byte_s"] <= usage["total_byte_s"]
     held = usage["active_byte_s"] + usage["idle_byte_s"] + usage["platform_byte_s"]
     assert held <= usage["total_byte_s"] * (1 + 1e-6)
-    bill = daemon.json("bill")
-    assert bill[-1]["adds_up"] is True
+    wait_for(lambda: daemon.json("bill")[-1]["totals"]["requests"] == 5, "all is in the ledger")
+    totals = daemon.json("bill")[-1]["totals"]
+    assert totals["sum"]["adds_up"] is True
+    receipts = totals["own_byte_s"] + totals["backbone_byte_s"]
+    assert usage["active_byte_s"] == pytest.approx(receipts, rel=1e-6)
+    assert usage["device_us"] == totals["device_us"] == totals["sum"]["device_us"]["requests"]
+    used = totals["nanousd"]["total"] - totals["nanousd"]["idle"]
+    assert usage["cost_usd"] >= used / 1e9 * (1 - 1e-6)
 
 
 # --- what dies ---

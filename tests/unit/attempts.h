@@ -1,7 +1,8 @@
 /*
  * Attempts of a hostile worker, each in a child of its own with a share mapped and the sandbox
- * locked, in two layers: without the seccomp filter the kernel itself must refuse, and with it the
- * call must not even get there. After each attempt the share's bytes are compared.
+ * locked, or in a copy of a zygote in such a child; in two layers: without the seccomp filter the
+ * kernel itself must refuse, and with it the call must not even get there. After each attempt the
+ * share's bytes are compared.
  */
 #pragma once
 
@@ -63,31 +64,76 @@ static inline long of_map(void *m)
 
 /* --- in the child: attempt NAME, the share mapped, the sandbox locked --- */
 
-enum { CHILD_FAILED_RIGHTLY = 0, CHILD_WORKED = 40, CHILD_EPERM = 41 };
+enum { CHILD_FAILED_RIGHTLY = 0, CHILD_WORKED = 40, CHILD_EPERM = 41, CHILD_SIGNALLED = 128 };
 
-static inline int attempt_main(const char *name, uint32_t features, const struct attempt *list,
-                               size_t count)
+/* What a copy of a zygote becomes: not the zygote, and nobody whom an attempt wants to be. */
+#define COPY_UID 2u
+
+static inline int attempt_try(const struct attempt *a, char *map)
+{
+    CHILD_CHECK(map[SHARE_BYTES - 1] == 'b');
+    errno = 0;
+    long r = a->try(map);
+    int code = errno;
+    dprintf(2, "%s -> %ld %s\n", a->name, r, r < 0 ? strerror(code) : "worked");
+    return r >= 0 ? CHILD_WORKED : code == EPERM ? CHILD_EPERM : CHILD_FAILED_RIGHTLY;
+}
+
+static inline int attempt_said(const struct error *err)
+{
+    dprintf(2, "%s\n", err->text);
+    return 1;
+}
+
+/* The same in a copy of a zygote; how it ends is how the zygote does. */
+static inline int attempt_in_copy(const struct attempt *a, uint32_t features, char *map)
+{
+    struct sandbox_policy p = policy_for(features), own = p;
+    struct sandbox_filter filter = {0};
+    struct error err = {0};
+    siginfo_t info = {0};
+    int pidfd = -1;
+
+    p.role = SANDBOX_ZYGOTE;
+    if (((features & SECCOMP) && sandbox_filter_make(&filter, SANDBOX_WORKER, &err) < 0) ||
+        sandbox_lock(&p, NULL, &err) < 0 || sandbox_self_test(&p, &err) < 0)
+        return attempt_said(&err);
+    own.filter = filter.program != NULL ? &filter : NULL;
+    pid_t pid = sandbox_fork(&pidfd);
+    CHILD_CHECK(pid >= 0);
+    if (pid == 0) {
+        if (sandbox_descend(&own, -1, uid_of(features, COPY_UID), &err) < 0)
+            _exit(attempt_said(&err));
+        _exit(attempt_try(a, map));
+    }
+    CHILD_CHECK(waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED) == 0);
+    return info.si_code == CLD_EXITED ? info.si_status : CHILD_SIGNALLED + info.si_status;
+}
+
+static inline int attempt_main(int argc, char **argv, const struct attempt *list, size_t count)
 {
     const struct attempt *a = NULL;
-    struct sandbox_policy p = policy_for(features);
     struct share_view v;
     struct error err = {0};
 
+    CHILD_CHECK(argc == 4);
+    uint32_t features = (uint32_t)strtoul(argv[3], NULL, 16);
     for (size_t i = 0; i < count; i++)
-        if (strcmp(list[i].name, name) == 0)
+        if (strcmp(list[i].name, argv[2]) == 0)
             a = &list[i];
     CHILD_CHECK(a != NULL);
     CHILD_CHECK(share_map(&v, FD_SHARE, UINT64_MAX, true, &err) == 0);
-    if (sandbox_lock(&p, NULL, &err) < 0) {
-        dprintf(2, "%s\n", err.text);
-        return 1;
-    }
-    CHILD_CHECK(((const char *)v.data)[SHARE_BYTES - 1] == 'b');
-    errno = 0;
-    long r = a->try((char *)(uintptr_t)v.data);
-    int code = errno;
-    dprintf(2, "%s -> %ld %s\n", name, r, r < 0 ? strerror(code) : "worked");
-    return r >= 0 ? CHILD_WORKED : code == EPERM ? CHILD_EPERM : CHILD_FAILED_RIGHTLY;
+    char *map = (char *)(uintptr_t)v.data;
+    if (strcmp(argv[1], "--copies") == 0)
+        return attempt_in_copy(a, features, map);
+    struct sandbox_policy p = policy_for(features);
+    return sandbox_lock(&p, NULL, &err) < 0 ? attempt_said(&err) : attempt_try(a, map);
+}
+
+/* Whether this process is one that an attempt is made in. */
+static inline bool is_attempt(int argc, char **argv)
+{
+    return argc > 1 && (strcmp(argv[1], "--child") == 0 || strcmp(argv[1], "--copies") == 0);
 }
 
 /* --- in the test --- */
@@ -96,6 +142,7 @@ struct fixture {
     int source, pipe[2], listener;
     struct share *share;
     char *bytes;
+    bool in_copies; /* attempts are made by a zygote's copies, not by a worker that was started */
 };
 
 static inline int setup(void **state)
@@ -123,6 +170,14 @@ static inline int setup(void **state)
     if (bind(f->listener, (struct sockaddr *)&a, offsetof(struct sockaddr_un, sun_path) + 19) != 0)
         return errno == EADDRINUSE ? 0 : -1;
     return listen(f->listener, 4);
+}
+
+static inline int setup_copies(void **state)
+{
+    int r = setup(state);
+    if (r == 0)
+        ((struct fixture *)*state)->in_copies = true;
+    return r;
 }
 
 static inline int teardown(void **state)
@@ -153,8 +208,19 @@ static inline void share_is_whole(const char *name, const struct fixture *f)
 
 static inline struct outcome try_one(const struct fixture *f, const char *name, uint32_t features)
 {
-    int fds[] = {share_reader_fd(f->share), f->pipe[0], f->pipe[1]};
-    struct outcome o = child_run_with(name, features, fds, 3, NULL);
+    int fds[] = {share_reader_fd(f->share), f->pipe[0], f->pipe[1]}, log;
+    const char *mode = f->in_copies ? "--copies" : "--child";
+    struct sandbox_child c;
+    struct outcome o = {0};
+    struct error err = {0};
+
+    if (child_start_in(mode, &c, &log, name, features, fds, 3, NULL, &err) < 0)
+        fail_msg("spawn %s: %s", name, err.text);
+    child_finish(&o, &c, log);
+    if (f->in_copies && o.code == CLD_EXITED && o.status > CHILD_SIGNALLED) {
+        o.code = CLD_KILLED;
+        o.status -= CHILD_SIGNALLED;
+    }
     share_is_whole(name, f);
     return o;
 }

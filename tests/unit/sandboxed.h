@@ -29,6 +29,7 @@
 
 #define CHILD_MS_MAX 15000
 #define CHILD_UID_SLOT 7
+#define CHILD_COPIES 4
 #define ORDINARY_UID 65534
 
 struct child_case {
@@ -53,6 +54,12 @@ struct outcome {
         }                                                                                          \
     } while (0)
 
+/* What a copy of a zygote becomes. */
+static inline uid_t uid_of(uint32_t features, uid_t uid)
+{
+    return features & SANDBOX_BIT(SANDBOX_OWN_UID) ? uid : 0;
+}
+
 static inline int child_main(int argc, char **argv, const struct child_case *cases, size_t count)
 {
     for (size_t i = 0; argc == 4 && i < count; i++)
@@ -62,14 +69,16 @@ static inline int child_main(int argc, char **argv, const struct child_case *cas
     return 99;
 }
 
-/* Starts a case; its log comes through `*ret_log`. */
-static inline int child_start(struct sandbox_child *ret, int *ret_log, const char *name,
-                              uint32_t features, const int *fds, size_t fd_count,
-                              const struct sandbox_cgroup *cgroup, struct error *err)
+/* Starts a case in `mode` ("--child" or "--copies": as a zygote that may become CHILD_COPIES other
+ * uids); its log comes through `*ret_log`. */
+static inline int child_start_in(const char *mode, struct sandbox_child *ret, int *ret_log,
+                                 const char *name, uint32_t features, const int *fds,
+                                 size_t fd_count, const struct sandbox_cgroup *cgroup,
+                                 struct error *err)
 {
     char mask[16];
     int log[2], exe = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
-    const char *argv[] = {"test-child", "--child", name, mask, NULL};
+    const char *argv[] = {"test-child", mode, name, mask, NULL};
 
     assert_true(exe >= 0);
     assert_int_equal(pipe2(log, O_CLOEXEC), 0);
@@ -81,6 +90,8 @@ static inline int child_start(struct sandbox_child *ret, int *ret_log, const cha
         .fd_count = fd_count,
         .log_fd = log[1],
         .uid = SANDBOX_UID_BASE + CHILD_UID_SLOT,
+        .child_uid = SANDBOX_UID_BASE + CHILD_UID_SLOT + 1,
+        .child_uids = strcmp(mode, "--copies") == 0 ? CHILD_COPIES : 0,
         .features = features,
         .cgroup = cgroup,
     };
@@ -89,6 +100,13 @@ static inline int child_start(struct sandbox_child *ret, int *ret_log, const cha
     close(log[1]);
     *ret_log = log[0];
     return r;
+}
+
+static inline int child_start(struct sandbox_child *ret, int *ret_log, const char *name,
+                              uint32_t features, const int *fds, size_t fd_count,
+                              const struct sandbox_cgroup *cgroup, struct error *err)
+{
+    return child_start_in("--child", ret, ret_log, name, features, fds, fd_count, cgroup, err);
 }
 
 static inline void child_finish(struct outcome *o, struct sandbox_child *c, int log)

@@ -1,4 +1,5 @@
-/* Every way out of a worker's sandbox: files, network, processes, namespaces, identity, memory. */
+/* Every way out of a worker's sandbox: files, network, processes, namespaces, identity, memory;
+ * from a worker that was started and from one that is a copy of a zygote. */
 #include "unit/attempts.h"
 
 #include <linux/bpf.h>
@@ -329,19 +330,30 @@ static void test_filter_alone(void **state)
     with_filter(*state, DENIALS, sizeof DENIALS / sizeof *DENIALS, features_here() & SECCOMP);
 }
 
-int main(int argc, char **argv)
+static int run(void)
 {
-    if (argc == 4 && strcmp(argv[1], "--child") == 0)
-        return attempt_main(argv[2], (uint32_t)strtoul(argv[3], NULL, 16), DENIALS,
-                            sizeof DENIALS / sizeof *DENIALS);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_denials_kernel_alone),
         cmocka_unit_test(test_denials_without_landlock),
         cmocka_unit_test(test_denials_filtered),
         cmocka_unit_test(test_filter_alone),
     };
-    int failed = cmocka_run_group_tests_name("denials", tests, setup, teardown);
+    /* A zygote needs the whole sandbox: no test_filter_alone. */
+    const struct CMUnitTest in_copies[] = {
+        cmocka_unit_test(test_denials_kernel_alone),
+        cmocka_unit_test(test_denials_without_landlock),
+        cmocka_unit_test(test_denials_filtered),
+    };
+    return cmocka_run_group_tests_name("denials", tests, setup, teardown) +
+           cmocka_run_group_tests_name("denials in copies", in_copies, setup_copies, teardown);
+}
+
+int main(int argc, char **argv)
+{
+    if (is_attempt(argc, argv))
+        return attempt_main(argc, argv, DENIALS, sizeof DENIALS / sizeof *DENIALS);
+    int failed = run();
     if (become_ordinary_user(&failed))
-        failed = cmocka_run_group_tests_name("denials as ordinary user", tests, setup, teardown);
+        failed = run();
     return failed;
 }

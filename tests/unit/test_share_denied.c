@@ -1,4 +1,5 @@
-/* Every way to write a share, or to execute it, from inside a worker's sandbox. */
+/* Every way to write a share, or to execute it, from inside a worker's sandbox, started or copied.
+ */
 #include "unit/attempts.h"
 
 #include <sys/sendfile.h>
@@ -217,19 +218,28 @@ static void test_filter_alone(void **state)
     with_filter(*state, WRITES, sizeof WRITES / sizeof *WRITES, features_here() & SECCOMP);
 }
 
-int main(int argc, char **argv)
+static int run(void)
 {
-    if (argc == 4 && strcmp(argv[1], "--child") == 0)
-        return attempt_main(argv[2], (uint32_t)strtoul(argv[3], NULL, 16), WRITES,
-                            sizeof WRITES / sizeof *WRITES);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_writes_kernel_alone),
         cmocka_unit_test(test_writes_nothing_but_uid),
         cmocka_unit_test(test_writes_filtered),
         cmocka_unit_test(test_filter_alone),
     };
-    int failed = cmocka_run_group_tests_name("writes", tests, setup, teardown);
+    const struct CMUnitTest in_copies[] = {
+        cmocka_unit_test(test_writes_kernel_alone),
+        cmocka_unit_test(test_writes_filtered),
+    };
+    return cmocka_run_group_tests_name("writes", tests, setup, teardown) +
+           cmocka_run_group_tests_name("writes in copies", in_copies, setup_copies, teardown);
+}
+
+int main(int argc, char **argv)
+{
+    if (is_attempt(argc, argv))
+        return attempt_main(argc, argv, WRITES, sizeof WRITES / sizeof *WRITES);
+    int failed = run();
     if (become_ordinary_user(&failed))
-        failed = cmocka_run_group_tests_name("writes as ordinary user", tests, setup, teardown);
+        failed = run();
     return failed;
 }

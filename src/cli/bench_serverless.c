@@ -1,0 +1,311 @@
+/*
+ * The figures of the serverless core on the live system: one server after the other on the same
+ * deployed functions, the same requests to each, this system's defaults in alternation with what
+ * its switches give. The requests are sent by `sllora replay`, as anybody would.
+ */
+#include "cli/bench.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SHAPE "qwen2.5-0.5b"
+#define ROUNDS_MAX 9u
+#define FLAGS_MAX 12
+/* Of the memory that a private backbone takes: one and a half fit. */
+#define BUDGET 1.5
+#define PROMPT_TOKENS "32"
+#define NEW_TOKENS "16"
+/* A server that has just begun looks after what is deployed: backbone, adapters, a spare. */
+#define SETTLE_US 5000000u
+
+static const struct variant {
+    const char *name;
+    const char *flags[8];
+    bool once; /* measured in the first round alone */
+} variants[] = {
+    {"sllora", {NULL}, false},
+    {"baseline", {"--no-sharing", "--no-preload", "--keep-alive", "60", NULL}, false},
+    {"no-sharing", {"--no-sharing", NULL}, true},
+    {"no-preload", {"--no-preload", NULL}, true},
+    {"no-offload", {"--no-offload", NULL}, true},
+    {"batch-off", {"--batch", "off", NULL}, true},
+    {"batch-fixed-4", {"--batch", "fixed:4", NULL}, true},
+    {"keep-alive-60", {"--keep-alive", "60", NULL}, true},
+};
+
+#define VARIANTS (sizeof variants / sizeof variants[0])
+enum { OURS, BASELINE };
+
+/* What a run of requests is. */
+struct load {
+    const char *class;
+    double rate, seconds;
+    uint32_t seed;
+};
+
+/* --- a server, requests, figures --- */
+
+static int replay(struct bench_server *s, const struct load *l, json_t **ret, struct error *err)
+{
+    char rate[32], seconds[32], seed[16];
+    snprintf(rate, sizeof rate, "%.9g", l->rate);
+    snprintf(seconds, sizeof seconds, "%.9g", l->seconds);
+    snprintf(seed, sizeof seed, "%u", l->seed);
+    const char *argv[] = {"replay",
+                          l->class,
+                          "--data",
+                          s->data_dir,
+                          "--rate",
+                          rate,
+                          "--duration",
+                          seconds,
+                          "--seed",
+                          seed,
+                          "--functions",
+                          "f0,f1,f2,f3,f4,f5,f6,f7",
+                          "--prompt-tokens",
+                          PROMPT_TOKENS,
+                          "--new-tokens",
+                          NEW_TOKENS,
+                          NULL};
+    return bench_self(argv, ret, err);
+}
+
+/* Starts a server, has it settled, asks, stops it. */
+static int run(const struct bench_options *o, const char *const *flags, const struct load *l,
+               json_t **ret, struct error *err)
+{
+    struct bench_server s = {0};
+    int r = bench_server_start(&s, o, flags, err);
+    if (r < 0)
+        return r;
+    usleep(SETTLE_US);
+    r = replay(&s, l, ret, err);
+    bench_server_stop(&s);
+    return r;
+}
+
+/* Deploys everything once; what one backbone takes. */
+static int prepare(const struct bench_options *o, double *ret_backbone_bytes, struct error *err)
+{
+    char checkpoint[700];
+    struct bench_server s = {0};
+    json_t *f = NULL;
+    int r = bench_checkpoint(o, o->shape != NULL ? o->shape : SHAPE, BENCH_FUNCTIONS, checkpoint,
+                             sizeof checkpoint, err);
+    if (r == 0)
+        r = bench_server_start(&s, o, NULL, err);
+    if (r < 0)
+        return r;
+    r = bench_deploy_all(&s, checkpoint, err);
+    if (r == 0)
+        r = bench_get(&s, "/admin/functions/f0", &f, err);
+    *ret_backbone_bytes =
+        json_number_value(json_object_get(json_object_get(f, "backbone"), "bytes"));
+    json_decref(f);
+    bench_server_stop(&s);
+    return r;
+}
+
+static double number(const json_t *o, const char *key)
+{
+    const json_t *v = json_object_get(o, key);
+    return json_is_number(v) ? json_number_value(v) : NAN;
+}
+
+static json_t *real(double v)
+{
+    return isfinite(v) ? json_real(v) : json_null();
+}
+
+/* --- against the switches --- */
+
+static const char *const kept[] = {"ttft_ms_mean", "ttft_ms_p50",   "ttft_ms_p95",   "e2e_ms_mean",
+                                   "gb_s",         "idle_gb_s",     "platform_gb_s", "device_s",
+                                   "cost_usd",     "slo_attainment"};
+
+#define KEPT (sizeof kept / sizeof kept[0])
+
+struct measured {
+    double values[VARIANTS][KEPT][ROUNDS_MAX];
+    uint32_t rounds[VARIANTS];
+    double lost[VARIANTS]; /* requests that got no answer */
+    double requests;
+};
+
+static void keep(struct measured *m, size_t variant, const json_t *figures)
+{
+    for (size_t k = 0; k < KEPT; k++)
+        m->values[variant][k][m->rounds[variant]] = number(figures, kept[k]);
+    m->rounds[variant]++;
+    m->lost[variant] += number(figures, "requests") - number(figures, "completed");
+    m->requests = number(figures, "requests");
+}
+
+static double median(struct measured *m, size_t variant, const char *key)
+{
+    for (size_t k = 0; k < KEPT; k++)
+        if (strcmp(kept[k], key) == 0)
+            return bench_median(m->values[variant][k], m->rounds[variant]);
+    return NAN;
+}
+
+static void report_variants(const struct bench_options *o, struct measured *m)
+{
+    for (size_t v = 0; v < VARIANTS; v++) {
+        json_t *line = json_pack("{s:s, s:s, s:i, s:f, s:f}", "bench", "serverless", "variant",
+                                 variants[v].name, "runs", (int)m->rounds[v], "requests",
+                                 m->requests, "lost", m->lost[v]);
+        for (size_t k = 0; k < KEPT; k++)
+            json_object_set_new(line, kept[k], real(median(m, v, kept[k])));
+        json_object_set_new(line, "total_gb_s",
+                            real(median(m, v, "gb_s") + median(m, v, "platform_gb_s")));
+        json_object_set_new(line, "ttft_p95_over_sllora",
+                            real(median(m, v, "ttft_ms_p95") / median(m, OURS, "ttft_ms_p95")));
+        json_object_set_new(line, "gb_s_over_sllora",
+                            real(median(m, v, "gb_s") / median(m, OURS, "gb_s")));
+        bench_report(o, line);
+    }
+}
+
+static void report_goal(const struct bench_options *o, struct measured *m, const char *key,
+                        double goal)
+{
+    double ours = median(m, OURS, key), base = median(m, BASELINE, key);
+    bench_report(o, json_pack("{s:s, s:s, s:o, s:f, s:o, s:o, s:i}", "bench", "serverless",
+                              "figure", key, "value", real(base / ours), "goal", goal, "ours",
+                              real(ours), "baseline", real(base), "runs", (int)m->rounds[OURS]));
+}
+
+int bench_serverless(const struct bench_options *o, struct error *err)
+{
+    static struct measured m;
+    char budget[32];
+    double bytes;
+    uint32_t rounds = o->runs > 0 && o->runs < ROUNDS_MAX ? o->runs : 3;
+    struct load l = {"bursty", o->rate > 0 ? o->rate : 0.1, o->seconds > 0 ? o->seconds : 300, 0};
+    int r = prepare(o, &bytes, err);
+    if (r < 0)
+        return r;
+    snprintf(budget, sizeof budget, "%.0f", BUDGET * bytes);
+    for (uint32_t round = 0; round < rounds; round++) {
+        for (size_t v = 0; v < VARIANTS; v++) {
+            const char *flags[FLAGS_MAX] = {"--memory", budget};
+            json_t *figures = NULL;
+            int count = 2;
+            if (round > 0 && variants[v].once)
+                continue;
+            for (const char *const *f = variants[v].flags; *f != NULL; f++)
+                flags[count++] = *f;
+            l.seed = round + 1;
+            fprintf(stderr, "bench serverless: round %u of %u, %s, %.0f s\n", round + 1, rounds,
+                    variants[v].name, l.seconds);
+            r = run(o, flags, &l, &figures, err);
+            if (r < 0)
+                return r;
+            keep(&m, v, figures);
+            json_decref(figures);
+        }
+    }
+    report_variants(o, &m);
+    report_goal(o, &m, "ttft_ms_p95", 7);
+    report_goal(o, &m, "gb_s", 9);
+    return 0;
+}
+
+/* --- objectives below capacity --- */
+
+#define CAPACITY_SECONDS 15
+#define CAPACITY_RATE 40
+#define OFFERED 0.7
+#define ATTAINED 0.99
+
+int bench_slo(const struct bench_options *o, struct error *err)
+{
+    static const char *const classes[] = {"predictable", "normal", "bursty"};
+    const char *flags[] = {NULL};
+    json_t *figures = NULL;
+    double bytes;
+    struct load l = {"predictable", CAPACITY_RATE, CAPACITY_SECONDS, 1};
+    int r = prepare(o, &bytes, err);
+    fprintf(stderr, "bench slo: as many requests as can be\n");
+    if (r == 0)
+        r = run(o, flags, &l, &figures, err);
+    if (r < 0)
+        return r;
+    double capacity = number(figures, "completed") / number(figures, "duration_s");
+    json_decref(figures);
+    bench_report(o, json_pack("{s:s, s:s, s:f, s:f}", "bench", "slo", "figure", "capacity",
+                              "requests_per_s", capacity, "tok_s", 16 * capacity));
+    for (size_t i = 0; i < sizeof classes / sizeof classes[0]; i++) {
+        l = (struct load){classes[i], o->rate > 0 ? o->rate : OFFERED * capacity,
+                          o->seconds > 0 ? o->seconds : 120, 1};
+        fprintf(stderr, "bench slo: %s, %.3g requests a second for %.0f s\n", l.class, l.rate,
+                l.seconds);
+        r = run(o, flags, &l, &figures, err);
+        if (r < 0)
+            return r;
+        json_object_set_new(figures, "bench", json_string("slo"));
+        json_object_set_new(figures, "figure", json_string("slo_attainment"));
+        json_object_set_new(figures, "value", real(number(figures, "slo_attainment")));
+        json_object_set_new(figures, "goal", json_real(ATTAINED));
+        json_object_set_new(figures, "load",
+                            real(number(figures, "requests") / l.seconds / capacity));
+        bench_report(o, figures);
+    }
+    return 0;
+}
+
+/* --- the simulator's truth --- */
+
+static int simulate(const struct bench_options *o, const struct load *l, const char *budget,
+                    json_t **ret, struct error *err)
+{
+    char rate[32], seconds[32], seed[16];
+    snprintf(rate, sizeof rate, "%.9g", l->rate);
+    snprintf(seconds, sizeof seconds, "%.9g", l->seconds);
+    snprintf(seed, sizeof seed, "%u", l->seed);
+    const char *argv[] = {"sim",      "--trace",         l->class,      "--profile",
+                          o->profile, "--rate",          rate,          "--duration",
+                          seconds,    "--seed",          seed,          "--functions",
+                          "8",        "--owners",        "8",           "--isolation",
+                          "owner",    "--devices",       "1",           "--memory",
+                          budget,     "--prompt-tokens", PROMPT_TOKENS, "--new-tokens",
+                          NEW_TOKENS, "--price-bytes",   "1e13",        NULL};
+    return bench_self(argv, ret, err);
+}
+
+int bench_truth(const struct bench_options *o, struct error *err)
+{
+    static const char *const keys[] = {"ttft_ms_p50", "ttft_ms_p95", "device_s", "gb_s"};
+    char budget[32];
+    const char *flags[] = {"--memory", budget, "--no-prefix-cache", NULL};
+    double bytes;
+    if (o->profile == NULL)
+        return error_set(err, -EINVAL,
+                         "truth: compared with which profile? --profile FILE, as `sllora bench "
+                         "calibrate` writes it");
+    struct load l = {"normal", o->rate > 0 ? o->rate : 1, o->seconds > 0 ? o->seconds : 120, 1};
+    int r = prepare(o, &bytes, err);
+    snprintf(budget, sizeof budget, "%.0f", BUDGET * bytes);
+    for (l.seed = 1; r == 0 && l.seed <= (o->runs > 0 ? o->runs : 3); l.seed++) {
+        json_t *live = NULL, *sim = NULL;
+        fprintf(stderr, "bench truth: %s, %.3g requests a second for %.0f s\n", l.class, l.rate,
+                l.seconds);
+        r = run(o, flags, &l, &live, err);
+        if (r == 0)
+            r = simulate(o, &l, budget, &sim, err);
+        for (size_t k = 0; r == 0 && k < sizeof keys / sizeof keys[0]; k++)
+            bench_report(o, json_pack("{s:s, s:s, s:i, s:o, s:f, s:o, s:o}", "bench", "truth",
+                                      "figure", keys[k], "seed", (int)l.seed, "value",
+                                      real(number(sim, keys[k]) / number(live, keys[k])), "within",
+                                      0.15, "live", real(number(live, keys[k])), "sim",
+                                      real(number(sim, keys[k]))));
+        json_decref(live);
+        json_decref(sim);
+    }
+    return r;
+}
