@@ -268,13 +268,12 @@ static int simulate(const struct bench_options *o, const struct load *l, const c
     snprintf(rate, sizeof rate, "%.9g", l->rate);
     snprintf(seconds, sizeof seconds, "%.9g", l->seconds);
     snprintf(seed, sizeof seed, "%u", l->seed);
-    const char *argv[] = {"sim",      "--trace",         l->class,      "--profile",
-                          o->profile, "--rate",          rate,          "--duration",
-                          seconds,    "--seed",          seed,          "--functions",
-                          "8",        "--owners",        "8",           "--isolation",
-                          "owner",    "--devices",       "1",           "--memory",
-                          budget,     "--prompt-tokens", PROMPT_TOKENS, "--new-tokens",
-                          NEW_TOKENS, "--price-bytes",   "1e13",        NULL};
+    const char *argv[] = {
+        "sim",      "--trace",    l->class, "--profile",       o->profile,    "--rate",
+        rate,       "--duration", seconds,  "--seed",          seed,          "--functions",
+        "8",        "--owners",   "8",      "--isolation",     "owner",       "--devices",
+        "1",        "--memory",   budget,   "--prompt-tokens", PROMPT_TOKENS, "--new-tokens",
+        NEW_TOKENS, NULL};
     return bench_self(argv, ret, err);
 }
 

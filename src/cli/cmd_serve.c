@@ -59,7 +59,7 @@ static const struct argp_option options[] = {
      "how long an idle worker stays (auto: as long as the waiting it may save is worth its memory)",
      4},
     {"hold", OPT_HOLD, "SIZE", 0,
-     "memory that may be held for a second to save a second of waiting (10T)", 4},
+     "memory that may be held for a second to save a second of waiting (1T)", 4},
     {"slo-ttft", OPT_SLO_TTFT, "MS", 0,
      "objective for the first token of functions that name none: who is due first is first (2500)",
      4},

@@ -137,7 +137,7 @@ static const struct {
     {"batch", OPT_BATCH, "adaptive|fixed:N|off", "how requests are batched", 5, RUNS},
     {"keep-alive", OPT_KEEP_ALIVE, "auto|SECONDS", "how long what is idle stays", 5, RUNS},
     {"hold", OPT_HOLD, "BYTES",
-     "memory that may be held for a second to save a second of waiting (1e13)", 5, RUNS},
+     "memory that may be held for a second to save a second of waiting (1e12)", 5, RUNS},
     {"check", OPT_CHECK, NULL, "assert every invariant of the scheduler after every event", 5,
      RUNS},
 };

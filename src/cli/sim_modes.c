@@ -4,6 +4,7 @@
 #include "sim/scale.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -80,6 +81,12 @@ int sim_paper(const struct sim_arguments *a, struct error *err)
 
 /* --- scale --- */
 
+/* A mean of nothing is null. */
+static json_t *mean(double v)
+{
+    return isfinite(v) ? json_real(v) : json_null();
+}
+
 static int scale_options(const struct sim_arguments *a, struct profile *p,
                          struct scale_options *ret, struct error *err)
 {
@@ -115,13 +122,13 @@ int sim_scale(const struct sim_arguments *a, struct error *err)
     double ttft_ms = s.totals.ttft_ms_sum / (double)s.totals.completed;
     if (a->common.json) {
         json_t *j = json_pack(
-            "{s:i, s:i, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f}", "devices",
+            "{s:i, s:i, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:o, s:o}", "devices",
             (int)o.devices, "functions", (int)o.functions, "hours", o.hours, "requests",
             (json_int_t)s.totals.requests, "completed", (json_int_t)s.totals.completed, "refused",
             (json_int_t)s.totals.refused, "failed", (json_int_t)s.totals.failed, "events",
             (json_int_t)s.totals.events, "actions", (json_int_t)s.totals.actions, "wall_s", wall_s,
-            "trace_s", s.trace_s, "events_per_s", events_s, "slo_attainment", met, "ttft_ms_mean",
-            ttft_ms);
+            "trace_s", s.trace_s, "events_per_s", events_s, "slo_attainment", mean(met),
+            "ttft_ms_mean", mean(ttft_ms));
         cli_print_json(j);
         json_decref(j);
     } else {
@@ -155,11 +162,11 @@ int sim_plan_cost(const struct sim_arguments *a, struct error *err)
             break;
         if (a->common.json) {
             json_t *j =
-                json_pack("{s:i, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f}", "functions",
+                json_pack("{s:i, s:i, s:I, s:f, s:f, s:f, s:o, s:o, s:f}", "functions",
                           (int)c.functions, "devices", (int)o.devices, "plans", (json_int_t)c.calls,
                           "plan_us_p50", c.plan_us_p50, "plan_us_p99", c.plan_us_p99, "plan_us_max",
-                          c.plan_us_max, "event_us_mean", c.event_us_mean, "tick_us_mean",
-                          c.tick_us_mean, "tick_share", c.tick_share);
+                          c.plan_us_max, "event_us_mean", mean(c.event_us_mean), "tick_us_mean",
+                          mean(c.tick_us_mean), "tick_share", c.tick_share);
             cli_print_json(j);
             json_decref(j);
         } else {

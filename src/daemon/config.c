@@ -61,7 +61,7 @@ void daemon_config_default(struct daemon_config *c)
                   .slo_ttft_us = 2500000,
                   .slo_tpot_us = 200000,
                   .kv_step_bytes = 4 * MIB,
-                  .price_bytes = 1e13},
+                  .price_bytes = 1e12},
         .gateway = gateway_limits_default,
         .memory_bytes = default_budget_bytes(),
         .kv_bytes = 256 * MIB,

@@ -40,7 +40,7 @@ struct daemon_config {
 };
 
 /* What a worker holds beside its KV memory, activations and scratch: libraries, tables, stacks. */
-#define WORKER_BASE_BYTES (UINT64_C(8) << 20)
+#define WORKER_BASE_BYTES (UINT64_C(4) << 20)
 
 /* The defaults; data_dir and budget come from the environment and the machine. */
 void daemon_config_default(struct daemon_config *c);

@@ -1,5 +1,6 @@
 /*
- * THE sandbox of every process that parses what a tenant sent: packer, keeper, worker. It is data
+ * THE sandbox of every process that parses what a tenant sent: packer, keeper, stager, zygote and
+ * the workers copied from it (sandbox_fork, sandbox_descend: below). It is data
  * (which features, which role, which limits, which descriptors) applied in one fixed order by two
  * halves: the daemon calls sandbox_spawn(), the fresh program calls sandbox_lock() before it reads
  * its first untrusted byte, then sandbox_self_test().

@@ -370,6 +370,8 @@ static void on_worker_exited(struct sched *s, const struct sched_event *e)
     w->free_next = s->worker_free;
     s->worker_free = e->worker;
     s->forgets_due |= s->removing > 0;
+    s->plan_due = true; /* its room may be for something better */
+    s->plan_first = w->device;
     tables_look(s);
 }
 

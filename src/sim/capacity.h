@@ -18,6 +18,7 @@ int capacity_run(const struct system *system, const struct system_options *optio
                  const uint32_t *devices, size_t count, struct capacity_point *ret,
                  struct error *err);
 
-/* DIR/capacity.html, in a DIR that exists: a table and plots over K. `what` describes the requests. */
+/* DIR/capacity.html, in a DIR that exists: a table and plots over K. `what` describes the requests.
+ */
 int capacity_page(const char *dir, const struct system *system, const char *what,
                   const struct capacity_point *points, size_t count, struct error *err);

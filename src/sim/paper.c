@@ -202,7 +202,7 @@ static int run_peak(struct paper *p, struct error *err)
         e.only_7b = true;
         e.engines = 2;
         e.requests_per_s = 20;
-        e.duration_us = 100 * S;
+        e.duration_us = p->o->hours < 1 ? (uint64_t)(p->o->hours * 100e6) : 100 * S;
         r = run(p, &e, &p->peak[s], err);
     }
     return r;

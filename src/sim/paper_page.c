@@ -1,11 +1,9 @@
 /* report.html of the paper's evaluation: every number of the paper first, then what is behind. */
 #include "sim/paper_parts.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 struct cells {
     char text[16][96];
@@ -77,26 +75,27 @@ static void rows_table(struct page *page, const struct paper *p)
 
 /* --- systems by class --- */
 
-static double pick(const struct figures *f, int what)
+/* The first three are what systems are told apart by. */
+enum figure { FIGURE_TTFT, FIGURE_COST, FIGURE_MISS, FIGURES, FIGURE_CE = FIGURES, FIGURE_TOKENS };
+
+static double pick(const struct figures *f, enum figure what)
 {
     switch (what) {
-    case 0:
+    case FIGURE_TTFT:
         return f->ttft_ms.mean;
-    case 1:
+    case FIGURE_COST:
         return f->cost_usd_per_1k;
-    case 2:
+    case FIGURE_MISS:
         return 100 * (1 - f->slo_attainment);
-    case 3:
+    case FIGURE_CE:
         return f->ce;
-    case 4:
-        return f->e2e_ms.mean;
     default:
         return f->tok_s;
     }
 }
 
 static void class_bars(struct page *page, const struct paper *p, const char *title,
-                       const char *unit, int what, bool is_log)
+                       const char *unit, enum figure what, bool is_log)
 {
     double y[PAPER_SYSTEMS_MAX][PAPER_CLASSES], x[PAPER_CLASSES] = {0, 1, 2};
     struct page_series series[PAPER_SYSTEMS_MAX];
@@ -141,18 +140,42 @@ static void figures_begin(struct page *page)
     page_table_begin(page, columns, 13);
 }
 
+/* What of a first token's time is what, as in the receipts. */
+static void waits_part(struct page *page, const struct paper *p)
+{
+    static const char *const columns[] = {
+        "system", "load", "start", "bind", "queue", "first step and turns", "TTFT, mean"};
+    page_heading(page, "Where the time of a first token goes, class normal");
+    page_table_begin(page, columns, 7);
+    for (size_t s = 0; s < p->system_count; s++) {
+        const struct figures *f = &p->whole[s][PAPER_NORMAL];
+        struct cells c = {.count = 0};
+        double rest = f->ttft_ms.mean;
+        put_text(&c, p->systems[s]->title);
+        for (int w = 0; w < WORLD_WAITS; w++) {
+            rest -= f->wait_ms[w];
+            put_number(&c, f->wait_ms[w], 1, "ms");
+        }
+        put_number(&c, rest, 1, "ms");
+        put_number(&c, f->ttft_ms.mean, 1, "ms");
+        page_table_row(page, c.all, c.count);
+    }
+    page_table_end(page);
+}
+
 static void systems_part(struct page *page, const struct paper *p)
 {
     page_heading(page, "All systems, three classes");
     page_text(page,
-              "8 functions on 16 GPUs for 4 hours. Always-on systems have as few GPUs as hold "
-              "the objectives for 99 %% of requests (two here), billed by the hour; the others "
-              "are billed by use. CE is 1 / (E2E x cost). GB s of always-on systems are not "
-              "billed and not shown apart.");
-    class_bars(page, p, "First token, mean", "ms", 0, true);
-    class_bars(page, p, "Cost of 1,000 requests", "USD", 1, false);
-    class_bars(page, p, "Objectives missed", "%", 2, false);
-    class_bars(page, p, "Cost-effectiveness", "1 / (s USD)", 3, true);
+              "8 functions on 16 GPUs for %g hours. Always-on systems have as few GPUs as hold "
+              "the objectives for %.0f %% of requests (vLLM-like: %u here), billed by the hour; "
+              "the others are billed by use. CE is 1 / (E2E x cost). GB s of always-on systems "
+              "are not billed and not shown apart; host memory is paid for by nobody.",
+              p->o->hours, 100 * SYSTEM_ATTAINMENT, paper_whole(p, "vllm", PAPER_NORMAL)->devices);
+    class_bars(page, p, "First token, mean", "ms", FIGURE_TTFT, true);
+    class_bars(page, p, "Cost of 1,000 requests", "USD", FIGURE_COST, false);
+    class_bars(page, p, "Objectives missed", "%", FIGURE_MISS, false);
+    class_bars(page, p, "Cost-effectiveness", "1 / (s USD)", FIGURE_CE, true);
     for (uint32_t c = 0; c < PAPER_CLASSES; c++) {
         char title[96];
         snprintf(title, sizeof title, "Class %s, %zu requests", paper_class_names[c],
@@ -163,6 +186,7 @@ static void systems_part(struct page *page, const struct paper *p)
             system_row(page, p->systems[s]->title, &p->whole[s][c]);
         page_table_end(page);
     }
+    waits_part(page, p);
     page_heading(page, "What each system models");
     for (size_t s = 0; s < p->system_count; s++)
         page_text(page, "%s: %s. Left out: %s.", p->systems[s]->title, p->systems[s]->models,
@@ -176,22 +200,28 @@ static bool is_ours(const struct system *s)
     return strncmp(s->name, "sllora", 6) == 0;
 }
 
+static size_t best_other(const struct paper *p, uint32_t class, enum figure what)
+{
+    size_t best = SIZE_MAX;
+    for (size_t s = 0; s < p->system_count; s++)
+        if (!is_ours(p->systems[s]) && (best == SIZE_MAX || pick(&p->whole[s][class], what) <
+                                                                pick(&p->whole[best][class], what)))
+            best = s;
+    return best;
+}
+
 /* For each figure the best of the others. */
 static void best_table(struct page *page, const struct paper *p)
 {
     static const char *const columns[] = {"class",  "figure",     "this system",
                                           "shared", "best other", "which"};
-    static const char *const names[] = {"TTFT mean, ms", "USD per 1,000 requests",
-                                        "objectives missed, %"};
+    static const char *const names[FIGURES] = {"TTFT mean, ms", "USD per 1,000 requests",
+                                               "objectives missed, %"};
     page_table_begin(page, columns, 6);
-    for (uint32_t i = 0; i < 3 * PAPER_CLASSES; i++) {
-        uint32_t c = i / 3;
-        int what = (int)(i % 3);
-        size_t best = SIZE_MAX;
-        for (size_t s = 0; s < p->system_count; s++)
-            if (!is_ours(p->systems[s]) &&
-                (best == SIZE_MAX || pick(&p->whole[s][c], what) < pick(&p->whole[best][c], what)))
-                best = s;
+    for (uint32_t i = 0; i < FIGURES * PAPER_CLASSES; i++) {
+        uint32_t c = i / FIGURES;
+        enum figure what = (enum figure)(i % FIGURES);
+        size_t best = best_other(p, c, what);
         struct cells cells = {.count = 0};
         put_text(&cells, paper_class_names[c]);
         put_text(&cells, names[what]);
@@ -202,6 +232,46 @@ static void best_table(struct page *page, const struct paper *p)
         page_table_row(page, cells.all, cells.count);
     }
     page_table_end(page);
+}
+
+static double idle_usd(const struct paper *p, const struct figures *f)
+{
+    struct price_table t = price_table_default(PRICE_GPU, p->o->profile->vcpus);
+    return f->idle_gb_s * 1e9 / PRICE_GB_BYTES * t.gb_s_idle_usd;
+}
+
+/* Where this system is not the first, and what of it is whose. */
+static void losses_part(struct page *page, const struct paper *p)
+{
+    for (uint32_t c = 0; c < PAPER_CLASSES; c++) {
+        const struct figures *own = paper_whole(p, "sllora", c);
+        const struct figures *shared = paper_whole(p, "sllora-shared", c);
+        size_t first = best_other(p, c, FIGURE_TTFT), cheapest = best_other(p, c, FIGURE_COST);
+        const struct figures *early = &p->whole[first][c], *cheap = &p->whole[cheapest][c];
+        if (own->ttft_ms.mean > early->ttft_ms.mean)
+            page_text(
+                page,
+                "Class %s: %s has its first token %.0f ms earlier, at %.1f times the cost. Of "
+                "that, %.0f ms are waiting for a batch while another function's process has "
+                "the GPU, %.0f ms are starts; one process for all (shared) is %.0f ms behind.",
+                paper_class_names[c], p->systems[first]->title,
+                own->ttft_ms.mean - early->ttft_ms.mean,
+                early->cost_usd_per_1k / own->cost_usd_per_1k, own->wait_ms[WORLD_WAIT_QUEUE],
+                own->wait_ms[WORLD_WAIT_LOAD] + own->wait_ms[WORLD_WAIT_START] +
+                    own->wait_ms[WORLD_WAIT_BIND],
+                shared->ttft_ms.mean - early->ttft_ms.mean);
+        if (own->cost_usd_per_1k > cheap->cost_usd_per_1k)
+            page_text(page,
+                      "Class %s: %s is %.0f %% cheaper, with first tokens %.0f times later and "
+                      "%.1f %% of objectives missed. On the step costs of its engine this system "
+                      "is at %.2f USD; what it keeps for functions between requests is %.0f %% of "
+                      "its bill.",
+                      paper_class_names[c], p->systems[cheapest]->title,
+                      100 * (1 - cheap->cost_usd_per_1k / own->cost_usd_per_1k),
+                      cheap->ttft_ms.mean / own->ttft_ms.mean, 100 * (1 - cheap->slo_attainment),
+                      paper_whole(p, "sllora-eager", c)->cost_usd_per_1k,
+                      100 * idle_usd(p, own) / own->cost_usd);
+    }
 }
 
 /* As early, as reliable and cheaper: differences that nobody notices do not count. */
@@ -250,12 +320,13 @@ static void better_row(struct page *page, const struct paper *p, size_t system, 
 static void verdict_part(struct page *page, const struct paper *p)
 {
     static const char *const columns[] = {"class",    "against",     "TTFT", "missed", "per 1000",
-                                          "by which", "price_bytes", "TTFT", "missed", "per 1000"};
+                                          "by which", "hold, bytes", "TTFT", "missed", "per 1000"};
     page_heading(page, "This system against all others");
     best_table(page, p);
+    losses_part(page, p);
     page_text(
         page,
-        "One setting of price_bytes (1e14) stands for this system in that table. Who pays less "
+        "The table has this system as `sllora serve` is by default (--hold 10T). Who pays less "
         "for memory waits longer, so for each other system here is the cheapest setting that "
         "is better in all three at once: first tokens as early (within %.0f ms), objectives "
         "met as often (within %.1f %%), at a lower cost.",
@@ -267,10 +338,9 @@ static void verdict_part(struct page *page, const struct paper *p)
                 better_row(page, p, s, c);
     page_table_end(page);
     page_text(page,
-              "Always-on engines have first tokens as early as a shared process of this "
-              "system, and earlier by the merged adapters of dLoRA: they have what a start "
-              "would bring, and pay for it around the clock. What they leave out (the time of "
-              "a front end in Python, any isolation between tenants) is in their favour here.");
+              "Always-on engines have what a start would bring, and pay for it around the clock. "
+              "What is left out of them (the time of a front end in Python, any isolation between "
+              "tenants) is in their favour here.");
 }
 
 /* --- ablations --- */
@@ -313,7 +383,7 @@ static void ablation_part(struct page *page, const struct paper *p)
 /* --- sweeps --- */
 
 static void sweep_plot(struct page *page, const struct paper_sweep *w, const char *title,
-                       const char *x_label, const char *y_label, int what, bool y_log)
+                       const char *x_label, const char *y_label, enum figure what, bool y_log)
 {
     double y[PAPER_SYSTEMS_MAX][PAPER_STEPS_MAX];
     struct page_series series[PAPER_SYSTEMS_MAX];
@@ -333,59 +403,66 @@ static void sweep_plot(struct page *page, const struct paper_sweep *w, const cha
     page_lines(page, &plot);
 }
 
-/* Where the line of system a crosses that of b, in logarithms; NAN: it does not. */
+/* From where on the line of system a stays below that of b, in logarithms; 0: from the first step
+ * on, NAN: it is above at the last. */
 static double crossing(const struct paper_sweep *w, size_t a, size_t b)
 {
-    for (size_t i = 0; i + 1 < w->step_count; i++) {
+    double at = 0, before = -INFINITY;
+    for (size_t i = 0; i < w->step_count; i++) {
         double now = log(w->figures[a][i].cost_usd_per_1k / w->figures[b][i].cost_usd_per_1k);
-        double next =
-            log(w->figures[a][i + 1].cost_usd_per_1k / w->figures[b][i + 1].cost_usd_per_1k);
-        if (now > 0 && next <= 0)
-            return exp(log(w->x[i]) + (log(w->x[i + 1]) - log(w->x[i])) * now / (now - next));
+        if (now > 0)
+            at = NAN;
+        else if (before > 0)
+            at = exp(log(w->x[i - 1]) + log(w->x[i] / w->x[i - 1]) * before / (before - now));
+        before = now;
     }
-    return NAN;
+    return at;
 }
 
 static void load_part(struct page *page, const struct paper *p)
 {
     page_heading(page, "At which load an always-on engine is cheaper");
-    sweep_plot(page, &p->load, "Cost of 1,000 requests", "requests a second", "USD", 1, true);
-    sweep_plot(page, &p->load, "First token, mean", "requests a second", "ms", 0, true);
+    sweep_plot(page, &p->load, "Cost of 1,000 requests", "requests a second", "USD", FIGURE_COST,
+               true);
+    sweep_plot(page, &p->load, "First token, mean", "requests a second", "ms", FIGURE_TTFT, true);
     for (size_t s = 1; s < p->load.system_count; s++) {
         double at = crossing(&p->load, 0, s);
-        if (isfinite(at))
+        const char *engine = p->load.systems[0]->title, *other = p->load.systems[s]->title;
+        if (at > 0)
             page_text(page,
                       "%s crosses %s at %.2g requests a second of all 8 functions together; above, "
                       "the engine by the hour is cheaper.",
-                      p->load.systems[0]->title, p->load.systems[s]->title, at);
+                      engine, other, at);
         else
-            page_text(page, "%s is not cheaper than %s at any of these loads.",
-                      p->load.systems[0]->title, p->load.systems[s]->title);
+            page_text(page, "%s is %s than %s at %s these loads.", engine,
+                      isnan(at) ? "dearer" : "cheaper", other,
+                      isnan(at) ? "the highest of" : "all");
     }
 }
 
 static void sweeps_part(struct page *page, const struct paper *p)
 {
     page_heading(page, "Strong scaling: 4 requests a second on more and more GPUs");
-    sweep_plot(page, &p->strong, "Tokens a second", "GPUs", "tok/s", 5, false);
-    sweep_plot(page, &p->strong, "First token, mean", "GPUs", "ms", 0, true);
+    sweep_plot(page, &p->strong, "Tokens a second", "GPUs", "tok/s", FIGURE_TOKENS, false);
+    sweep_plot(page, &p->strong, "First token, mean", "GPUs", "ms", FIGURE_TTFT, true);
     page_heading(page, "Weak scaling: a function and a quarter of a request a second for each GPU");
-    sweep_plot(page, &p->weak, "First token, mean", "GPUs", "ms", 0, true);
-    sweep_plot(page, &p->weak, "Cost of 1,000 requests", "GPUs", "USD", 1, false);
+    sweep_plot(page, &p->weak, "First token, mean", "GPUs", "ms", FIGURE_TTFT, true);
+    sweep_plot(page, &p->weak, "Cost of 1,000 requests", "GPUs", "USD", FIGURE_COST, false);
     page_heading(page, "Peak: 4 functions of 7B on 2 GPUs");
     figures_begin(page);
     for (size_t s = 0; s < p->system_count; s++)
         system_row(page, p->systems[s]->title, &p->peak[s]);
     page_table_end(page);
     page_heading(page, "What memory buys: the price of waiting");
-    page_text(page, "The same system, the same requests: only price_bytes differs, the bytes that "
-                    "may be held for as long as somebody waits without them.");
+    page_text(page,
+              "The same system, the same requests: only --hold differs, the bytes that may be "
+              "held for a second to save a second of waiting.");
     for (uint32_t c = 0; c < PAPER_CLASSES; c++) {
         char title[96];
         snprintf(title, sizeof title, "First token, mean, class %s", paper_class_names[c]);
-        sweep_plot(page, &p->price[c], title, "price_bytes", "ms", 0, true);
+        sweep_plot(page, &p->price[c], title, "hold, bytes", "ms", FIGURE_TTFT, true);
         snprintf(title, sizeof title, "Cost of 1,000 requests, class %s", paper_class_names[c]);
-        sweep_plot(page, &p->price[c], title, "price_bytes", "USD", 1, false);
+        sweep_plot(page, &p->price[c], title, "hold, bytes", "USD", FIGURE_COST, false);
     }
 }
 
@@ -393,8 +470,6 @@ int paper_page(const struct paper *p, struct error *err)
 {
     char path[4200];
     struct page *page;
-    if (mkdir(p->o->report_dir, 0777) < 0 && errno != EEXIST)
-        return error_set(err, -errno, "cannot make %s: %s", p->o->report_dir, strerror(errno));
     snprintf(path, sizeof path, "%s/report.html", p->o->report_dir);
     int r = page_open(&page, path, "ServerlessLoRA: the paper's evaluation, simulated", err);
     if (r < 0)
@@ -404,6 +479,9 @@ int paper_page(const struct paper *p, struct error *err)
               "what of the constants is measured, taken from a datasheet or calibrated is said "
               "in the profile, constant by constant.",
               (unsigned long long)p->o->seed, p->o->profile->name);
+    if (p->o->hours < PAPER_HOURS || p->o->hours > PAPER_HOURS)
+        page_text(page, "Of %g hours, not of the paper's %g: its sums of money do not compare.",
+                  p->o->hours, PAPER_HOURS);
     rows_table(page, p);
     verdict_part(page, p);
     systems_part(page, p);

@@ -126,8 +126,8 @@ static void put_style(struct markup *out)
         ".paper{fill:#16191e}.t,.c{fill:#9aa4af}.n,.h,.a{fill:#e4e7eb}.g{stroke:#2c323a}"
         ".w2,.hp,.e1{stroke:#e4e7eb}.w1,.w4{stroke:#7d8792}.w3,.w5{stroke:#49515b}"
         ".so{color:#8d97a2}.bg{fill:#2a3037}.e2,.e3{stroke:#ff6b6b}.bad{fill:#ff6b6b}"
-        ".k0{fill:#c6d0da}.k1{fill:#8c98a5}.k2{fill:#5f6b77}.k3{fill:#3b444d}"
-        ".q0{stroke:#c6d0da}.q1{stroke:#8c98a5}.q2{stroke:#5f6b77}.q3{stroke:#3b444d}";
+        ".k0{fill:#46515c}.k1{fill:#6d7a87}.k2{fill:#98a5b1}.k3{fill:#cdd6de}"
+        ".q0{stroke:#46515c}.q1{stroke:#6d7a87}.q2{stroke:#98a5b1}.q3{stroke:#cdd6de}";
     markup_put(out, "<style>\n");
     marks_style(out);
     markup_put(out, light);
@@ -200,8 +200,7 @@ static void put_title(struct picture_sheet *s)
                       (unsigned long long)p->events, (unsigned long long)p->plans);
     if (p->damage[0] != '\0') {
         s->y += 16;
-        picture_put_label(s, "bad", 8, s->y, "The log is damaged %s: drawn up to there.",
-                          p->damage);
+        picture_put_label(s, "bad", 8, s->y, "Drawn up to where the log is whole: %s.", p->damage);
     }
     if (p->is_full) {
         s->y += 16;

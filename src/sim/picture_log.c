@@ -72,7 +72,9 @@ static bool event_is_sane(const struct sched_config *c, const struct sched_event
            (!(names & NAMES_OWNER) || e->owner < c->owners_max) &&
            (!(names & NAMES_FUNCTION) || e->function < c->functions_max) &&
            (!(names & NAMES_WORKER) || e->worker < c->workers_max) &&
-           (!(names & NAMES_COPY) || e->copy < c->copies_max);
+           (!(names & NAMES_COPY) || e->copy < c->copies_max) &&
+           (e->type != SCHED_DEPLOYED ||
+            (e->isolation >= ROUTE_FUNCTION && e->isolation <= ROUTE_SHARED));
 }
 
 static bool load_is_sane(const struct sched_config *c, const struct sched_action *a)
@@ -122,6 +124,8 @@ static bool damaged(struct picture_log *l, const char *why)
              (unsigned long long)l->events, (unsigned long long)l->plans, why);
     return false;
 }
+
+/* As every log does whose server was killed, or writes it yet. */
 
 static bool cut(struct picture_log *l)
 {

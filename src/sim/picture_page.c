@@ -26,7 +26,7 @@ static void put_style(struct markup *out)
                     ".scroll{overflow-x:auto}p{max-width:46rem}"
                     "table{border-collapse:collapse;font-size:13px}"
                     "th,td{padding:4px 10px;text-align:right;border-bottom:1px solid #8884}"
-                    "th:first-child,td:first-child{text-align:left}\n"
+                    "th:first-child,td:first-child{text-align:left;white-space:nowrap}\n"
                     "@media screen and (prefers-color-scheme:dark){body{background:#16191e;"
                     "color:#e4e7eb}}\n</style>\n");
 }

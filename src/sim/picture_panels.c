@@ -254,7 +254,7 @@ void picture_panel_turns(struct picture_sheet *s)
         markup_printf(s->out, "<path class=\"g\" d=\"M%g,%gh%u\"/>\n", PICTURE_MARGIN, bottom,
                       PICTURE_COLUMNS);
         picture_put_label(s, "a", LABEL_X, s->y + 16, "device %u", p->places[i].number);
-        picture_put_label(s, "t", LABEL_X, s->y + 28, "%.0f %% of the time shown", 100 * held);
+        picture_put_label(s, "t", LABEL_X, s->y + 28, "held for %.0f %% of the time", 100 * held);
         s->y = bottom + 6;
     }
 }

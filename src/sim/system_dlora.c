@@ -14,7 +14,8 @@
 /* By the fastest pass over the weights: a backbone's are read once in a step. */
 static double merge_us_byte(const struct profile *p)
 {
-    double least = p->backbones[0].steps[PROFILE_PAGED].linear.step_us / (double)p->backbones[0].bytes;
+    double least =
+        p->backbones[0].steps[PROFILE_PAGED].linear.step_us / (double)p->backbones[0].bytes;
     for (uint32_t b = 1; b < p->backbone_count; b++) {
         const struct profile_backbone *m = &p->backbones[b];
         double us_byte = m->steps[PROFILE_PAGED].linear.step_us / (double)m->bytes;

@@ -1,9 +1,11 @@
 /*
  * ServerlessLLM-like (OSDI'24). Models: an instance for each function with a backbone of its own
  * that takes a whole device, checkpoints kept in host memory and loaded at the link's speed, a
- * start of interpreter, libraries, context and kernels each time, a short keep-alive that another
- * function's need of the device ends. Leaves out: live migration, its start-up-time-optimised
- * placement (this core's placement by predicted start is of that kind), multi-device instances.
+ * start of interpreter, libraries, context and kernels each time, a short keep-alive. Where there
+ * are fewer devices than functions an idle instance goes at once for another function; elsewhere it
+ * has its time, for this core's placement would rather end one whose node has the checkpoint in
+ * memory than load from a disk. Leaves out: live migration, its start-up-time-optimised placement
+ * (this core's placement by predicted start is of that kind), multi-device instances.
  */
 #include "sim/systems.h"
 
@@ -23,6 +25,7 @@ static void set_up(struct system_setup *s, const struct system_options *o)
     c->batching = SCHED_BATCH_STATIC;
     c->batch_fixed = BATCH_MAX;
     c->no_sharing = c->no_preload = 1;
+    c->no_offload = o->function_count <= o->devices;
     c->keep_alive_us = KEEP_ALIVE_US;
     for (uint32_t i = 0; i < o->function_count; i++)
         s->functions[i].isolation = ROUTE_FUNCTION;

@@ -71,8 +71,9 @@ uint64_t system_whole_device_bytes(const struct system_setup *s)
         largest = bytes > largest ? bytes : largest;
     }
     largest += o->sched.kv_step_bytes;
-    uint64_t rest = memory > largest ? memory - largest : 0; /* what does not fit the world refuses */
-    return rest - rest / 20;                                 /* some KV memory to grow into */
+    uint64_t rest =
+        memory > largest ? memory - largest : 0; /* what does not fit the world refuses */
+    return rest - rest / 20;                     /* some KV memory to grow into */
 }
 
 /* --- always on --- */

@@ -235,7 +235,7 @@ struct sched_config world_config(const struct profile *p, uint32_t devices, uint
         .slo_tpot_us = 200000,
         .kv_step_bytes = p->kv_step_bytes,
         .kv_worker_bytes_max = p->device_bytes,
-        .price_bytes = 1e13,
+        .price_bytes = 1e12,
     };
 }
 
@@ -279,10 +279,11 @@ static int check_options(const struct world_options *o, struct error *err)
                              (double)memory / 1e9);
     }
     if (o->sched.kv_worker_bytes_max < step)
-        return error_set(err, -EINVAL,
-                         "a process has KV memory by %.4g bytes at a time: of at most %.4g (--kv) it "
-                         "has none",
-                         (double)step, (double)o->sched.kv_worker_bytes_max);
+        return error_set(
+            err, -EINVAL,
+            "a process has KV memory by %.4g bytes at a time: of at most %.4g (--kv) it "
+            "has none",
+            (double)step, (double)o->sched.kv_worker_bytes_max);
     if (o->trace->functions > o->function_count)
         return error_set(err, -EINVAL, "the trace is of %u functions, the world has %u",
                          o->trace->functions, o->function_count);

@@ -96,7 +96,13 @@ struct world_options {
 enum world_outcome { WORLD_OPEN, WORLD_COMPLETED, WORLD_REFUSED, WORLD_FAILED };
 
 /* What a request waits for before a worker has it, as in its receipt. */
-enum world_wait { WORLD_WAIT_LOAD, WORLD_WAIT_START, WORLD_WAIT_BIND, WORLD_WAIT_QUEUE, WORLD_WAITS };
+enum world_wait {
+    WORLD_WAIT_LOAD,
+    WORLD_WAIT_START,
+    WORLD_WAIT_BIND,
+    WORLD_WAIT_QUEUE,
+    WORLD_WAITS
+};
 
 /* What became of one request of the trace. */
 struct world_sample {
