@@ -86,7 +86,7 @@ differential: $(BUILD)/tests/test_parity ## random models and adapters against t
 
 check: setup ## ASan + UBSan over unit and fuzz tests, longer fuzzing; TSan where threads meet
 	@$(MAKE) --no-print-directory -j2 BUILD=build-asan SAN=address,undefined all tests
-	@python3 tests/run.py --build build-asan --fuzz-seconds 20 unit fuzz live
+	@python3 tests/run.py --build build-asan --fuzz-seconds 20 --worlds 10000 unit fuzz live
 	@$(MAKE) --no-print-directory -j2 BUILD=build-tsan SAN=thread tests
 	@python3 tests/run.py --build build-tsan --only threads unit
 

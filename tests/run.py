@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs the test suites, each program in its own process with a timeout.
 
-  tests/run.py [--build DIR] [--only WORD] [--fuzz-seconds S] unit|fuzz|live ...
+  tests/run.py [--build DIR] [--only WORD] [--fuzz-seconds S] [--worlds N] unit|fuzz|live ...
 
 unit  build/tests/test_*  cmocka programs
 fuzz  build/tests/fuzz_*  the committed corpus, then seeded mutations of it
@@ -19,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 UNIT_TIMEOUT_S = 300
+WORLD_TIMEOUT_S = 0.2  # of each, beside UNIT_TIMEOUT_S, in a sanitized build
 LIVE_TIMEOUT_S = 2400
 
 
@@ -61,11 +62,15 @@ def count_cmocka(output):
     return passed, failed, skipped
 
 
-def run_unit(build, only, totals):
+def run_unit(build, only, worlds, totals):
     for program in sorted(build.glob("tests/test_*")):
         if program.suffix or only not in program.name:
             continue
-        code, output, seconds = run([str(program)], UNIT_TIMEOUT_S, environment(build))
+        env, timeout_s = environment(build), UNIT_TIMEOUT_S
+        if program.name == "test_worlds":
+            env.setdefault("SLLORA_WORLDS", str(worlds))
+            timeout_s += worlds * WORLD_TIMEOUT_S
+        code, output, seconds = run([str(program)], timeout_s, env)
         passed, failed, skipped = count_cmocka(output)
         if code != 0 and failed == 0:
             failed = 1  # it crashed before it could say so
@@ -118,13 +123,14 @@ def main():
     parser.add_argument("--build", default="build")
     parser.add_argument("--only", default="", help="programs whose name holds this word")
     parser.add_argument("--fuzz-seconds", type=int, default=2)
+    parser.add_argument("--worlds", type=int, default=200, help="seeded worlds of the scheduler")
     parser.add_argument("suites", nargs="+", choices=["unit", "fuzz", "live"])
     arguments = parser.parse_args()
     build = (ROOT / arguments.build).resolve()
     totals = Totals()
     for suite in arguments.suites:
         if suite == "unit":
-            run_unit(build, arguments.only, totals)
+            run_unit(build, arguments.only, arguments.worlds, totals)
         elif suite == "fuzz":
             run_fuzz(build, arguments.only, arguments.fuzz_seconds, totals)
         else:

@@ -163,7 +163,7 @@ int sim_plan_cost(const struct sim_arguments *a, struct error *err)
         if (a->common.json) {
             json_t *j =
                 json_pack("{s:i, s:i, s:I, s:f, s:f, s:f, s:o, s:o, s:f}", "functions",
-                          (int)c.functions, "devices", (int)o.devices, "plans", (json_int_t)c.calls,
+                          (int)c.functions, "devices", (int)o.devices, "plans", (json_int_t)c.plans,
                           "plan_us_p50", c.plan_us_p50, "plan_us_p99", c.plan_us_p99, "plan_us_max",
                           c.plan_us_max, "event_us_mean", mean(c.event_us_mean), "tick_us_mean",
                           mean(c.tick_us_mean), "tick_share", c.tick_share);

@@ -161,11 +161,12 @@ static void show(const struct sim_arguments *a, const struct setting *s, uint32_
                rows[i].s->p50, rows[i].s->p95, rows[i].s->p99);
     printf("%.2f %% within the objective, %.1f %% waited for a start\n"
            "%.4g GB s active, %.4g kept for functions, %.4g for nobody; %.4g s of device time\n"
-           "%.4g USD (%.4g billed to owners), %.4g for 1000 requests; %.4g tokens a second\n",
+           "%.4g USD (%.4g billed to owners)\n",
            100 * f->slo_attainment,
            f->completed > 0 ? 100.0 * (double)f->cold / (double)f->completed : 0, f->active_gb_s,
-           f->idle_gb_s, f->platform_gb_s, f->device_s, f->cost_usd, f->billed_usd,
-           f->cost_usd_per_1k, f->tok_s);
+           f->idle_gb_s, f->platform_gb_s, f->device_s, f->cost_usd, f->billed_usd);
+    if (f->completed > 0)
+        printf("%.4g USD for 1000 requests; %.4g tokens a second\n", f->cost_usd_per_1k, f->tok_s);
 }
 
 int sim_trace(const struct sim_arguments *a, struct error *err)

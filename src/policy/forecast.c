@@ -6,9 +6,9 @@
 #define TOTAL_MAX 1024u
 #define LN2 0.6931471805599453
 #define ERROR_WEIGHT 0.1
-/* What is known of a function of which nothing is known: a request every ten minutes, worth one
- * observation. */
-#define PRIOR_RATE (1.0 / (600.0 * 1e6)) /* a microsecond */
+/* What is known of a function of which nothing is known: a request every minute, worth one
+ * observation. Who has just deployed one tries it soon. */
+#define PRIOR_RATE (1.0 / (60.0 * 1e6)) /* a microsecond */
 #define PRIOR_WEIGHT 1.0
 
 static uint64_t bin_begin_us(uint32_t bin)
@@ -38,7 +38,7 @@ static double rate_us(const struct forecast *f, uint64_t now_us)
     double decay = LN2 / (double)FORECAST_HALF_US;
     double weight = f->weight * maths_exp_minus(decay * (double)since);
     double unseen = maths_exp_minus(decay * age), seen_us = (1 - unseen) / decay;
-    return (weight + PRIOR_WEIGHT / (1 + age * PRIOR_RATE)) /
+    return (weight + PRIOR_WEIGHT / (1 + age / (double)FORECAST_HALF_US)) /
            (seen_us + unseen * PRIOR_WEIGHT / PRIOR_RATE);
 }
 

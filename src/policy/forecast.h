@@ -21,7 +21,8 @@ struct forecast {
 
 #define FORECAST_HALF_US (600 * UINT64_C(1000000))
 
-/* From now on there may be requests: until the first, one in ten minutes is expected. */
+/* From now on there may be requests: until the first, one in a minute is expected, and ever fewer.
+ */
 void forecast_begin(struct forecast *f, uint64_t now_us);
 
 /* A clock that stands still or jumps back counts as the same moment. */

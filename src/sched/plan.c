@@ -290,6 +290,7 @@ uint32_t sched_plan(struct sched *s, uint64_t now_us, struct sched_action *actio
     plan_domains(&p);
     plan_devices(&p);
     plan_memory(&p);
+    tell_requests(&p); /* whom this plan has given up */
     tell_drops(&p);
     tell_bills(&p);
     uint64_t next_us = timers_next_us(&s->timers);

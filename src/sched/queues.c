@@ -43,15 +43,29 @@ void backbone_look(struct sched *s, uint32_t backbone)
 
 /* --- who waits for memory: in the order in which they came --- */
 
+/* What is needed at once, since_us of 0, goes before all. */
+static uint64_t id_since(const struct sched *s, const struct domain *d, uint64_t since_us)
+{
+    return since_us > 0 && d->waiting.count > 0 ? s->requests[d->waiting.head].id : 0;
+}
+
+static bool is_before(uint64_t us, uint64_t id, uint64_t than_us, uint64_t than_id)
+{
+    return us != than_us ? us < than_us : id < than_id;
+}
+
 void domain_block(struct sched *s, struct domain *d, uint32_t place, uint64_t since_us)
 {
-    if (d->blocked_place == place && d->blocked_us <= since_us)
+    uint64_t id = id_since(s, d, since_us);
+    if (d->blocked_place == place && !is_before(since_us, id, d->blocked_us, d->blocked_id))
         return;
     domain_unblock(s, d);
     d->blocked_place = place;
     d->blocked_us = since_us;
+    d->blocked_id = id;
     uint32_t *link = &s->places[place].blocked;
-    while (*link != SCHED_NONE && s->domains[*link].blocked_us <= since_us)
+    while (*link != SCHED_NONE &&
+           !is_before(since_us, id, s->domains[*link].blocked_us, s->domains[*link].blocked_id))
         link = &s->domains[*link].blocked_next;
     d->blocked_next = *link;
     *link = (uint32_t)(d - s->domains);
@@ -63,7 +77,9 @@ bool domain_is_behind(const struct sched *s, uint32_t domain, uint32_t place, ui
     uint32_t first = s->places[place].blocked;
     if (s->config.no_offload)
         return false; /* what the first waits for may be idle for long, and he with it */
-    return first != SCHED_NONE && first != domain && s->domains[first].blocked_us < since_us;
+    return first != SCHED_NONE && first != domain &&
+           is_before(s->domains[first].blocked_us, s->domains[first].blocked_id, since_us,
+                     id_since(s, &s->domains[domain], since_us));
 }
 
 /* Whoever was behind the first is looked at: it may be his turn. */

@@ -83,13 +83,13 @@ static double worker_value(const struct gather *g, const struct worker *w)
 {
     const struct sched *s = g->s;
     const struct backbone *b = &s->backbones[w->backbone];
-    double saved_us = s->devices[w->device].spawn.value;
     if (w->domain == SCHED_NONE)
-        return value_of(&b->starts, g->now_us, saved_us);
+        return value_of(&b->starts, g->now_us, s->devices[w->device].spawn.value);
     uint32_t function = s->domains[w->domain].last_function;
     if (function == SCHED_NONE)
         return 0;
-    saved_us += b->bind.value + forecast_cached_us(s, function);
+    double saved_us =
+        s->devices[w->device].start_wait.value + b->bind.value + forecast_cached_us(s, function);
     return value_of(&s->functions[function].forecast, g->now_us, saved_us);
 }
 

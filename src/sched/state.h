@@ -91,7 +91,8 @@ struct domain {
     uint32_t queue_next;     /* of domains to look at */
     uint32_t blocked_next;   /* of those that wait for memory in a place */
     uint32_t blocked_place;  /* SCHED_NONE: in none */
-    uint64_t blocked_us;     /* when what it waits for was asked for */
+    uint64_t blocked_us;     /* when what it waits for was asked for, */
+    uint64_t blocked_id;     /* and the request that did; of one moment the smaller id is first */
     uint64_t give_up_us;     /* of those who wait, nobody is to be given up before */
     uint32_t hungry_next, hungry_prev; /* domains of its backbone with waiting requests */
     uint64_t load_seen_us;             /* when the latest load that it waited for ended */
@@ -164,6 +165,7 @@ struct worker {
     uint64_t kv_asked;    /* resizing: to come down to */
     uint64_t kv_reserved; /* by what runs */
     uint64_t spawned_us, ready_us;
+    uint64_t joined_us; /* its domain */
     uint64_t turn_ended_us;
     uint64_t batch_us; /* when requests were submitted to it last: a batch, as long as it is now */
     uint32_t state;    /* enum worker_state */
@@ -197,7 +199,8 @@ struct place {
 
 struct device {
     uint64_t worker_bytes;
-    struct cost_mean spawn; /* us */
+    struct cost_mean spawn;      /* us */
+    struct cost_mean start_wait; /* us that domains waited for a process: for a spare none */
     double contention;
     double backlog_us;
     uint64_t device_us;
@@ -318,7 +321,7 @@ void place_unblock(struct sched *s, uint32_t place);
 void function_touch(struct sched *s, uint32_t function);
 /* It is looked at then, at the latest. */
 void domain_wake(struct sched *s, uint32_t domain, uint64_t at_us);
-void worker_join(struct sched *s, uint32_t worker, uint32_t domain);
+void worker_join(struct sched *s, uint32_t worker, uint32_t domain, uint64_t now_us);
 void slot_clear(struct sched *s, struct slot *slot, uint64_t now_us);
 
 /* --- memory.c: places, copies, what is charged and who is billed --- */

@@ -48,17 +48,20 @@ bool plan_spawn(struct plan *p, uint32_t device, struct copy *c, uint32_t domain
     a->backbone = c->object;
     a->bytes = w->kv_bytes;
     if (domain != SCHED_NONE)
-        worker_join(s, index, domain);
+        worker_join(s, index, domain, p->now_us);
     return true;
 }
 
-void worker_join(struct sched *s, uint32_t index, uint32_t domain)
+void worker_join(struct sched *s, uint32_t index, uint32_t domain, uint64_t now_us)
 {
     struct worker *w = &s->workers[index];
     struct domain *d = &s->domains[domain];
     assert(w->domain == SCHED_NONE);
     assert(d->key.backbone == w->backbone);
     w->domain = domain;
+    w->joined_us = now_us;
+    if (w->state == WORKER_READY)
+        cost_mean_add(&s->devices[w->device].start_wait, 0);
     w->domain_next = d->workers;
     d->workers = index;
     d->worker_count++;
@@ -124,7 +127,7 @@ static bool start_worker(struct plan *p, uint32_t index)
         uint32_t spare = spare_on(s, device, copy_index(s, c));
         if (spare != SCHED_NONE) {
             forecast_arrival(&s->backbones[backbone].starts, p->now_us);
-            worker_join(s, spare, index);
+            worker_join(s, spare, index, p->now_us);
             d->wants_worker = false;
             is_ready = s->workers[spare].state == WORKER_READY;
         } else if (plan_make_room(p, device, bytes, index, PLAN_WAITS)) {
@@ -220,6 +223,12 @@ static uint32_t running_max(const struct sched *s)
     return bounded ? c->batch_fixed : c->worker_running_max;
 }
 
+/* It would wait in vain: rather nobody comes within the window than somebody. */
+static bool expects_nobody(const struct sched *s, const struct function *f, uint64_t now_us)
+{
+    return forecast_none_within(&f->forecast, now_us, s->config.batch_window_us) > 0.5;
+}
+
 /* Whether the first waiting request may be admitted now: fill or expire. */
 static bool is_due(struct plan *p, uint32_t index, const struct worker *w, const struct request *r)
 {
@@ -230,6 +239,8 @@ static bool is_due(struct plan *p, uint32_t index, const struct worker *w, const
     uint32_t mode = s->config.batching, count = d->waiting.count;
     bool is_free = v->turn_worker == SCHED_NONE || &s->workers[v->turn_worker] == w;
     if (mode == SCHED_BATCH_OFF || (mode == SCHED_BATCH_ADAPTIVE && is_free))
+        return true;
+    if (mode == SCHED_BATCH_ADAPTIVE && expects_nobody(s, f, p->now_us))
         return true;
     if (w->batch_us == p->now_us && w->running.count > 0)
         return true; /* of the batch that is being put together */
@@ -253,13 +264,19 @@ static uint64_t kv_needed(const struct sched *s, const struct request *r)
     return s->backbones[f->backbone].kv_token_bytes * (r->prompt_tokens + (uint64_t)new_tokens);
 }
 
-/* KV memory that the worker could have at most, were nothing else in its device's memory. */
-static uint64_t kv_most(const struct sched *s, const struct worker *w)
+/* KV memory that the worker could have at most, were nothing in its device's memory but what it
+ * needs for what it runs and for the function. */
+static uint64_t kv_most(const struct sched *s, const struct worker *w, uint32_t function)
 {
     uint64_t own = s->copies[w->copy].bytes + process_bytes(s, w->device, w->backbone);
-    for (uint32_t i = 0; i < s->config.worker_slots_max; i++)
-        if (w->slots[i].state != SLOT_EMPTY && w->slots[i].copy != SCHED_NONE)
-            own += s->copies[w->slots[i].copy].bytes;
+    for (uint32_t i = 0; i < s->config.worker_slots_max; i++) {
+        const struct slot *slot = &w->slots[i];
+        bool is_needed = slot->running > 0 || slot->function == function;
+        if (slot->state != SLOT_EMPTY && slot->copy != SCHED_NONE && is_needed)
+            own += s->copies[slot->copy].bytes;
+    }
+    if (own > s->places[w->device].budget)
+        return 0; /* beside the adapters that others run with */
     uint64_t left = s->places[w->device].budget - own;
     left -= left % s->config.kv_step_bytes;
     left = left > w->kv_bytes ? left : w->kv_bytes;
@@ -271,7 +288,7 @@ static bool reserve(struct plan *p, uint32_t index, uint32_t worker, struct requ
 {
     struct sched *s = p->s;
     struct worker *w = &s->workers[worker];
-    uint64_t step = s->config.kv_step_bytes, most = kv_most(s, w);
+    uint64_t step = s->config.kv_step_bytes, most = kv_most(s, w, r->function);
     uint64_t needed = kv_needed(s, r);
     if (w->resizing)
         return false; /* it says soon what it is down to */
@@ -306,7 +323,7 @@ static void grow_kv(struct plan *p, uint32_t index, uint32_t worker)
 {
     struct sched *s = p->s;
     struct worker *w = &s->workers[worker];
-    uint64_t step = s->config.kv_step_bytes, most = kv_most(s, w);
+    uint64_t step = s->config.kv_step_bytes, most = kv_most(s, w, SCHED_NONE);
     uint64_t token_bytes = s->backbones[w->backbone].kv_token_bytes;
     for (uint32_t i = w->running.head; i != SCHED_NONE; i = s->requests[i].next) {
         struct request *r = &s->requests[i];
@@ -362,6 +379,19 @@ static void account_wait(const struct domain *d, const struct worker *w, const s
     }
 }
 
+/* Who waits for memory here waits for what runs to end, not for what comes long after him: so much
+ * later, it waits behind him. */
+static bool is_behind(struct plan *p, uint32_t index, const struct worker *w,
+                      const struct request *r)
+{
+    struct sched *s = p->s;
+    uint64_t since_us = r->receipt.arrived_us, patience_us = s->config.slo_ttft_us;
+    if (since_us <= patience_us || !domain_is_behind(s, index, w->device, since_us - patience_us))
+        return false;
+    domain_block(s, &s->domains[index], w->device, since_us);
+    return true;
+}
+
 /* Submits the first waiting request to the worker; false when it has to wait. */
 static bool feed(struct plan *p, uint32_t index, uint32_t worker)
 {
@@ -370,8 +400,8 @@ static bool feed(struct plan *p, uint32_t index, uint32_t worker)
     struct worker *w = &s->workers[worker];
     struct request *r = &s->requests[d->waiting.head];
     struct slot *slot = bind(p, worker, r->function);
-    if (!slot || slot->state != SLOT_BOUND || !is_due(p, index, w, r) ||
-        !reserve(p, index, worker, r))
+    if (!slot || slot->state != SLOT_BOUND || is_behind(p, index, w, r) ||
+        !is_due(p, index, w, r) || !reserve(p, index, worker, r))
         return false;
     account_wait(d, w, slot, r, p->now_us);
     r->prefill_us = maths_max(forecast_batch(s, r->function, r->prompt_tokens).alpha_us, 1);
@@ -546,7 +576,7 @@ void plan_idle(struct plan *p, uint32_t index)
     } else if (keep_us == SCHED_KEEP_ALIVE_AUTO) {
         const struct keepalive_cost c = {
             .saved_us =
-                s->devices[w->device].spawn.value + s->backbones[w->backbone].bind.value +
+                s->devices[w->device].start_wait.value + s->backbones[w->backbone].bind.value +
                 forecast_cached_us(s, function) +
                 (s->config.no_sharing ? copy_load_us(s, COPY_BACKBONE, w->backbone, w->device) : 0),
             .bytes = (double)worker_bytes(s, w) +

@@ -9,6 +9,9 @@
 #define PAPER_STEPS_MAX 16u
 #define PAPER_PRICES 6u
 #define PAPER_TRACES_MAX 16u
+/* --hold of this system: of an operator who sells first tokens, ten times what `sllora serve` has
+ * by default. */
+#define PAPER_HOLD 1e13
 #define PAPER_NORMAL 1u /* the class of rows 9 and 10 */
 
 enum paper_ablation {
@@ -45,6 +48,8 @@ struct paper {
 extern const char *const paper_class_names[PAPER_CLASSES];
 extern const char *const paper_ablation_names[PAPER_ABLATIONS];
 
+/* This system, of whatever variant. */
+bool paper_is_ours(const struct system *s);
 /* The figures of a system by its name. */
 const struct figures *paper_whole(const struct paper *p, const char *name, uint32_t class);
 const struct figures *paper_peak(const struct paper *p, const char *name);

@@ -195,9 +195,10 @@ static void put_title(struct picture_sheet *s)
     s->y += 18;
     picture_put_label(s, "t", 8, s->y,
                       "%.2f to %.2f s of a recorded run (%llu events, %llu plans). A colour is an "
-                      "isolation domain, everywhere; grey is nobody's.",
+                      "isolation domain%s; grey is nobody's.",
                       picture_seconds(p, p->begin_us), picture_seconds(p, p->end_us),
-                      (unsigned long long)p->events, (unsigned long long)p->plans);
+                      (unsigned long long)p->events, (unsigned long long)p->plans,
+                      p->domain_count > COLOURS ? ", one of several" : ", everywhere");
     if (p->damage[0] != '\0') {
         s->y += 16;
         picture_put_label(s, "bad", 8, s->y, "Drawn up to where the log is whole: %s.", p->damage);

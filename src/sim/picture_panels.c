@@ -22,6 +22,12 @@ static void put_bar(struct markup *out, double x, double y, double width)
     markup_printf(out, "M%g,%gh%g", picture_tenths(x), picture_tenths(y), picture_tenths(width));
 }
 
+/* Three digits, as a person writes them. */
+static int digits_of(double v)
+{
+    return v >= 99.95 ? 0 : v >= 9.995 ? 1 : 2;
+}
+
 /* --- requests --- */
 
 static const char *const part_classes[PICTURE_PARTS] = {"b w0", "b w1", "b w2",
@@ -94,7 +100,7 @@ static void put_lane(struct picture_sheet *s, const struct picture_lane *lane)
     if (failed > 0)
         snprintf(first, sizeof first, ", %llu failed", (unsigned long long)failed);
     else if (first_s >= 0)
-        snprintf(first, sizeof first, ", TTFT %.3g s", first_s);
+        snprintf(first, sizeof first, ", TTFT %.*f s", digits_of(first_s), first_s);
     picture_put_label(s, failed > 0 ? "bad" : "t", LABEL_X + 11, s->y + 22, "%llu request%s%s",
                       (unsigned long long)f->requests, f->requests == 1 ? "" : "s", first);
     double top = s->y + (height - lane->rows * ROW) / 2 - 1;
@@ -284,7 +290,8 @@ static void put_load(struct picture_sheet *s, const struct picture_span *l, doub
     markup_put(s->out, "\"/></g>\n");
     if (l->is_adapter || x + width < *free_x)
         return;
-    picture_put_label(s, "t", x + width + 5, y + 3.5, "backbone %u, %.3g s", l->number, s_took);
+    picture_put_label(s, "t", x + width + 5, y + 3.5, "backbone %u, %.*f s", l->number,
+                      digits_of(s_took), s_took);
     *free_x = x + width + 120;
 }
 
@@ -378,9 +385,11 @@ static void put_place(struct picture_sheet *s, const struct picture_place *m)
     picture_put_label(s, "a", LABEL_X, s->y + 12, "%s %u", m->is_device ? "device" : "host",
                       m->number);
     name = unit_of(most, &unit);
-    picture_put_label(s, "t", LABEL_X, s->y + 24, "most: %.3g %s", most / unit, name);
+    picture_put_label(s, "t", LABEL_X, s->y + 24, "most: %.*f %s", digits_of(most / unit),
+                      most / unit, name);
     name = unit_of(m->budget, &unit);
-    picture_put_label(s, "t", LABEL_X, s->y + 36, "budget: %.3g %s", m->budget / unit, name);
+    picture_put_label(s, "t", LABEL_X, s->y + 36, "budget: %.*f %s", digits_of(m->budget / unit),
+                      m->budget / unit, name);
     s->y += MEMORY_HEIGHT + 12;
 }
 

@@ -24,7 +24,7 @@
 #define PROFILE_BYTES_MAX (1u << 20)
 
 /* eager: an engine without paged KV memory, captured graphs or kernels of its own (Transformers),
- * as the systems run on that batch statically. */
+ * as the systems run on that batch statically. A profile without it has it as paged. */
 enum profile_engine { PROFILE_PAGED, PROFILE_EAGER, PROFILE_ENGINES };
 
 struct profile_step {

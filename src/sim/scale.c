@@ -132,6 +132,8 @@ static uint32_t timed_plan(void *state, uint64_t now_us, struct sched_action *ac
     uint32_t n = sched_plan(t->core, now_us, actions, max, ret_more);
     double us = (double)(now_ns() - began) / 1e3;
     *(t->is_tick ? &t->tick_us : &t->event_us) += us;
+    if (n == 0 && !t->is_tick)
+        return n; /* nothing to decide: what most calls are */
     if (t->count == t->cap) {
         size_t cap = t->cap > 0 ? 2 * t->cap : 65536;
         double *more = realloc(t->plans_us, cap * sizeof *more);
@@ -176,7 +178,7 @@ int scale_plan_cost(const struct scale_options *o, struct scale_cost *ret, struc
     if (n == 0) {
         stats_sort(t.plans_us, t.count);
         *ret = (struct scale_cost){.functions = o->functions,
-                                   .calls = t.count,
+                                   .plans = t.count,
                                    .plan_us_p50 = stats_percentile(t.plans_us, t.count, 50),
                                    .plan_us_p99 = stats_percentile(t.plans_us, t.count, 99),
                                    .plan_us_max = stats_percentile(t.plans_us, t.count, 100),

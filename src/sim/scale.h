@@ -28,8 +28,8 @@ int scale_run(const struct scale_options *o, struct scale_result *ret, struct er
 /* What calls of the core take in a world of so many functions, in us of this machine. */
 struct scale_cost {
     uint32_t functions;
-    uint64_t calls;
-    double plan_us_p50, plan_us_p99, plan_us_max; /* one sched_plan */
+    uint64_t plans; /* calls that decided something, or came with a tick; of one of them: */
+    double plan_us_p50, plan_us_p99, plan_us_max;
     double event_us_mean; /* an event with the plans after it; ticks are told apart, for at them */
     double tick_us_mean;  /* memory is planned, once a period whatever else happens */
     double tick_share;    /* of a second that passes in the world: what ticks take of it here */

@@ -10,6 +10,7 @@
 /* Its window ends at a probability of 94 %, -ln(0.06) mean times between requests; its containers
  * stay for ten minutes. One figure for all functions here. */
 #define KEEP_ALIVE_US (UINT64_C(90) * 1000000)
+/* With which its tokens a second come near the paper's (row 5). */
 #define BATCH_MAX 8u
 
 static void set_up(struct system_setup *s, const struct system_options *o)

@@ -51,7 +51,9 @@ def parent_name(pid):
 
 # --- what is in memory ahead of need ---
 
-def test_a_backbone_and_its_adapters_come_with_the_deploy(daemon):
+def test_a_backbone_and_its_adapters_come_with_the_deploy(daemon_with):
+    """Where memory is cheap enough for a function that nobody has called yet."""
+    daemon = daemon_with("--hold", "100T")
     daemon.deploy("f", DEMO, ADAPTERS / NAMES[0])
     wait_for(lambda: daemon.describe("f")["state"] in ("staged", "spare"), "preloaded")
     plan = daemon.json("plan")[0]

@@ -56,6 +56,17 @@ static inline void fixture_add(struct engine *e, const struct engine_request *r,
         fail_msg("%s", err.text);
 }
 
+/* Rows of the latest step, of all these together. */
+static inline uint32_t fixture_rows(const struct engine *e, const struct fixture_stream *streams,
+                                    uint32_t stream_count)
+{
+    uint32_t rows = 0;
+    for (uint32_t i = 0; i < stream_count; i++)
+        if (!streams[i].done && !streams[i].removed)
+            rows += engine_rows_of(e, streams[i].sequence);
+    return rows;
+}
+
 /* One step; its outputs go to their streams. Finished sequences are removed. */
 static inline struct engine_step_stats fixture_step(struct engine *e,
                                                     struct fixture_stream *streams,
@@ -68,6 +79,8 @@ static inline struct engine_step_stats fixture_step(struct engine *e,
     assert_int_equal(engine_step(e, outputs, output_max, &stats, &err), 0);
     assert_true(stats.output_count <= output_max);
     assert_true(stats.prompt_rows <= stats.rows);
+    if (stats.rows > 0) /* they are all somebody's */
+        assert_int_equal(fixture_rows(e, streams, stream_count), stats.rows);
     for (uint32_t i = 0; i < stats.output_count; i++) {
         struct fixture_stream *s = NULL;
         for (uint32_t n = 0; n < stream_count; n++) {

@@ -98,6 +98,52 @@ static void test_prompt_rows_change(void **state)
     bench_free(b);
 }
 
+/* Whose rows they were: of who decodes one, of a prompt in all as many as it is long, of nobody
+ * else any; at each step, and also of a sequence that has just given out its last token. */
+static void test_rows_of_each(void **state)
+{
+    (void)state;
+    struct bench *b = bench_new(0, IMAGE_F32);
+    struct engine *e = engine_of(b, 60, 24, false);
+    uint32_t sequences[4], prompt_rows[4] = {0}, given[4] = {0}, steps = 0, ended = 0;
+    const uint32_t lengths[4] = {3, 70, 11, 40}, answers[4] = {30, 5, 1, 9};
+    struct error err = {0};
+    while (ended < 4) {
+        struct engine_output outputs[FIXTURE_OUTPUTS_MAX];
+        struct engine_step_stats stats;
+        uint32_t present = steps + 1 < 4 ? steps + 1 : 4, sum = 0; /* one more each step */
+        if (steps < 4) {
+            struct engine_request r = request(b, 9 * steps, lengths[steps], answers[steps]);
+            assert_int_equal(engine_add(e, &r, &sequences[steps], &err), 0);
+        }
+        assert_int_equal(engine_step(e, outputs, FIXTURE_OUTPUTS_MAX, &stats, &err), 0);
+        for (uint32_t i = 0; i < present; i++) {
+            uint32_t rows = given[i] == answers[i] ? 0 : engine_rows_of(e, sequences[i]);
+            sum += rows;
+            if (given[i] > 0 && given[i] < answers[i])
+                assert_int_equal(rows, 1);
+            else
+                prompt_rows[i] += rows;
+        }
+        assert_int_equal(sum, stats.rows);
+        assert_int_equal(engine_rows_of(e, sequences[present - 1] + 1000), 0);
+        for (uint32_t n = 0; n < stats.output_count; n++)
+            for (uint32_t i = 0; i < present; i++) {
+                if (given[i] == answers[i] || outputs[n].sequence != sequences[i])
+                    continue;
+                if (given[i]++ == 0)
+                    assert_int_equal(prompt_rows[i], lengths[i]);
+                if (given[i] < answers[i])
+                    continue;
+                ended++;
+                engine_remove(e, sequences[i]);
+            }
+        steps++;
+    }
+    engine_close(e);
+    bench_free(b);
+}
+
 /* --- who is first --- */
 
 static uint32_t blocks_held_by(const struct engine *e, const struct fixture_stream *s)
@@ -245,6 +291,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_prompts_beside_decoding),
         cmocka_unit_test(test_prompt_rows_change),
+        cmocka_unit_test(test_rows_of_each),
         cmocka_unit_test(test_rows_go_by_order),
         cmocka_unit_test(test_blocks_go_by_order),
         cmocka_unit_test(test_nobody_overtakes),

@@ -28,7 +28,7 @@ static void test_before_the_first(void **state)
     (void)state;
     struct forecast f;
     forecast_begin(&f, 5 * S);
-    near(forecast_rate(&f, 5 * S), 1.0 / 600, NEARLY);
+    near(forecast_rate(&f, 5 * S), 1.0 / 60, NEARLY);
     near(forecast_error(&f), 0, 0);
     /* Nothing comes: less and less is expected, and never nothing at all. */
     double before = forecast_rate(&f, 5 * S);

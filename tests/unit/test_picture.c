@@ -262,8 +262,8 @@ static void test_receipts_numbers(void **state)
     expect(html, "out; not over when the log ends");
     expect(html, "2 functions on 1 device: 4 requests, 1 completed");
     expect(html, "function 3, owner 7");
-    expect(html, "TTFT 0.8 s");
-    expect(html, "backbone 0, 0.5 s");
+    expect(html, "TTFT 0.80 s");
+    expect(html, "backbone 0, 0.50 s");
     expect(html, "<td>500.2</td><td>100.1</td><td>30.5</td><td>19.1</td><td>150.0</td>"
                  "<td>200.0</td><td>345.7</td><td>77</td><td>11</td><td>23</td>");
     free(html);
@@ -441,6 +441,43 @@ static void test_damage(void **state)
     free(log);
 }
 
+/* Names one beyond the limits, in an event and in an action. */
+static void test_names_beyond_limits(void **state)
+{
+    const struct sched_event events[] = {
+        {.type = SCHED_WORKER_READY, .worker = small.workers_max},
+        {.type = SCHED_COPY_LOADED, .copy = small.copies_max},
+        {.type = SCHED_REQUEST, .function = small.functions_max},
+        {.type = SCHED_DEPLOYED, .isolation = 0},
+        {.type = SCHED_NODE, .node = small.nodes_max},
+    };
+    const struct sched_action actions[] = {
+        {.type = SCHED_SPAWN, .copy = small.copies_max},
+        {.type = SCHED_GRANT, .device = small.devices_max},
+        {.type = SCHED_BIND, .slot = small.worker_slots_max},
+        {.type = SCHED_LOAD, .function = SCHED_NONE, .place = 3, .host_copy = SCHED_NONE},
+        {.type = SCHED_LOAD, .function = 0, .backbone = 0, .host_copy = SCHED_NONE},
+        {.type = SCHED_REFUSE, .reason = SCHED_REASON_COUNT},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof events / sizeof events[0]; i++) {
+        begin_log();
+        put_event(1, events[i]);
+        eventlog_close(rec.log);
+        char *html = draw_page(all_of_it());
+        expect(html, "there is an event that is none");
+        free(html);
+    }
+    for (size_t i = 0; i < sizeof actions / sizeof actions[0]; i++) {
+        begin_log();
+        put_action(1, actions[i]);
+        eventlog_close(rec.log);
+        char *html = draw_page(all_of_it());
+        expect(html, "there is an action that is none");
+        free(html);
+    }
+}
+
 static void expect_refusal(const uint8_t *log, size_t bytes, const char *what)
 {
     struct error err = {0};
@@ -596,6 +633,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_worlds, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_cut_anywhere, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_damage, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_names_beyond_limits, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_no_log, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_many_functions, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_many_requests, set_up, tear_down),

@@ -124,8 +124,8 @@ static void test_values(void **state)
     assert_true(p.disk_us_byte > 1.999e-4 && p.disk_us_byte < 2.001e-4); /* 5 GB/s */
     assert_string_equal(p.backbones[1].name, "llama2-13b");
     assert_int_equal(p.backbones[1].kv_token_bytes, 819200);
-    assert_true(p.backbones[0].steps[PROFILE_EAGER].linear.decode_us >= 2000 &&
-                p.backbones[0].steps[PROFILE_EAGER].linear.decode_us <= 2000);
+    assert_true(p.backbones[0].steps[PROFILE_EAGER].linear.decode_us >= 1700 &&
+                p.backbones[0].steps[PROFILE_EAGER].linear.decode_us <= 1700);
 }
 
 /* An engine that is not measured apart is as the other. */
