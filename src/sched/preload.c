@@ -147,6 +147,22 @@ static uint32_t copies_wanted(const struct sched *s, const struct backbone *b, u
     return busy < s->device_count ? 1 + (uint32_t)busy : s->device_count;
 }
 
+/* What the last of n copies saves a request, beyond those that are wanted anyway: waiting for
+ * others' turns. With a request on a device for part of the time, the next one finds it busy with
+ * that probability, and about its own prefill passes until its turn. Spread over n devices the part
+ * is an nth. */
+static double spreading_saves_us(const struct sched *s, const struct backbone *b, uint32_t n,
+                                 uint64_t now_us)
+{
+    if (b->recent_head == SCHED_NONE || n < 2)
+        return 0;
+    const struct function *f = &s->functions[b->recent_head];
+    double first_us = forecast_batch(s, b->recent_head, f->prompt_tokens).t0_us;
+    double answer_us = cost_turn_us(&b->fit.c, f->new_tokens, 0, f->new_tokens);
+    double busy = forecast_rate(&b->forecast, now_us) * (first_us + answer_us) / 1e6;
+    return (maths_min(busy / (n - 1), 1) - maths_min(busy / n, 1)) * first_us;
+}
+
 /* Another device with room for it has fewer backbones: it comes there, when that one is planned. */
 static bool is_better_elsewhere(const struct gathering *g, const struct backbone *b)
 {
@@ -174,9 +190,10 @@ static void add_backbone(struct gathering *g, uint32_t index)
         return;
     }
     const struct copy *c = look_at(g, COPY_BACKBONE, index, &v);
-    bool has_enough =
-        g->is_device ? b->device_copies >= copies_wanted(s, b, g->p->now_us) : b->functions == 0;
-    if (!c && (has_enough || b->functions == 0 || failed_lately(g, b->failed_us) ||
+    uint32_t copies = b->device_copies + (c == NULL);
+    if (g->is_device && copies > copies_wanted(s, b, g->p->now_us))
+        v.saved_us = spreading_saves_us(s, b, copies, g->p->now_us);
+    if (!c && (b->functions == 0 || failed_lately(g, b->failed_us) ||
                (g->is_device && is_better_elsewhere(g, b))))
         return;
     v.in_use |= c && (c->clock.sharers > 0 || b->waiting > 0);

@@ -128,9 +128,9 @@ static void test_owners_share_the_backbone(void **state)
     assert_true(second != first);
     stage_ready(g, second);
     stage_bound(g, second, 1);
-    stage_expect(g, "bind"); /* the first has the turn */
-    stage_pass(g, config.batch_window_us);
-    stage_expect(g, "submit revoke");
+    stage_expect(g, "bind submit"); /* the first has the turn */
+    stage_pass(g, config.turn_us);
+    stage_expect(g, "revoke");
     sched_worker_view(g->s, second, &other);
     assert_false(route_domain_equal(one.domain, other.domain));
     struct sched_copy_view view;
