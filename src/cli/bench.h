@@ -30,7 +30,8 @@ struct bench_options {
     const char *peers[BENCH_PEERS_MAX]; /* other engines that `table` measures beside ours */
     uint32_t peer_count;
     bool json;
-    char dir[512]; /* everything is written below it */
+    char dir[512];    /* everything is written below it */
+    const char *data; /* there, of servers; NULL: data */
 };
 
 /* A figure: one JSON object a line with --json, else "key value" pairs. Takes the reference. */
@@ -51,6 +52,8 @@ struct bench_server {
 int bench_server_start(struct bench_server *ret, const struct bench_options *o,
                        const char *const *flags, struct error *err);
 void bench_server_stop(struct bench_server *s);
+/* Until what is deployed is in memory, with a process to spare; false when it is not by then. */
+bool bench_server_settle(struct bench_server *s, double seconds);
 
 /* adapter < 0: the bare backbone. */
 int bench_deploy(struct bench_server *s, const char *name, const char *owner,

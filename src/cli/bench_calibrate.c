@@ -17,7 +17,8 @@
 #define RUNS_MAX 33u
 #define SHORT_PROMPT 8u
 #define LONG_PROMPT 200u /* fits a step with room */
-#define LONG_ANSWER 65u  /* the first comes with the prompt */
+#define SETTLE_S 120
+#define LONG_ANSWER 65u /* the first comes with the prompt */
 
 struct calibration {
     const char *shape;
@@ -133,20 +134,23 @@ static int measure_starts(struct bench_server *s, struct calibration *c, uint32_
     return 0;
 }
 
-static int measure_live(const struct bench_options *o, struct calibration *c, uint32_t runs,
+static int measure_live(const struct bench_options *options, struct calibration *c, uint32_t runs,
                         struct error *err)
 {
+    struct bench_options own = *options, *o = &own;
     const char *warm[] = {"--no-prefix-cache", "--keep-alive", "600", NULL};
     const char *cold[] = {"--no-prefix-cache", "--no-preload", "--keep-alive", "0.15", NULL};
     char checkpoint[700];
     struct bench_server s = {0};
     double loads[3], ms;
+    own.data = "calibrate"; /* where nothing else is deployed */
     int r = bench_checkpoint(o, c->shape, 1, checkpoint, sizeof checkpoint, err);
     for (size_t i = 0; r == 0 && i < 3; i++) {
         r = bench_server_start(&s, o, warm, err);
         if (r == 0 && i == 0)
             r = bench_deploy(&s, "f0", "owner0", checkpoint, 0, err);
-        usleep(8000000); /* the backbone is loaded and a spare is there */
+        if (r == 0 && !bench_server_settle(&s, SETTLE_S))
+            r = error_set(err, -ETIMEDOUT, "no process was ready after %d s", SETTLE_S);
         if (r == 0)
             r = read_machine(&s, c, err);
         loads[i] = c->load_ms;

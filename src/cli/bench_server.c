@@ -83,7 +83,7 @@ int bench_server_start(struct bench_server *ret, const struct bench_options *o,
 {
     char log[700];
     struct bench_server s = {0};
-    snprintf(s.data_dir, sizeof s.data_dir, "%s/data", o->dir);
+    snprintf(s.data_dir, sizeof s.data_dir, "%s/%s", o->dir, o->data != NULL ? o->data : "data");
     mkdir(s.data_dir, 0700);
     snprintf(log, sizeof log, "%s/serve.log", s.data_dir);
     const char *argv[ARGUMENTS_MAX] = {"sllora",   "serve",    "--data",
@@ -113,6 +113,21 @@ void bench_server_stop(struct bench_server *s)
     }
     client_close(s->client);
     *s = (struct bench_server){0};
+}
+
+bool bench_server_settle(struct bench_server *s, double seconds)
+{
+    uint64_t end_us = clock_now_us() + (uint64_t)(seconds * 1e6);
+    json_int_t spares = 0;
+    do {
+        json_t *status = NULL;
+        usleep(20000);
+        if (bench_get(s, "/admin/status", &status, NULL) == 0)
+            spares = json_integer_value(json_object_get(status, "spares"));
+        json_decref(status);
+    } while (spares == 0 && clock_now_us() < end_us);
+    usleep(100000); /* and adapters */
+    return spares > 0;
 }
 
 static int on_deploy_line(void *context, const char *line, size_t len)

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define ENGINE_ADAPTERS 32u /* BENCH_ADAPTERS_MAX of the worker */
 
@@ -240,6 +241,10 @@ int cmd_bench(int argc, char **argv)
             cli_complain("bench", "cannot make %s: %s", a.options.dir, strerror(errno));
             return CLI_FAILED;
         }
+    }
+    if (a.keep && mkdir(a.options.dir, 0755) < 0 && errno != EEXIST) {
+        cli_complain("bench", "cannot make %s: %s", a.options.dir, strerror(errno));
+        return CLI_FAILED;
     }
     int r = run(&a, &err);
     if (r < 0)

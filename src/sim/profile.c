@@ -60,7 +60,7 @@ static const struct constant process_constants[] = {
 };
 
 static const struct constant backbone_constants[] = {
-    {"bytes", "bytes", MIB, 1e13, AT(profile_backbone, bytes), KIND_BYTES},
+    {"bytes", "bytes", 4096, 1e13, AT(profile_backbone, bytes), KIND_BYTES},
     {"work_bytes", "bytes", 0, 1e12, AT(profile_backbone, work_bytes), KIND_BYTES},
     {"kv_token_bytes", "bytes/token", 1, 1e9, AT(profile_backbone, kv_token_bytes), KIND_BYTES},
     {0},
