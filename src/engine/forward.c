@@ -136,13 +136,14 @@ static void round_chunk(void *argument, uint32_t row, uint32_t thread)
         k->quantise(a->quantised + row * kernel_quantised_bytes(job->in), x, job->in);
 }
 
-/* What adapters bring is bf16, whatever the backbone is. */
+/* What adapters bring is bf16, whatever the backbone is: in rows, or whole matrices in panels. */
 static void round_inputs(struct forward *f, const struct batch *b, const struct linear *linears,
                          uint32_t count)
 {
     const struct kernels *k = f->kernels;
     struct round_job job = {f, linears[0].x, linears[0].weights->weight.cols, false, false};
-    job.as_half = b->group_count > 0 && k->matmul_half[KERNEL_BF16];
+    job.as_half = b->group_count > 0 &&
+                  (k->matmul_half[KERNEL_BF16] != NULL || k->matmul_half[KERNEL_PANELS] != NULL);
     for (uint32_t i = 0; i < count; i++) {
         uint32_t dtype = linears[i].weights->weight.dtype;
         job.as_half |= k->matmul_half[dtype] != NULL;

@@ -8,6 +8,11 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define ARCH_REQ_XCOMP_PERM 0x1023
+#define XFEATURE_XTILEDATA 18
 
 const char *kernels_isa_name(enum kernel_isa isa)
 {
@@ -17,6 +22,7 @@ const char *kernels_isa_name(enum kernel_isa isa)
         [KERNEL_ISA_AVX512] = "avx512",
         [KERNEL_ISA_AVX512VNNI] = "avx512vnni",
         [KERNEL_ISA_AVX512BF16] = "avx512bf16",
+        [KERNEL_ISA_AMXBF16] = "amxbf16",
     };
     return names[isa];
 }
@@ -31,6 +37,15 @@ static bool has_avx512(void)
 static bool has_avx512_vnni(void)
 {
     return has_avx512() && __builtin_cpu_supports("avx512vnni");
+}
+
+/* The kernel keeps tiles only for processes that ask for them (arch_prctl(2)); asking twice is
+ * nothing, and copies of a process have what it has. */
+static bool has_tiles(void)
+{
+    return has_avx512_vnni() && __builtin_cpu_supports("amx-tile") &&
+           __builtin_cpu_supports("amx-bf16") &&
+           syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
 }
 
 /* Intel begins a product of 32 bf16 every second cycle, of 16 floats two in each: what is for
@@ -57,6 +72,8 @@ const struct kernels *kernels_get(enum kernel_isa isa)
     case KERNEL_ISA_AVX512BF16:
         return has_avx512_vnni() && __builtin_cpu_supports("avx512bf16") ? &kernels_avx512bf16
                                                                          : NULL;
+    case KERNEL_ISA_AMXBF16:
+        return has_tiles() ? &kernels_amxbf16 : NULL;
     default:
         return NULL;
     }
@@ -81,7 +98,7 @@ int kernels_select(const struct kernels **ret, struct error *err)
                              asked);
     }
     return error_set(err, -EINVAL,
-                     "SLLORA_ISA=%.40s: unknown; it may be scalar, avx2, avx512, avx512vnni or "
-                     "avx512bf16, or unset to take the best set that is there",
+                     "SLLORA_ISA=%.40s: unknown; it may be scalar, avx2, avx512, avx512vnni, "
+                     "avx512bf16 or amxbf16, or unset to take the best set that is there",
                      asked);
 }

@@ -405,6 +405,8 @@ const struct kernels VEC_TABLE = {
         {[KERNEL_F32] = matmul_f32, [KERNEL_BF16] = matmul_bf16, [KERNEL_PANELS] = matmul_panels},
 #ifdef DOT_LANES
     .matmul_half = {[KERNEL_BF16] = matmul_half, [KERNEL_PANELS] = matmul_half_panels},
+#elif defined(MATMUL_HALF_PANELS)
+    .matmul_half = {[KERNEL_PANELS] = MATMUL_HALF_PANELS},
 #endif
     .matmul_quantised = {[KERNEL_INT8] = matmul_int8, [KERNEL_INT4] = matmul_int4},
     .quantise = quantise,
@@ -438,6 +440,8 @@ const struct kernels VEC_TABLE = {
             [KERNEL_MULTIPLY_F32] = ceiling_f32,
 #ifdef DOT_LANES
             [KERNEL_MULTIPLY_BF16] = ceiling_bf16,
+#elif defined(CEILING_BF16)
+            [KERNEL_MULTIPLY_BF16] = CEILING_BF16,
 #endif
             [KERNEL_MULTIPLY_INT8] = ceiling_int8,
         },

@@ -31,7 +31,7 @@ def test_a_run_as_it_was(daemon, tmp_path):
     drawing, page = tmp_path / "run.svg", tmp_path / "run.html"
     log = daemon.data / "events.log"
     for out in (drawing, page):
-        done = sim("--log", log, "--picture", out)
+        done = sim("--log", log, "--picture", out, "--from", 0)
         assert done.returncode == 0, done.stderr
     root = xml.etree.ElementTree.fromstring(drawing.read_text())
     assert root.tag == SVG + "svg"

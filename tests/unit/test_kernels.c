@@ -297,6 +297,7 @@ static void the_environment_chooses(void **state)
     unsetenv("SLLORA_ISA");
     assert_int_equal(kernels_select(&chosen, &err), 0);
     __builtin_cpu_init();
+    /* With tiles nobody asks whether vectors of bf16 are slow. */
     bool is_slow = best->isa == KERNEL_ISA_AVX512BF16 && __builtin_cpu_is("intel");
     assert_ptr_equal(chosen, is_slow ? kernels_get(KERNEL_ISA_AVX512VNNI) : best);
 }
