@@ -181,8 +181,8 @@ static char *add_list(int key, const char *text, void *input)
     if (f == NULL)
         return NULL;
     for (size_t i = 0; i < BENCH_COUNT; i++)
-        fprintf(f, "  %-10s %s\n", benches[i].name, benches[i].help);
-    fprintf(f, "  %-10s %s\n", "all",
+        fprintf(f, "  %-11s %s\n", benches[i].name, benches[i].help);
+    fprintf(f, "  %-11s %s\n", "all",
             "each of the first eleven, for about ten minutes, with 6 GB in --dir");
     fclose(f);
     return list;

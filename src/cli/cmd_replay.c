@@ -1,5 +1,6 @@
 /* `sllora replay`: a trace, published or generated, as load on a running server. */
 #include "cli/cli.h"
+#include "cli/load_trace.h"
 #include "cli/replay_page.h"
 #include "cli/replay_result.h"
 #include "cli/replay_server.h"
@@ -224,42 +225,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 /* --- the trace --- */
 
-static int generate(const struct replay_arguments *a, uint32_t functions, struct trace *ret,
-                    struct error *err)
-{
-    struct trace_generate_options o;
-    trace_generate_default(&o);
-    o.class = a->class;
-    o.cov = a->cov;
-    o.functions = functions;
-    o.zipf = a->zipf;
-    o.seed = a->seed;
-    if (a->rate > 0)
-        o.requests_per_s = a->rate;
-    if (a->duration_s > 0)
-        o.duration_us = (uint64_t)(a->duration_s * 1e6);
-    return trace_generate(&o, ret, err);
-}
-
-static int read_file(const struct replay_arguments *a, uint32_t functions, struct trace *ret,
-                     struct error *err)
-{
-    struct trace_options o;
-    trace_options_default(&o);
-    o.format = a->format;
-    o.functions = functions;
-    o.spread = a->by_session ? TRACE_SPREAD_SESSION
-               : a->has_zipf ? TRACE_SPREAD_ZIPF
-                             : TRACE_SPREAD_ROUND_ROBIN;
-    o.zipf = a->zipf;
-    o.seed = a->seed;
-    if (a->speed > 0)
-        o.speed = a->speed;
-    o.skip_us = (uint64_t)(a->skip_s * 1e6);
-    o.limit_us = (uint64_t)(a->duration_s * o.speed * 1e6);
-    return trace_read(a->trace, &o, ret, err);
-}
-
 static uint32_t length(uint32_t tokens, uint32_t fixed, uint32_t max)
 {
     if (fixed > 0)
@@ -270,8 +235,20 @@ static uint32_t length(uint32_t tokens, uint32_t fixed, uint32_t max)
 static int make_trace(const struct replay_arguments *a, uint32_t functions, struct trace *ret,
                       struct error *err)
 {
-    int r = a->class != TRACE_UNKNOWN ? generate(a, functions, ret, err)
-                                      : read_file(a, functions, ret, err);
+    const struct load_trace l = {.path = a->trace,
+                                 .class = a->class,
+                                 .format = a->format,
+                                 .spread = a->by_session ? TRACE_SPREAD_SESSION
+                                           : a->has_zipf ? TRACE_SPREAD_ZIPF
+                                                         : TRACE_SPREAD_ROUND_ROBIN,
+                                 .rate = a->rate,
+                                 .cov = a->cov,
+                                 .duration_s = a->duration_s,
+                                 .speed = a->speed,
+                                 .skip_s = a->skip_s,
+                                 .zipf = a->zipf,
+                                 .seed = a->seed};
+    int r = load_trace_make(&l, functions, ret, err);
     for (size_t i = 0; r == 0 && i < ret->count; i++) {
         struct trace_request *q = &ret->requests[i];
         q->prompt_tokens = length(q->prompt_tokens, a->prompt_tokens, a->prompt_max);

@@ -3,6 +3,7 @@
  * live run's figures and these have the same names (sim/figures.h), and the same trace options give
  * the same requests as in `sllora replay`.
  */
+#include "cli/load_trace.h"
 #include "cli/sim.h"
 #include "sim/capacity.h"
 
@@ -12,40 +13,22 @@
 
 #define FUNCTIONS_GENERATED 8u
 
-static int generate(const struct sim_arguments *a, struct trace *ret, struct error *err)
-{
-    struct trace_generate_options o;
-    trace_generate_default(&o);
-    o.class = a->class;
-    o.cov = a->cov;
-    o.functions = a->functions > 0 ? a->functions : FUNCTIONS_GENERATED;
-    o.zipf = a->zipf;
-    o.seed = a->seed;
-    if (a->rate > 0)
-        o.requests_per_s = a->rate;
-    if (a->duration_s > 0)
-        o.duration_us = (uint64_t)(a->duration_s * 1e6);
-    return trace_generate(&o, ret, err);
-}
-
-static int read_file(const struct sim_arguments *a, struct trace *ret, struct error *err)
-{
-    struct trace_options o;
-    trace_options_default(&o);
-    o.functions = a->functions > 0 ? a->functions : 1;
-    o.spread = a->zipf > 0 ? TRACE_SPREAD_ZIPF : TRACE_SPREAD_ROUND_ROBIN;
-    o.zipf = a->zipf;
-    o.seed = a->seed;
-    if (a->speed > 0)
-        o.speed = a->speed;
-    o.skip_us = (uint64_t)(a->skip_s * 1e6);
-    o.limit_us = (uint64_t)(a->duration_s * o.speed * 1e6);
-    return trace_read(a->trace, &o, ret, err);
-}
-
 static int make_trace(const struct sim_arguments *a, struct trace *ret, struct error *err)
 {
-    int r = a->class != TRACE_UNKNOWN ? generate(a, ret, err) : read_file(a, ret, err);
+    const struct load_trace l = {.path = a->trace,
+                                 .class = a->class,
+                                 .format = TRACE_FORMAT_ANY,
+                                 .spread =
+                                     a->zipf > 0 ? TRACE_SPREAD_ZIPF : TRACE_SPREAD_ROUND_ROBIN,
+                                 .rate = a->rate,
+                                 .cov = a->cov,
+                                 .duration_s = a->duration_s,
+                                 .speed = a->speed,
+                                 .skip_s = a->skip_s,
+                                 .zipf = a->zipf,
+                                 .seed = a->seed};
+    uint32_t functions = a->class != TRACE_UNKNOWN ? FUNCTIONS_GENERATED : 1;
+    int r = load_trace_make(&l, a->functions > 0 ? a->functions : functions, ret, err);
     for (size_t i = 0; r == 0 && i < ret->count; i++) {
         struct trace_request *q = &ret->requests[i];
         /* A file's functions in turns, where there are fewer here. */

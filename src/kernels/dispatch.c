@@ -4,6 +4,7 @@
  */
 #include "kernels/isa.h"
 
+#include <asm/prctl.h>
 #include <errno.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -11,8 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define ARCH_REQ_XCOMP_PERM 0x1023
-#define XFEATURE_XTILEDATA 18
+#define XFEATURE_XTILEDATA 18 /* no header of users has it */
 
 const char *kernels_isa_name(enum kernel_isa isa)
 {

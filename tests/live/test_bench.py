@@ -58,8 +58,8 @@ def lines_of(directory, name, *flags):
 def test_all_names_are_here():
     text = subprocess.run([str(SLLORA), "bench", "--help"], capture_output=True, text=True).stdout
     names = set(re.findall(r"^  (\w+) {2,}\S", text, re.M)) - {
-        "all", "table", "serverless", "slo", "calibrate", "truth"}  # test_peer.py has the table
-    assert names == set(BENCHES)
+        "all", "table"}  # test_peer.py has the table
+    assert names == set(BENCHES) | {"serverless", "slo", "calibrate", "truth"}  # below
 
 
 @pytest.mark.parametrize("name", BENCHES)
@@ -69,6 +69,40 @@ def test_runs(directory, name):
     assert lines
     for line in lines:
         assert keys <= set(line), line
+
+
+def test_serverless_has_every_switch_and_both_figures(directory):
+    lines = lines_of(directory, "serverless", "--seconds", "1", "--rate", "5")
+    variants = {line["variant"]: line for line in lines if "variant" in line}
+    assert set(variants) == {"sllora", "baseline", "no-sharing", "no-preload", "no-offload",
+                             "batch-off", "batch-fixed-4", "keep-alive-60"}
+    for line in variants.values():
+        assert line["requests"] > 0 and line["lost"] == 0 and line["ttft_ms_p95"] > 0
+    figures = {line["figure"]: line for line in lines if "figure" in line}
+    assert set(figures) == {"ttft_ms_p95", "gb_s"}
+    for key, line in figures.items():
+        assert line["ours"] == variants["sllora"][key]
+        assert math.isclose(line["value"], line["baseline"] / line["ours"])
+
+
+def test_slo_is_told_of_every_class(directory):
+    capacity, *classes = lines_of(directory, "slo", "--seconds", "1")
+    assert capacity["figure"] == "capacity" and capacity["requests_per_s"] > 0
+    assert [line["class"] for line in classes] == ["predictable", "normal", "bursty"]
+    for line in classes:
+        assert 0 <= line["value"] <= 1 and line["goal"] == 0.99 and line["requests"] > 0
+
+
+def test_the_simulator_reads_what_is_calibrated(directory):
+    profile = directory / "here.json"
+    profile.write_text("\n".join(bench(directory, "calibrate", "--shape", "tiny")))
+    here = json.loads(profile.read_text())
+    assert here["name"] == "cpu-here" and here["backbones"][0]["name"] == "tiny"
+    assert here["backbones"][0]["paged"]["prompt_us"]["value"] > 0
+    lines = lines_of(directory, "truth", "--seconds", "2", "--rate", "5", "--profile", profile)
+    assert [line["figure"] for line in lines] == ["ttft_ms_p50", "ttft_ms_p95", "device_s", "gb_s"]
+    for line in lines:
+        assert math.isclose(line["value"], line["sim"] / line["live"])
 
 
 @pytest.mark.parametrize("quant, products", [

@@ -21,9 +21,8 @@ struct reference {
     const struct fixture_model *model;
     const struct adapter *adapter; /* or NULL */
     uint32_t dtype;
-    /* What rounds to bf16 first: the inputs of products with the backbone's matrices and with an
-     * adapter's, and attention its queries and weights. */
-    bool half_matrices, half_adapters, half_attention;
+    const struct kernels *kernels;
+    bool half_attention; /* attention rounds its queries and weights to bf16 */
     double k[4][PROMPT_TOKENS][WIDTH_MAX];
     double v[4][PROMPT_TOKENS][WIDTH_MAX];
 };
@@ -51,6 +50,12 @@ static void reference_quantise(const double *x, uint32_t n, double *ret)
     }
 }
 
+/* Products with it take pairs of bf16. */
+static bool rounds_input(const struct reference *ref, const struct weight *w)
+{
+    return ref->dtype != IMAGE_F32 && ref->kernels->matmul_half[w->dtype] != NULL;
+}
+
 static void reference_linear(const struct reference *ref, uint32_t layer, enum linear_index index,
                              const double *x, double *y)
 {
@@ -63,8 +68,8 @@ static void reference_linear(const struct reference *ref, uint32_t layer, enum l
     double halves[WIDTH_MAX], read[WIDTH_MAX];
     for (uint32_t i = 0; i < w->cols; i++) {
         double half = (double)fixture_float(fixture_bf16((float)x[i]));
-        read[i] = ref->half_matrices ? half : x[i];
-        halves[i] = ref->half_adapters ? half : x[i];
+        read[i] = rounds_input(ref, w) ? half : x[i];
+        halves[i] = l && rounds_input(ref, &l->a) ? half : x[i];
     }
     if (image_group_bytes(w->dtype) > 0)
         reference_quantise(x, w->cols, read);
@@ -293,19 +298,10 @@ static const struct kernels *selected(void)
     return kernels;
 }
 
-static void set_halves(struct reference *ref, uint32_t dtype)
-{
-    const struct kernels *kernels = selected();
-    if (dtype == IMAGE_F32)
-        return;
-    ref->half_matrices = kernels->matmul_half[KERNEL_PANELS] != NULL;
-    ref->half_adapters = kernels->matmul_half[KERNEL_BF16] != NULL;
-    ref->half_attention = kernels->isa == KERNEL_ISA_AVX512BF16;
-}
-
-/* Compares one model, with or without an adapter, and holds chunks and threads to the same bits. */
-static void compare(const struct fixture_model *m, const struct adapter *a, uint32_t dtype,
-                    double tolerance)
+/* Compares one model, with or without an adapter, and holds chunks and threads to the same bits.
+ * Returns the share of the logits that differ by less than 1e-3. */
+static double compare(const struct fixture_model *m, const struct adapter *a, uint32_t dtype,
+                      double tolerance)
 {
     static const struct {
         uint32_t threads, rows_max;
@@ -323,7 +319,8 @@ static void compare(const struct fixture_model *m, const struct adapter *a, uint
     ref->model = m;
     ref->adapter = a;
     ref->dtype = dtype;
-    set_halves(ref, dtype);
+    ref->kernels = selected();
+    ref->half_attention = dtype != IMAGE_F32 && ref->kernels->isa == KERNEL_ISA_AVX512BF16;
     reference_logits(ref, tokens, expect);
     for (uint32_t w = 0; w < sizeof(ways) / sizeof(*ways); w++) {
         engine_logits_of(m, a, ways[w].threads, ways[w].rows_max, tokens, w ? other : first);
@@ -331,8 +328,12 @@ static void compare(const struct fixture_model *m, const struct adapter *a, uint
             fail_msg("other bits with %u threads and %u rows", ways[w].threads, ways[w].rows_max);
     }
     double worst = 0;
-    for (size_t i = 0; i < count; i++)
-        worst = fmax(worst, fabs((double)first[i] - expect[i]));
+    size_t close = 0;
+    for (size_t i = 0; i < count; i++) {
+        double difference = fabs((double)first[i] - expect[i]);
+        worst = fmax(worst, difference);
+        close += difference < 1e-3;
+    }
     if (!(worst <= tolerance))
         fail_msg("%s rank %u: logits differ by %g", model_family_name(m->config.family),
                  a ? a->config->rank_max : 0, worst);
@@ -340,6 +341,7 @@ static void compare(const struct fixture_model *m, const struct adapter *a, uint
     free(first);
     free(other);
     free(ref);
+    return (double)close / (double)count;
 }
 
 static void test_families_match_reference(void **state)
@@ -409,20 +411,26 @@ static void test_bf16_matches_reference(void **state)
 
 /* Adapters stay bf16 on a quantised backbone. Where no value falls to the other side of a rounding,
  * logits differ by 1e-6 to 1e-5; one that does is off by one of 127 steps, ten times as much as in
- * bf16, and shows in everything after it. */
+ * bf16, and shows in everything after it. So most logits must be near, and none far: with AMX a
+ * whole matrix of an adapter rounds its inputs beside quantised ones of the backbone, two kinds of
+ * roundings one after the other, and one of them was seen to end in 0.64. */
 static void test_quantised_matches_reference(void **state)
 {
     static const uint32_t dtypes[] = {IMAGE_INT8, IMAGE_INT4};
+    double near = 0, whole = selected()->isa == KERNEL_ISA_AMXBF16 ? 0.8 : 0.6;
     (void)state;
     for (uint32_t i = 0; i < FIXTURE_FAMILIES * 2; i++) {
         uint32_t dtype = dtypes[i % 2], kinds = FIXTURE_LINEARS | (i % 3 ? 0 : FIXTURE_WHOLE);
         struct fixture_model *m = fixture_model_new(&fixture_families[i / 2], dtype, 40 + i);
         struct fixture_adapter *a = fixture_adapter_new(m, IMAGE_BF16, 8, kinds, 5);
-        compare(m, NULL, dtype, 0.8);
-        compare(m, &a->adapter, dtype, 0.8);
+        near += compare(m, NULL, dtype, 0.6);
+        near += compare(m, &a->adapter, dtype, kinds & FIXTURE_WHOLE ? whole : 0.6);
         fixture_adapter_free(a);
         fixture_model_free(m);
     }
+    near /= FIXTURE_FAMILIES * 2 * 2;
+    print_message("%.1f %% of all logits are near\n", 100 * near);
+    assert_true(near >= 0.9);
 }
 
 int main(void)

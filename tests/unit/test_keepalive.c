@@ -76,7 +76,7 @@ static void test_near_the_best_time(void **state)
         struct keepalive_choice k = keepalive_choose(&f, now, &cost);
         double at, largest = largest_net(&f, now, &cost, k.keep_us, &at);
         double regret = (largest - at) / cost.saved_us;
-        assert_seeded(&c, regret <= 0.12);
+        assert_seeded(&c, regret <= 0.1);
         assert_seeded(&c, fabs(k.net_us - at) <= 0.1 * cost.saved_us);
         lost += regret;
         worst = regret > worst ? regret : worst;
@@ -191,7 +191,8 @@ static void test_free_memory(void **state)
     assert_true(is_worth(&f, S, &c));
     /* No bytes cost nothing either: as long as anything is tried. */
     const struct keepalive_cost weightless = {.saved_us = 5, .price_bytes = 1};
-    assert_true(keepalive_choose(&f, S, &weightless).keep_us > 600 * S);
+    uint64_t keep = keepalive_choose(&f, S, &weightless).keep_us;
+    assert_true(forecast_none_within(&f, S, keep) < 1e-9);
 }
 
 static void test_ends(void **state)

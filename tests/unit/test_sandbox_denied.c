@@ -2,6 +2,7 @@
  * from a worker that was started and from one that is a copy of a zygote. */
 #include "unit/attempts.h"
 
+#include <asm/prctl.h>
 #include <linux/bpf.h>
 #include <netinet/in.h>
 #include <sched.h>
@@ -255,6 +256,19 @@ static long d_raise_limit(char *map)
     return prlimit(0, RLIMIT_NOFILE, &(struct rlimit){4096, 4096}, NULL);
 }
 
+static long d_segment_base(char *map)
+{
+    (void)map;
+    return syscall(SYS_arch_prctl, ARCH_SET_GS, 0);
+}
+
+/* Registers may be asked for; others than those of tiles may not. */
+static long d_other_registers(char *map)
+{
+    (void)map;
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, 17);
+}
+
 static long d_thread_of_others(char *map)
 {
     (void)map;
@@ -298,6 +312,8 @@ static const struct attempt DENIALS[] = {
     {"userfaultfd", d_userfaultfd, KILLED, MAY_WORK},
     {"add-key", d_keyring, KILLED, MAY_WORK},
     {"raise-limit", d_raise_limit, KILLED, DENIED},
+    {"segment-base", d_segment_base, KILLED, MAY_WORK},
+    {"other-registers", d_other_registers, KILLED, MAY_WORK},
     {"tgkill-others", d_thread_of_others, KILLED, DENIED},
 };
 
