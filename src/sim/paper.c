@@ -109,7 +109,7 @@ static int run_one(const struct paper *p, const struct experiment *e, uint32_t n
                                      .devices = e->devices,
                                      .engines = e->engines,
                                      .price_bytes = e->price_bytes > 0         ? e->price_bytes
-                                                    : paper_is_ours(e->system) ? PAPER_HOLD
+                                                    : paper_is_ours(e->system) ? SYSTEM_GPU_HOLD
                                                                                : 0,
                                      .without = {.sharing = e->ablation == PAPER_NO_SHARING,
                                                  .preload = e->ablation == PAPER_NO_PRELOAD,

@@ -336,7 +336,7 @@ static void verdict_part(struct page *page, const struct paper *p)
         "is better in all three at once: first tokens as early (within %.0f ms), objectives "
         "met as often (within %.1f %%), at a lower cost; beside those that isolate functions, of "
         "a process for each function.",
-        PAPER_HOLD, TTFT_SLACK_MS, 100 * MISS_SLACK);
+        SYSTEM_GPU_HOLD, TTFT_SLACK_MS, 100 * MISS_SLACK);
     page_table_begin(page, columns, 10);
     for (uint32_t c = 0; c < PAPER_CLASSES; c++)
         for (size_t s = 0; s < p->system_count; s++)

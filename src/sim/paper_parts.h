@@ -9,9 +9,6 @@
 #define PAPER_STEPS_MAX 16u
 #define PAPER_PRICES 6u
 #define PAPER_TRACES_MAX 16u
-/* --hold of this system: of an operator who sells first tokens, ten times what `sllora serve` has
- * by default. */
-#define PAPER_HOLD 1e13
 #define PAPER_NORMAL 1u /* the class of rows 9 and 10 */
 
 enum paper_ablation {

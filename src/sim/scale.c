@@ -2,6 +2,7 @@
 #include "sim/scale.h"
 
 #include "base/clock.h"
+#include "sim/systems.h"
 #include "sim/trace_generate.h"
 
 #include <errno.h>
@@ -67,6 +68,7 @@ static struct world_options options(const struct scale_options *o, const struct 
                               .trace = t,
                               .keeps_no_samples = true};
     uint64_t period_us = (uint64_t)PLAN_PERIOD_US_DEVICE * o->devices;
+    w.sched.price_bytes = SYSTEM_GPU_HOLD;
     w.sched.plan_period_us =
         period_us > w.sched.plan_period_us ? period_us : w.sched.plan_period_us;
     return w;
