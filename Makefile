@@ -27,7 +27,7 @@ KERNEL_FLAGS_avx512  := $(KERNEL_OPTIMISE) -ffp-contract=off -mavx512f -mavx512b
                         -mprefer-vector-width=512
 KERNEL_FLAGS_avx512vnni := $(KERNEL_FLAGS_avx512) -mavx512vnni
 KERNEL_FLAGS_avx512bf16 := $(KERNEL_FLAGS_avx512vnni) -mavx512bf16
-KERNEL_FLAGS_amxbf16    := $(KERNEL_FLAGS_avx512vnni) -mamx-tile -mamx-bf16
+KERNEL_FLAGS_amx        := $(KERNEL_FLAGS_avx512vnni) -mamx-tile -mamx-bf16 -mamx-int8
 
 LLHTTP_OBJ := $(patsubst %,$(BUILD)/llhttp/%.o,api http llhttp)
 

@@ -56,7 +56,7 @@ static void add_processor(struct findings *f)
              __builtin_cpu_supports("avx512bw") ? " avx512" : "",
              __builtin_cpu_supports("avx512vnni") ? " avx512-vnni" : "",
              __builtin_cpu_supports("avx512bf16") ? " avx512-bf16" : "",
-             __builtin_cpu_supports("amx-bf16") ? " amx-bf16" : "");
+             __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("amx-int8") ? " amx" : "");
     if (!__builtin_cpu_supports("avx2"))
         x->consequence = "the engine computes with scalar code, many times slower";
 }

@@ -22,7 +22,7 @@ const char *kernels_isa_name(enum kernel_isa isa)
         [KERNEL_ISA_AVX512] = "avx512",
         [KERNEL_ISA_AVX512VNNI] = "avx512vnni",
         [KERNEL_ISA_AVX512BF16] = "avx512bf16",
-        [KERNEL_ISA_AMXBF16] = "amxbf16",
+        [KERNEL_ISA_AMX] = "amx",
     };
     return names[isa];
 }
@@ -44,7 +44,7 @@ static bool has_avx512_vnni(void)
 static bool has_tiles(void)
 {
     return has_avx512_vnni() && __builtin_cpu_supports("amx-tile") &&
-           __builtin_cpu_supports("amx-bf16") &&
+           __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("amx-int8") &&
            syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
 }
 
@@ -72,8 +72,8 @@ const struct kernels *kernels_get(enum kernel_isa isa)
     case KERNEL_ISA_AVX512BF16:
         return has_avx512_vnni() && __builtin_cpu_supports("avx512bf16") ? &kernels_avx512bf16
                                                                          : NULL;
-    case KERNEL_ISA_AMXBF16:
-        return has_tiles() ? &kernels_amxbf16 : NULL;
+    case KERNEL_ISA_AMX:
+        return has_tiles() ? &kernels_amx : NULL;
     default:
         return NULL;
     }
@@ -99,6 +99,6 @@ int kernels_select(const struct kernels **ret, struct error *err)
     }
     return error_set(err, -EINVAL,
                      "SLLORA_ISA=%.40s: unknown; it may be scalar, avx2, avx512, avx512vnni, "
-                     "avx512bf16 or amxbf16, or unset to take the best set that is there",
+                     "avx512bf16 or amx, or unset to take the best set that is there",
                      asked);
 }

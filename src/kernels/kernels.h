@@ -76,7 +76,7 @@ enum kernel_isa {
     KERNEL_ISA_AVX512,
     KERNEL_ISA_AVX512VNNI,
     KERNEL_ISA_AVX512BF16,
-    KERNEL_ISA_AMXBF16,
+    KERNEL_ISA_AMX,
     KERNEL_ISA_COUNT,
 };
 
@@ -199,7 +199,7 @@ struct kernels {
 };
 
 /* The table of the best instruction set of this processor, or of the one that the environment
- * variable SLLORA_ISA (scalar, avx2, avx512, avx512vnni, avx512bf16, amxbf16) asks for. -EINVAL: no
+ * variable SLLORA_ISA (scalar, avx2, avx512, avx512vnni, avx512bf16, amx) asks for. -EINVAL: no
  * such name; -ENOTSUP: this processor lacks it. The table is constant and lives forever. */
 int kernels_select(const struct kernels **ret, struct error *err);
 

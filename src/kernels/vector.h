@@ -379,6 +379,7 @@ static uint64_t ceiling_bf16(uint64_t rounds, float *factor)
 }
 #endif
 
+#ifndef CEILING_INT8
 static uint64_t ceiling_int8(uint64_t rounds, float *factor)
 {
     veci sums[12], by = veci_set1((int)(127 * *factor) * 0x01010101);
@@ -398,6 +399,7 @@ static uint64_t ceiling_int8(uint64_t rounds, float *factor)
     *factor = vec_sum(vec_of_veci(all)); /* as floats: whole numbers would overflow */
     return rounds * 12 * VEC_LANES * 4 * 2;
 }
+#endif
 
 const struct kernels VEC_TABLE = {
     .isa = VEC_ISA,
@@ -408,7 +410,11 @@ const struct kernels VEC_TABLE = {
 #elif defined(MATMUL_HALF_PANELS)
     .matmul_half = {[KERNEL_PANELS] = MATMUL_HALF_PANELS},
 #endif
+#ifdef MATMUL_INT8
+    .matmul_quantised = {[KERNEL_INT8] = MATMUL_INT8, [KERNEL_INT4] = MATMUL_INT4},
+#else
     .matmul_quantised = {[KERNEL_INT8] = matmul_int8, [KERNEL_INT4] = matmul_int4},
+#endif
     .quantise = quantise,
     .kv_store = {[KERNEL_KV_F32] = kv_store_f32,
                  [KERNEL_KV_BF16] = kv_store_bf16,
@@ -443,6 +449,10 @@ const struct kernels VEC_TABLE = {
 #elif defined(CEILING_BF16)
             [KERNEL_MULTIPLY_BF16] = CEILING_BF16,
 #endif
+#ifdef CEILING_INT8
+            [KERNEL_MULTIPLY_INT8] = CEILING_INT8,
+#else
             [KERNEL_MULTIPLY_INT8] = ceiling_int8,
+#endif
         },
 };

@@ -417,7 +417,7 @@ static void test_bf16_matches_reference(void **state)
 static void test_quantised_matches_reference(void **state)
 {
     static const uint32_t dtypes[] = {IMAGE_INT8, IMAGE_INT4};
-    double near = 0, whole = selected()->isa == KERNEL_ISA_AMXBF16 ? 0.8 : 0.6;
+    double near = 0, whole = selected()->isa == KERNEL_ISA_AMX ? 0.8 : 0.6;
     (void)state;
     for (uint32_t i = 0; i < FIXTURE_FAMILIES * 2; i++) {
         uint32_t dtype = dtypes[i % 2], kinds = FIXTURE_LINEARS | (i % 3 ? 0 : FIXTURE_WHOLE);

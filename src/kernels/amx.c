@@ -1,23 +1,27 @@
 /*
- * The kernels for Intel's matrix extensions (AMX) beside AVX-512 with VNNI: products of bf16 in
- * tiles of sixteen rows by sixteen outputs, an order of magnitude above what its vectors multiply.
- * A panel is a tile's format as it stands: a line for each pair of inputs, a pair for each output.
+ * The kernels for Intel's matrix extensions (AMX) beside AVX-512 with VNNI: products in tiles of
+ * sixteen rows by sixteen outputs, an order of magnitude above what its vectors multiply. A panel is
+ * a tile's format as it stands: a line for each pair of inputs in bf16, for each four in int8.
  *
- * Every number of rows takes the tiles, one row too: an output's products are added in the order of
- * inputs, sixteen pairs a step, whatever stands in the other rows, so it is bitwise the same alone
- * and in a batch. A tile's unused rows are not computed.
+ * Of bf16 every number of rows takes the tiles, one row too: an output's products are added in the
+ * order of inputs, sixteen pairs a step, whatever stands in the other rows, so it is bitwise the
+ * same alone and in a batch. A tile's unused rows are not computed.
  */
 #include "kernels/avx512.h"
 
 #include <stdalign.h>
 
 static kernel_matmul_half matmul_half_tiles;
-static kernel_ceiling_multiply ceiling_tiles;
+static kernel_matmul_quantised matmul_int8_tiles, matmul_int4_tiles;
+static kernel_ceiling_multiply ceiling_bf16_tiles, ceiling_int8_tiles;
 
 #define MATMUL_HALF_PANELS matmul_half_tiles
-#define CEILING_BF16 ceiling_tiles
-#define VEC_TABLE kernels_amxbf16
-#define VEC_ISA KERNEL_ISA_AMXBF16
+#define MATMUL_INT8 matmul_int8_tiles
+#define MATMUL_INT4 matmul_int4_tiles
+#define CEILING_BF16 ceiling_bf16_tiles
+#define CEILING_INT8 ceiling_int8_tiles
+#define VEC_TABLE kernels_amx
+#define VEC_ISA KERNEL_ISA_AMX
 #include "kernels/vector.h"
 
 #define TILE_HEIGHT 16 /* rows of x in a tile */
@@ -134,6 +138,13 @@ INLINE void tiles_block(float *y, size_t y_stride, const uint16_t *x, size_t x_s
     }
 }
 
+/* The weights to fetch while a panel is multiplied; near the end: the panel itself, which costs
+ * nothing. */
+INLINE const char *ahead_of(const char *panel, size_t panel_bytes, const char *end)
+{
+    return (size_t)(end - panel) < panel_bytes + AHEAD_BYTES ? panel : panel + AHEAD_BYTES;
+}
+
 /* Rows outside, panels inside: a block's x stays in the caches while the weights pass, which are
  * in the second level from the second block on. */
 static void matmul_half_tiles(float *y, size_t y_stride, const uint16_t *x, size_t x_stride,
@@ -150,12 +161,10 @@ static void matmul_half_tiles(float *y, size_t y_stride, const uint16_t *x, size
         const char *panel = first;
         for (uint32_t o = out_begin; o < out_end; o += KERNEL_PANEL_OUTS, panel += panel_bytes) {
             uint32_t outs = out_end - o < KERNEL_PANEL_OUTS ? out_end - o : KERNEL_PANEL_OUTS;
-            const char *ahead = panel + AHEAD_BYTES;
+            const char *ahead = ahead_of(panel, panel_bytes, end);
             float *to = y + r * y_stride + o;
             const uint16_t *from = x + r * x_stride;
             const float *b = bias != NULL ? bias + o : NULL;
-            if ((size_t)(end - panel) < panel_bytes + AHEAD_BYTES)
-                ahead = panel; /* near the end: the panel itself, which costs nothing */
             if (count > TILE_HEIGHT)
                 tiles_block(to, y_stride, from, x_stride, panel, ahead, b, count, in, outs,
                             accumulate, 1);
@@ -167,30 +176,62 @@ static void matmul_half_tiles(float *y, size_t y_stride, const uint16_t *x, size
     _tile_release(); /* or every change of threads would save the tiles */
 }
 
-static uint64_t ceiling_tiles(uint64_t rounds, float *factor)
+#include "kernels/amx_quantised.h"
+
+/* --- ceilings --- */
+
+/* What four tiles came to, so that nothing is left out. */
+static float sum_of_tiles(int are_whole_numbers)
 {
-    alignas(64) uint16_t values[TILE_HEIGHT * TILE_INPUTS];
-    alignas(64) float sums[4][TILE_HEIGHT * VEC_LANES];
-    for (size_t i = 0; i < sizeof values / sizeof values[0]; i++)
-        store_bf16(values + i, factor, 1);
+    alignas(64) char tiles[4][TILE_HEIGHT * TILE_LINE];
+    _tile_stored(SUMS_00, tiles[0], TILE_LINE);
+    _tile_stored(SUMS_01, tiles[1], TILE_LINE);
+    _tile_stored(SUMS_10, tiles[2], TILE_LINE);
+    _tile_stored(SUMS_11, tiles[3], TILE_LINE);
+    _tile_release();
+    vec all = vec_set1(0);
+    for (size_t at = 0; at < sizeof tiles; at += sizeof(vec))
+        all = vec_add(all, are_whole_numbers ? vec_of_veci(veci_load(tiles[0] + at))
+                                             : vec_load_f32((float *)(void *)(tiles[0] + at)));
+    return vec_sum(all);
+}
+
+static void load_tiles(const void *values)
+{
+    written();
     configure(BLOCK_HEIGHT);
     zero_sums();
     _tile_loadd(X_0, values, TILE_LINE);
     _tile_loadd(WEIGHTS_0, values, TILE_LINE);
+}
+
+static uint64_t ceiling_bf16_tiles(uint64_t rounds, float *factor)
+{
+    alignas(64) uint16_t values[TILE_HEIGHT * TILE_INPUTS];
+    for (size_t i = 0; i < sizeof values / sizeof values[0]; i++)
+        store_bf16(values + i, factor, 1);
+    load_tiles(values);
     for (uint64_t r = 0; r < rounds; r++) {
         _tile_dpbf16ps(SUMS_00, X_0, WEIGHTS_0);
         _tile_dpbf16ps(SUMS_01, X_0, WEIGHTS_0);
         _tile_dpbf16ps(SUMS_10, X_0, WEIGHTS_0);
         _tile_dpbf16ps(SUMS_11, X_0, WEIGHTS_0);
     }
-    _tile_stored(SUMS_00, sums[0], TILE_LINE);
-    _tile_stored(SUMS_01, sums[1], TILE_LINE);
-    _tile_stored(SUMS_10, sums[2], TILE_LINE);
-    _tile_stored(SUMS_11, sums[3], TILE_LINE);
-    _tile_release();
-    vec all = vec_set1(0);
-    for (size_t i = 0; i < sizeof sums / sizeof(vec); i++)
-        all = vec_add(all, vec_load_f32(&sums[0][0] + i * VEC_LANES));
-    *factor = vec_sum(all);
-    return rounds * 4 * TILE_HEIGHT * 16 * TILE_INPUTS * 2;
+    *factor = sum_of_tiles(0);
+    return rounds * 4 * TILE_HEIGHT * VEC_LANES * TILE_INPUTS * 2;
+}
+
+static uint64_t ceiling_int8_tiles(uint64_t rounds, float *factor)
+{
+    alignas(64) int8_t values[TILE_HEIGHT * TILE_LINE];
+    memset(values, (int)(127 * *factor), sizeof values);
+    load_tiles(values);
+    for (uint64_t r = 0; r < rounds; r++) {
+        _tile_dpbsud(SUMS_00, X_0, WEIGHTS_0);
+        _tile_dpbsud(SUMS_01, X_0, WEIGHTS_0);
+        _tile_dpbsud(SUMS_10, X_0, WEIGHTS_0);
+        _tile_dpbsud(SUMS_11, X_0, WEIGHTS_0);
+    }
+    *factor = sum_of_tiles(1);
+    return rounds * 4 * TILE_HEIGHT * VEC_LANES * TILE_LINE * 2;
 }
