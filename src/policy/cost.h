@@ -51,7 +51,7 @@ struct cost_batch cost_batch_of(const struct cost_step *c, double prompt_tokens,
 /* T(b), b >= 1 */
 double cost_batch_us(const struct cost_batch *b, double count);
 
-/* A decayed mean: of microseconds, or of microseconds a byte. */
+/* A decayed mean: of microseconds, of microseconds a byte, of what requests are like. */
 struct cost_mean {
     double value;
     uint64_t samples;

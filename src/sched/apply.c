@@ -69,6 +69,7 @@ static void on_backbone(struct sched *s, const struct sched_event *e)
     cost_mean_seed(&b->load_host, (double)e->more_us * per_byte);
     cost_mean_seed(&b->adapter, (double)e->us * per_byte);
     cost_mean_seed(&b->adapter_host, (double)e->more_us * per_byte);
+    cost_mean_seed(&b->cached_share, CACHED_SHARE_FIRST);
     forecast_begin(&b->forecast, e->now_us);
     forecast_begin(&b->starts, e->now_us);
 }
@@ -93,11 +94,10 @@ static void on_deployed(struct sched *s, const struct sched_event *e)
                            .adapter_bytes = e->bytes,
                            .slo_ttft_us = e->us > 0 ? e->us : s->config.slo_ttft_us,
                            .slo_tpot_us = e->more_us > 0 ? e->more_us : s->config.slo_tpot_us,
-                           .prompt_tokens = PROMPT_TOKENS_FIRST,
-                           .new_tokens = NEW_TOKENS_FIRST,
-                           .cached_share = CACHED_SHARE_FIRST,
                            .used = true,
                            .has_slo = e->us > 0};
+    cost_mean_seed(&f->prompt_tokens, PROMPT_TOKENS_FIRST);
+    cost_mean_seed(&f->new_tokens, NEW_TOKENS_FIRST);
     forecast_begin(&f->forecast, e->now_us);
     if (b->recent_head != SCHED_NONE)
         s->functions[b->recent_head].recent_prev = e->function;

@@ -54,7 +54,11 @@ static double process_us(const struct sched *s, const struct worker *w, uint32_t
 double forecast_cached_us(const struct sched *s, uint32_t function)
 {
     const struct function *f = &s->functions[function];
-    return f->cached_share * forecast_batch(s, function, f->prompt_tokens).t0_us;
+    const struct cost_mean *share =
+        f->cached_share.samples > 0 ? &f->cached_share : &s->backbones[f->backbone].cached_share;
+    double prompt = f->prompt_tokens.value;
+    return forecast_batch(s, function, prompt).t0_us -
+           forecast_batch(s, function, prompt * (1 - share->value)).t0_us;
 }
 
 struct route_start forecast_parts(const struct sched *s, uint32_t function, uint32_t device,
@@ -122,7 +126,7 @@ double forecast_late_us(const struct sched *s, uint32_t function, uint32_t devic
     uint32_t others = others_active(s, device, own);
     double step_us = cost_turn_us(&s->backbones[f->backbone].fit.c, 1, 0, 1);
     double late_us = (others + 1) * step_us - (double)f->slo_tpot_us;
-    return others > 0 && late_us > 0 ? late_us * f->new_tokens : 0;
+    return others > 0 && late_us > 0 ? late_us * f->new_tokens.value : 0;
 }
 
 /* What the answer waits for others on its way: all that is late, and of the rest a part. */
@@ -132,7 +136,7 @@ static double pace_us(const struct sched *s, uint32_t device, uint32_t function)
     const struct worker *own = worker_on(s, &s->domains[f->domain], device);
     double step_us = cost_turn_us(&s->backbones[f->backbone].fit.c, 1, 0, 1);
     return forecast_late_us(s, function, device) +
-           IN_TIME_SHARE * others_active(s, device, own) * step_us * f->new_tokens;
+           IN_TIME_SHARE * others_active(s, device, own) * step_us * f->new_tokens.value;
 }
 
 /* Sooner; as soon, where fewer backbones are, which is where fewer others come to work. */

@@ -142,7 +142,7 @@ static uint32_t copies_wanted(const struct sched *s, const struct backbone *b, u
     if (b->recent_head == SCHED_NONE)
         return 1;
     const struct function *f = &s->functions[b->recent_head];
-    double work_us = cost_turn_us(&b->fit.c, 1, f->prompt_tokens, f->new_tokens);
+    double work_us = cost_turn_us(&b->fit.c, 1, f->prompt_tokens.value, f->new_tokens.value);
     double busy = forecast_rate(&b->forecast, now_us) * work_us / 1e6;
     return busy < s->device_count ? 1 + (uint32_t)busy : s->device_count;
 }
@@ -157,8 +157,8 @@ static double spreading_saves_us(const struct sched *s, const struct backbone *b
     if (b->recent_head == SCHED_NONE || n < 2)
         return 0;
     const struct function *f = &s->functions[b->recent_head];
-    double first_us = forecast_batch(s, b->recent_head, f->prompt_tokens).t0_us;
-    double answer_us = cost_turn_us(&b->fit.c, f->new_tokens, 0, f->new_tokens);
+    double first_us = forecast_batch(s, b->recent_head, f->prompt_tokens.value).t0_us;
+    double answer_us = cost_turn_us(&b->fit.c, f->new_tokens.value, 0, f->new_tokens.value);
     double busy = forecast_rate(&b->forecast, now_us) * (first_us + answer_us) / 1e6;
     return (maths_min(busy / (n - 1), 1) - maths_min(busy / n, 1)) * first_us;
 }

@@ -6,7 +6,6 @@
 
 #include <assert.h>
 
-#define MEAN_WEIGHT 0.1
 /* Waiting, a request with an objective of its own is given up when it has taken so many times as
  * long as it may. */
 #define GIVE_UP_BUDGETS 2
@@ -302,13 +301,16 @@ void request_refuse(struct sched *s, struct request *r, enum sched_reason reason
 }
 
 /* What requests of the function are like, for the next ones. */
-static void learn(struct function *f, struct worker *w, const struct sched_receipt *u)
+static void learn(struct sched *s, struct function *f, struct worker *w,
+                  const struct sched_receipt *u)
 {
-    f->prompt_tokens += MEAN_WEIGHT * (u->prompt_tokens - f->prompt_tokens);
-    f->new_tokens += MEAN_WEIGHT * (u->new_tokens - f->new_tokens);
-    if (w->has_served)
-        f->cached_share +=
-            MEAN_WEIGHT * ((double)u->cached_tokens / u->prompt_tokens - f->cached_share);
+    cost_mean_add(&f->prompt_tokens, u->prompt_tokens);
+    cost_mean_add(&f->new_tokens, u->new_tokens);
+    if (w->has_served) {
+        double share = (double)u->cached_tokens / u->prompt_tokens;
+        cost_mean_add(&f->cached_share, share);
+        cost_mean_add(&s->backbones[f->backbone].cached_share, share);
+    }
     w->has_served = true;
 }
 
@@ -316,7 +318,7 @@ void request_end(struct sched *s, struct request *r, uint64_t now_us, bool compl
 {
     assert(r->state == REQUEST_RUNNING);
     if (completed && r->receipt.prompt_tokens > 0)
-        learn(&s->functions[r->function], &s->workers[r->worker], &r->receipt);
+        learn(s, &s->functions[r->function], &s->workers[r->worker], &r->receipt);
     unlink_live(s, r, now_us);
     r->receipt.completed = completed;
     r->reason = completed ? SCHED_REASON_NONE : SCHED_WORKER_LOST;

@@ -68,10 +68,10 @@ struct function {
     uint64_t slo_ttft_us, slo_tpot_us;
     uint64_t met, missed;
     uint64_t failed_us; /* its adapter could not be loaded or bound last then; 0: never */
-    double prompt_tokens, new_tokens; /* decayed means of its requests */
-    double cached_share; /* likewise, of prompts that a worker found that had served before */
-    double idle_byte_s;  /* billed so far */
-    double idle_due;     /* byte us, not billed yet */
+    struct cost_mean prompt_tokens, new_tokens; /* of a request */
+    struct cost_mean cached_share; /* of prompts that a worker found that had served before */
+    double idle_byte_s;            /* billed so far */
+    double idle_due;               /* byte us, not billed yet */
     struct forecast forecast;
     bool used;
     bool removing;
@@ -110,6 +110,7 @@ struct backbone {
     struct cost_mean load_host; /* from a node's host memory */
     struct cost_mean adapter, adapter_host;
     struct cost_mean bind;             /* us */
+    struct cost_mean cached_share;     /* of its functions that show it: what of another one's */
     struct forecast starts;            /* workers that were asked for */
     struct forecast forecast;          /* requests of any function */
     uint32_t copies;                   /* head of a list */

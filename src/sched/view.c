@@ -67,7 +67,7 @@ void sched_function_view(const struct sched *s, uint64_t now_us, uint32_t functi
     const struct function *f = &s->functions[function];
     struct sched_function_view v = {.state = SCHED_COLD, .worker = SCHED_NONE};
     if (f->used) {
-        struct cost_batch batch = forecast_batch(s, function, f->prompt_tokens);
+        struct cost_batch batch = forecast_batch(s, function, f->prompt_tokens.value);
         v = (struct sched_function_view){
             .worker = SCHED_NONE,
             .waiting = f->waiting,
@@ -78,7 +78,7 @@ void sched_function_view(const struct sched *s, uint64_t now_us, uint32_t functi
             .rate_s = forecast_rate(&f->forecast, now_us),
             .soon = 1 - forecast_none_within(&f->forecast, now_us, SOON_US),
             .forecast_error = forecast_error(&f->forecast),
-            .start_us = forecast_start(s, function, f->prompt_tokens, now_us).alone_us,
+            .start_us = forecast_start(s, function, f->prompt_tokens.value, now_us).alone_us,
             .t0_us = batch.t0_us,
             .alpha_us = batch.alpha_us,
             .batch_limit =

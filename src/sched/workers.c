@@ -244,7 +244,7 @@ static bool is_due(struct plan *p, uint32_t index, const struct worker *w, const
         return true;
     if (w->batch_us == p->now_us && w->running.count > 0)
         return true; /* of the batch that is being put together */
-    struct cost_batch batch = forecast_batch(s, r->function, f->prompt_tokens);
+    struct cost_batch batch = forecast_batch(s, r->function, f->prompt_tokens.value);
     double slo_us = (double)f->slo_ttft_us;
     uint32_t limit =
         mode == SCHED_BATCH_FIXED ? running_max(s) : batch_limit(slo_us, &batch, running_max(s));
@@ -259,7 +259,7 @@ static bool is_due(struct plan *p, uint32_t index, const struct worker *w, const
 static uint64_t kv_needed(const struct sched *s, const struct request *r)
 {
     const struct function *f = &s->functions[r->function];
-    double new_tokens = maths_max(NEW_TOKENS_FACTOR * f->new_tokens, NEW_TOKENS_MIN);
+    double new_tokens = maths_max(NEW_TOKENS_FACTOR * f->new_tokens.value, NEW_TOKENS_MIN);
     new_tokens = maths_min(new_tokens, r->new_tokens_max);
     return s->backbones[f->backbone].kv_token_bytes * (r->prompt_tokens + (uint64_t)new_tokens);
 }
@@ -446,7 +446,7 @@ static bool should_scale(struct plan *p, const struct domain *d, const struct re
 {
     struct sched *s = p->s;
     const struct function *f = &s->functions[r->function];
-    struct cost_batch batch = forecast_batch(s, r->function, f->prompt_tokens);
+    struct cost_batch batch = forecast_batch(s, r->function, f->prompt_tokens.value);
     double slo_us = (double)f->slo_ttft_us, here = -1;
     bool has_fitting = false;
     for (uint32_t i = d->workers; i != SCHED_NONE; i = s->workers[i].domain_next) {
