@@ -560,6 +560,20 @@ void plan_domain(struct plan *p, uint32_t index)
 
 /* --- the end of idle workers --- */
 
+/* What its domain pays for while it is idle: with the process also what only that holds for it. */
+static uint64_t idle_bytes(const struct sched *s, const struct worker *w)
+{
+    uint64_t bytes = worker_bytes(s, w);
+    if (s->config.no_sharing)
+        bytes += s->backbones[w->backbone].bytes;
+    for (uint32_t i = 0; i < s->config.worker_slots_max; i++) {
+        const struct slot *slot = &w->slots[i];
+        if (slot->state == SLOT_BOUND && slot->copy != SCHED_NONE)
+            bytes += s->copies[slot->copy].bytes;
+    }
+    return bytes;
+}
+
 /* How long it stays is decided once, when it falls idle. */
 void plan_idle(struct plan *p, uint32_t index)
 {
@@ -579,8 +593,7 @@ void plan_idle(struct plan *p, uint32_t index)
                 s->devices[w->device].start_wait.value + s->backbones[w->backbone].bind.value +
                 forecast_cached_us(s, function) +
                 (s->config.no_sharing ? copy_load_us(s, COPY_BACKBONE, w->backbone, w->device) : 0),
-            .bytes = (double)worker_bytes(s, w) +
-                     (s->config.no_sharing ? (double)s->backbones[w->backbone].bytes : 0),
+            .bytes = (double)idle_bytes(s, w),
             .price_bytes = s->config.price_bytes};
         keep_us = keepalive_choose(&s->functions[function].forecast, p->now_us, &c).keep_us;
     }
