@@ -16,6 +16,13 @@ struct cost_batch forecast_batch(const struct sched *s, uint32_t function, doubl
     return cost_batch_of(&b->fit.c, maths_max(prompt_tokens, 1), s->config.step_rows_max);
 }
 
+double forecast_busy_us(const struct sched *s, uint32_t device, uint32_t function)
+{
+    const struct device *v = &s->devices[device];
+    const struct backbone *b = &s->backbones[s->functions[function].backbone];
+    return v->backlog_us + (v->active > 0 ? cost_turn_us(&b->fit.c, 1, 0, 1) / 2 : 0);
+}
+
 static const struct worker *worker_on(const struct sched *s, const struct domain *d,
                                       uint32_t device)
 {

@@ -421,11 +421,13 @@ static bool feed(struct plan *p, uint32_t index, uint32_t worker)
 }
 
 /* The domain's worker that takes the next request: the one with least at work. */
+/* The worker that comes to the next request first; of those, which runs least. */
 static uint32_t pick_worker(struct plan *p, const struct domain *d)
 {
     struct sched *s = p->s;
     uint32_t best = SCHED_NONE, most = running_max(s);
     uint32_t function = s->requests[d->waiting.head].function;
+    double best_us = 0;
     for (uint32_t i = d->workers; i != SCHED_NONE; i = s->workers[i].domain_next) {
         const struct worker *w = &s->workers[i];
         bool runs_batch = s->config.batching == SCHED_BATCH_STATIC && w->running.count > 0 &&
@@ -433,10 +435,60 @@ static uint32_t pick_worker(struct plan *p, const struct domain *d)
         if (w->state != WORKER_READY || w->running.count >= most || runs_batch ||
             !device_fits(s, w->device, function))
             continue;
-        if (best == SCHED_NONE || w->running.count < s->workers[best].running.count)
+        double us = forecast_busy_us(s, w->device, function);
+        if (best == SCHED_NONE || us < best_us ||
+            (us <= best_us && w->running.count < s->workers[best].running.count)) {
             best = i;
+            best_us = us;
+        }
     }
     return best;
+}
+
+/* A spare on a device with nothing to do, which comes to the domain's next request sooner than
+ * `worker`, whose device is at work. */
+static uint32_t pick_spare(struct plan *p, uint32_t index, uint32_t worker)
+{
+    struct sched *s = p->s;
+    const struct domain *d = &s->domains[index];
+    uint32_t function = s->requests[d->waiting.head].function, left = DEVICES_SAMPLED;
+    double least_us = forecast_busy_us(s, s->workers[worker].device, function);
+    uint32_t best = SCHED_NONE;
+    if (least_us <= 0 || s->config.no_sharing || d->worker_count >= s->config.domain_workers_max)
+        return SCHED_NONE;
+    for (uint32_t i = s->backbones[d->key.backbone].copies; i != SCHED_NONE && left > 0;
+         i = s->copies[i].object_next, left--) {
+        const struct copy *c = &s->copies[i];
+        uint32_t spare = SCHED_NONE;
+        if (place_is_device(s, c->place) && copy_is_ready(c) && s->devices[c->place].active == 0 &&
+            device_fits(s, c->place, function))
+            spare = spare_on(s, c->place, i);
+        if (spare == SCHED_NONE || s->workers[spare].state != WORKER_READY)
+            continue;
+        struct route_start start = forecast_parts(s, function, c->place, p->now_us);
+        double us = route_start_us(&start) + forecast_busy_us(s, c->place, function);
+        if (us < least_us) {
+            best = spare;
+            least_us = us;
+        }
+    }
+    return best;
+}
+
+/* Where the domain's first request goes; SCHED_NONE: to nobody now. */
+static uint32_t pick(struct plan *p, uint32_t index)
+{
+    struct sched *s = p->s;
+    struct domain *d = &s->domains[index];
+    uint32_t worker = pick_worker(p, d);
+    if (worker == SCHED_NONE)
+        return SCHED_NONE;
+    uint32_t spare = pick_spare(p, index, worker);
+    if (spare == SCHED_NONE)
+        return worker;
+    forecast_arrival(&s->backbones[d->key.backbone].starts, p->now_us);
+    worker_join(s, spare, index, p->now_us);
+    return spare;
 }
 
 /* --- the domain --- */
@@ -543,7 +595,7 @@ void plan_domain(struct plan *p, uint32_t index)
             grow_kv(p, index, i);
     do {
         while (d->waiting.head != SCHED_NONE) {
-            uint32_t worker = pick_worker(p, d);
+            uint32_t worker = pick(p, index);
             if (worker == SCHED_NONE || !feed(p, index, worker))
                 break;
         }

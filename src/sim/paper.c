@@ -273,7 +273,7 @@ static int run_sweeps(struct paper *p, struct error *err)
 {
     static const double devices[] = {2, 4, 8, 16};
     static const double loads[] = {0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 4, 8};
-    static const double prices[PAPER_PRICES] = {1e11, 3e11, 1e12, 3e12, 1e13, 1e14};
+    static const double prices[PAPER_PRICES] = {1e11, 1e12, 3e12, 1e13, SYSTEM_GPU_HOLD, 1e14};
     static const struct system *const scaled[] = {&system_published, &system_serverlessllm,
                                                   &system_sllora, &system_sllora_shared};
     static const struct system *const loaded[] = {&system_vllm, &system_published, &system_sllora,
