@@ -50,13 +50,13 @@ static void add_processor(struct findings *f)
     struct finding *x = add(f, "processors");
     snprintf(x->value, sizeof x->value, "%ld", sysconf(_SC_NPROCESSORS_ONLN));
     x = add(f, "instruction sets");
-    snprintf(x->value, sizeof x->value, "%s%s%s%s%s%s%s", "sse2",
-             __builtin_cpu_supports("avx2") ? " avx2" : "",
-             __builtin_cpu_supports("fma") ? " fma" : "",
-             __builtin_cpu_supports("avx512bw") ? " avx512" : "",
-             __builtin_cpu_supports("avx512vnni") ? " avx512-vnni" : "",
-             __builtin_cpu_supports("avx512bf16") ? " avx512-bf16" : "",
-             __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("amx-int8") ? " amx" : "");
+    snprintf(
+        x->value, sizeof x->value, "%s%s%s%s%s%s%s", "sse2",
+        __builtin_cpu_supports("avx2") ? " avx2" : "", __builtin_cpu_supports("fma") ? " fma" : "",
+        __builtin_cpu_supports("avx512bw") ? " avx512" : "",
+        __builtin_cpu_supports("avx512vnni") ? " avx512-vnni" : "",
+        __builtin_cpu_supports("avx512bf16") ? " avx512-bf16" : "",
+        __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("amx-int8") ? " amx" : "");
     if (!__builtin_cpu_supports("avx2"))
         x->consequence = "the engine computes with scalar code, many times slower";
 }

@@ -1,7 +1,7 @@
 /*
  * The kernels for Intel's matrix extensions (AMX) beside AVX-512 with VNNI: products in tiles of
- * sixteen rows by sixteen outputs, an order of magnitude above what its vectors multiply. A panel is
- * a tile's format as it stands: a line for each pair of inputs in bf16, for each four in int8.
+ * sixteen rows by sixteen outputs, an order of magnitude above what its vectors multiply. A panel
+ * is a tile's format as it stands: a line for each pair of inputs in bf16, for each four in int8.
  *
  * Of bf16 every number of rows takes the tiles, one row too: an output's products are added in the
  * order of inputs, sixteen pairs a step, whatever stands in the other rows, so it is bitwise the

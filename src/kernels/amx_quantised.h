@@ -1,8 +1,8 @@
 /*
- * Part of amx.c: quantised panels times rows of codes, a group's inputs in one tile. Sums of a group
- * are whole numbers and exact, and what follows them is what quantised_group does, in its order: an
- * output is bitwise the same from vectors and from tiles. So few rows take the vectors, which keep
- * up with memory, and many the tiles.
+ * Part of amx.c: quantised panels times rows of codes, a group's inputs in one tile. Sums of a
+ * group are whole numbers and exact, and what follows them is what quantised_group does, in its
+ * order: an output is bitwise the same from vectors and from tiles. So few rows take the vectors,
+ * which keep up with memory, and many the tiles.
  */
 _Static_assert(KERNEL_GROUP == TILE_LINE, "a line of x is a group's codes");
 _Static_assert(KERNEL_GROUP == TILE_PAIRS * 4, "a tile of weights is half a group of a panel");
@@ -72,8 +72,8 @@ INLINE void group_scale(float totals[BLOCK_HEIGHT][KERNEL_PANEL_OUTS],
         for (int v = 0; v < 2; v++) {
             veci sum = veci_add(offset, veci_load(sums[r] + v * VEC_LANES));
             float *total = totals[r] + v * VEC_LANES;
-            vec_store_f32(total, vec_fma(vec_of_veci(sum), vec_mul(scale[v], by),
-                                         vec_load_f32(total)));
+            vec_store_f32(total,
+                          vec_fma(vec_of_veci(sum), vec_mul(scale[v], by), vec_load_f32(total)));
         }
     }
 }
