@@ -283,7 +283,8 @@ def test_rm_of_a_function_in_use(daemon):
 
 
 @pytest.mark.parametrize("isolation,processes", [("function", 2), ("owner", 1), ("shared", 1)])
-def test_isolation_decides_who_shares_a_process(daemon, isolation, processes):
+def test_isolation_decides_who_shares_a_process(daemon_with, isolation, processes):
+    daemon = daemon_with("--keep-alive", 600)
     for name in ("a", "b"):
         daemon.deploy(name, DEMO, owner="acme", isolation=isolation)
         daemon.client().completions.create(model=name, prompt="A", max_tokens=1)
@@ -345,7 +346,7 @@ def test_runs_as_an_ordinary_user(daemon_with, tmp_path):
     for program in ("sllora", "sllora-worker"):
         shutil.copy(SLLORA.parent / program, tmp_path / program)
     shutil.copytree(DEMO, tmp_path / "model")
-    d = daemon_with(as_user=user, program=tmp_path / "sllora")
+    d = daemon_with("--keep-alive", 600, as_user=user, program=tmp_path / "sllora")
     d.deploy("f", tmp_path / "model")
     assert d.client().completions.create(model="f", prompt="A", max_tokens=2).choices[0].text
     pid = d.worker_pids()[0]

@@ -79,7 +79,8 @@ def cold(tmp_path_factory):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_redeploys_in_any_order_answer_as_cold(daemon, cold, seed):
+def test_redeploys_in_any_order_answer_as_cold(daemon_with, cold, seed):
+    daemon = daemon_with("--keep-alive", 600)
     rng = random.Random(seed)
     known, current = set(), {}
     for turn in range(60):

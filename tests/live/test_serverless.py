@@ -102,10 +102,11 @@ def test_workers_are_copies_of_a_zygote(daemon):
             assert re.search(r"^Seccomp_filters:\t2$", status, re.M), status
 
 
-def test_copies_of_a_zygote_have_nothing_in_common(daemon):
+def test_copies_of_a_zygote_have_nothing_in_common(daemon_with):
     """But the log, and the backbone, which nobody can write."""
     if os.geteuid() != 0:
         pytest.skip("needs root to look into processes")
+    daemon = daemon_with("--keep-alive", 600)
     for i, name in enumerate("fg"):
         daemon.deploy(name, DEMO, ADAPTERS / NAMES[i], owner=name)
         ask(daemon, name)
