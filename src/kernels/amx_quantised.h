@@ -8,9 +8,9 @@ _Static_assert(KERNEL_GROUP == TILE_LINE, "a line of x is a group's codes");
 _Static_assert(KERNEL_GROUP == TILE_PAIRS * 4, "a tile of weights is half a group of a panel");
 _Static_assert(KERNEL_PANEL_OUTS == 2 * VEC_LANES, "two vectors of outputs");
 
-/* Rows from which tiles are faster, as measured. */
-#define TILED_ROWS_INT8 8
-#define TILED_ROWS_INT4 8
+/* Rows from which the tiles take over: where the vectors' tiles of QUANTISED_ROWS end. Not tuned.
+ */
+#define TILED_ROWS QUANTISED_ROWS
 
 /* What memory is asked for while a group is multiplied, in lines of the caches. */
 INLINE const char *fetch_lines(const char *ahead, size_t bytes)
@@ -148,7 +148,7 @@ static void matmul_int8_tiles(float *y, size_t y_stride, const void *x, const vo
                               const float *bias, uint32_t rows, uint32_t in, uint32_t out_begin,
                               uint32_t out_end, int accumulate)
 {
-    if (rows < TILED_ROWS_INT8)
+    if (rows < TILED_ROWS)
         matmul_int8(y, y_stride, x, w, bias, rows, in, out_begin, out_end, accumulate);
     else
         quantised_tiles(y, y_stride, x, w, bias, rows, in, out_begin, out_end, accumulate, 0);
@@ -158,7 +158,7 @@ static void matmul_int4_tiles(float *y, size_t y_stride, const void *x, const vo
                               const float *bias, uint32_t rows, uint32_t in, uint32_t out_begin,
                               uint32_t out_end, int accumulate)
 {
-    if (rows < TILED_ROWS_INT4)
+    if (rows < TILED_ROWS)
         matmul_int4(y, y_stride, x, w, bias, rows, in, out_begin, out_end, accumulate);
     else
         quantised_tiles(y, y_stride, x, w, bias, rows, in, out_begin, out_end, accumulate, 1);

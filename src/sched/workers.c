@@ -612,7 +612,7 @@ void plan_domain(struct plan *p, uint32_t index)
 
 /* --- the end of idle workers --- */
 
-/* What its domain pays for while it is idle: with the process also what only that holds for it. */
+/* What its domain pays for while it is idle: the process, and the adapters bound in it. */
 static uint64_t idle_bytes(const struct sched *s, const struct worker *w)
 {
     uint64_t bytes = worker_bytes(s, w);

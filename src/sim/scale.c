@@ -10,7 +10,8 @@
 #include <time.h>
 
 /* An owner's functions share a process, as by default. */
-/* --hold: with 1,000 devices a second copy of a backbone is for those who are at work. */
+/* --hold; with SYSTEM_GPU_HOLD, which spreads more copies, a day takes longer than five minutes
+ * allow for. */
 #define HOLD 1e13
 #define FUNCTIONS_PER_OWNER 20u
 #define ZIPF 1.0
