@@ -4,6 +4,7 @@
  * its switches give. The requests are sent by `sllora replay`, as anybody would.
  */
 #include "cli/bench.h"
+#include "cli/load_trace.h"
 
 #include <errno.h>
 #include <math.h>
@@ -53,7 +54,7 @@ struct load {
 static int replay(struct bench_server *s, const struct load *l, json_t **ret, struct error *err)
 {
     char rate[32], seconds[32], seed[16];
-    snprintf(rate, sizeof rate, "%.9g", l->rate);
+    snprintf(rate, sizeof rate, "%.17g", l->rate);
     snprintf(seconds, sizeof seconds, "%.9g", l->seconds);
     snprintf(seed, sizeof seed, "%u", l->seed);
     const char *argv[] = {"replay",
@@ -227,6 +228,30 @@ int bench_serverless(const struct bench_options *options, struct error *err)
 #define OFFERED 0.7
 #define ATTAINED 0.99
 
+#define DRAWS 20
+
+/* A trace is drawn: the highest rate, from OFFERED on, at which no more than OFFERED is asked. */
+static int offered_rate(const struct load *l, double capacity, double *ret, struct error *err)
+{
+    struct load_trace t = {.duration_s = l->seconds, .seed = l->seed};
+    double most = OFFERED * capacity * l->seconds;
+    int r = trace_class_parse(l->class, &t.class);
+    *ret = t.rate = OFFERED * capacity;
+    for (int i = 0; r == 0 && i < DRAWS; i++) {
+        struct trace drawn = {0};
+        r = load_trace_make(&t, BENCH_FUNCTIONS, &drawn, err);
+        double count = (double)drawn.count;
+        trace_free(&drawn);
+        if (r == 0 && count <= most) {
+            *ret = t.rate;
+            return 0;
+        }
+        t.rate *= most / count;
+    }
+    return r < 0 ? r
+                 : error_set(err, -ERANGE, "no %s trace of at most %.0f requests", l->class, most);
+}
+
 int bench_slo(const struct bench_options *options, struct error *err)
 {
     struct bench_options own = *options, *o = &own;
@@ -248,20 +273,24 @@ int bench_slo(const struct bench_options *options, struct error *err)
     bench_report(o, json_pack("{s:s, s:s, s:f, s:f}", "bench", "slo", "figure", "capacity",
                               "requests_per_s", capacity, "tok_s", 16 * capacity));
     for (size_t i = 0; i < sizeof classes / sizeof classes[0]; i++) {
-        l = (struct load){classes[i], o->rate > 0 ? o->rate : OFFERED * capacity,
-                          o->seconds > 0 ? o->seconds : 120, 1};
+        l = (struct load){classes[i], o->rate, o->seconds > 0 ? o->seconds : 120, 1};
+        r = l.rate > 0 ? 0 : offered_rate(&l, capacity, &l.rate, err);
+        if (r < 0)
+            return r;
         fprintf(stderr, "bench slo: %s, %.3g requests a second for %.0f s\n", l.class, l.rate,
                 l.seconds);
         r = run(o, flags, &l, &figures, err);
         if (r < 0)
             return r;
         double requests = number(figures, "requests");
-        bench_report(o, json_pack("{s:s, s:s, s:s, s:o, s:f, s:f, s:f, s:o, s:o}", "bench", "slo",
-                                  "figure", "slo_attainment", "class", l.class, "value",
-                                  real(number(figures, "slo_attainment")), "goal", ATTAINED, "load",
-                                  requests / l.seconds / capacity, "requests", requests,
-                                  "ttft_ms_p50", real(number(figures, "ttft_ms_p50")),
-                                  "ttft_ms_p95", real(number(figures, "ttft_ms_p95"))));
+        bench_report(o, json_pack("{s:s, s:s, s:s, s:o, s:f, s:f, s:f, s:o, s:o, s:o, s:o}",
+                                  "bench", "slo", "figure", "slo_attainment", "class", l.class,
+                                  "value", real(number(figures, "slo_attainment")), "goal",
+                                  ATTAINED, "load", requests / l.seconds / capacity, "requests",
+                                  requests, "ttft_ms_p50", real(number(figures, "ttft_ms_p50")),
+                                  "ttft_ms_p95", real(number(figures, "ttft_ms_p95")),
+                                  "tpot_ms_p50", real(number(figures, "tpot_ms_p50")),
+                                  "tpot_ms_p95", real(number(figures, "tpot_ms_p95"))));
         json_decref(figures);
     }
     return 0;

@@ -51,7 +51,7 @@ static const struct argp_option options[] = {
     {"no-prefix-cache", OPT_NO_PREFIX_CACHE, NULL, 0,
      "compute every prompt, also when a domain's KV cache holds its beginning", 2},
     {"queue", OPT_QUEUE, "N", 0, "waiting requests of one function (1024)", 2},
-    {"sequences", OPT_SEQUENCES, "N", 0, "that one worker computes at a time (64)", 2},
+    {"sequences", OPT_SEQUENCES, "N", 0, "that one worker computes at a time (128)", 2},
     {"owner-requests", OPT_OWNER_REQUESTS, "N", 0,
      "of one owner, waiting or running, unless sllora owner says otherwise (2048)", 2},
     {NULL, 0, NULL, 0, "What is kept, and for how long:", 4},

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#define SEQUENCES 128u /* of a worker, unless its steps have fewer rows */
 #define MIB (UINT64_C(1) << 20)
 #define GIB (UINT64_C(1) << 30)
 
@@ -50,7 +51,6 @@ void daemon_config_default(struct daemon_config *c)
                   .function_waiting_max = 1024,
                   .owner_live_max = 2048,
                   .domain_workers_max = 1,
-                  .worker_running_max = 64,
                   .worker_slots_max = SCHED_SLOTS_MAX,
                   .spawn_attempts_max = 3,
                   .batching = SCHED_BATCH_ADAPTIVE,
@@ -110,6 +110,8 @@ int daemon_config_finish(struct daemon_config *c, struct error *err)
     c->kv_bytes -= c->kv_bytes % c->sched.kv_step_bytes;
     c->sched.kv_worker_bytes_max = c->kv_bytes;
     c->sched.step_rows_max = c->rows_max;
+    if (c->sched.worker_running_max == 0)
+        c->sched.worker_running_max = c->rows_max < SEQUENCES ? c->rows_max : SEQUENCES;
     uint64_t least = WORKER_BASE_BYTES + c->sched.kv_step_bytes;
     if (least > c->memory_bytes)
         return error_set(err, -EINVAL,

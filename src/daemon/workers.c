@@ -282,7 +282,8 @@ static void give_turn(struct daemon *d, const struct sched_action *a)
     if (w->proc == NULL)
         return;
     if (a->type == SCHED_GRANT) {
-        struct wire_grant grant = {.turn = a->turn, .prompt_rows = a->rows};
+        struct wire_grant grant = {
+            .turn = a->turn, .prompt_rows = a->rows, .prompts_first = a->prompts_first};
         w->granted_us = clock_now_us();
         proc_put(w->proc, WIRE_GRANT, &grant, sizeof grant, NULL, 0, -1);
     } else {

@@ -452,6 +452,11 @@ void engine_prompt_rows(struct engine *e, uint32_t rows)
     e->prompt_rows_max = rows;
 }
 
+void engine_prompts_first(struct engine *e, bool prompts_first)
+{
+    e->prompts_first = prompts_first;
+}
+
 uint64_t engine_kv_limit(struct engine *e, uint64_t bytes, bool is_most)
 {
     e->kv_is_most = is_most;

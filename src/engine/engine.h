@@ -143,6 +143,10 @@ bool engine_has_work(const struct engine *e);
  * fit. The first is never held up for ever: it gets one row at least. */
 void engine_prompt_rows(struct engine *e, uint32_t rows);
 
+/* From now on nobody decodes in a step in which some row of a prompt can be computed, or no more.
+ */
+void engine_prompts_first(struct engine *e, bool prompts_first);
+
 /* From now on KV blocks of so many bytes may have memory, and one in any case; what is too much and
  * no sequence holds is given back now. is_most: there will never be more, so a sequence that does
  * not fit alone ends with ENGINE_OUT_OF_KV; else it waits, and steps compute nothing meanwhile.

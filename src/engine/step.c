@@ -422,8 +422,12 @@ void step_run(struct engine *e, struct engine_step_stats *stats)
     e->output_index = e->output_count = 0;
     e->part_count = e->row_count = 0;
     plan_long(e);
-    plan_decoding(e);
-    plan_prompts(e);
+    if (e->prompts_first)
+        plan_prompts(e);
+    if (e->part_count == 0) {
+        plan_decoding(e);
+        plan_prompts(e);
+    }
     if (e->part_count == 0)
         return;
     sort_parts(e);

@@ -47,6 +47,7 @@ struct engine {
     uint32_t sequence_count;
     uint32_t next_id;
     uint32_t prompt_rows_max; /* 0: what rows_max leaves */
+    bool prompts_first;       /* who decodes waits for prompts */
     bool kv_is_most;          /* the KV pool's limit will not be raised */
 
     /* The batch of one step, sized once. */

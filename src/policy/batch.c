@@ -79,3 +79,11 @@ uint32_t batch_prompt_rows(const struct cost_step *c, double tpot_us, uint32_t d
     double rows = left / c->prompt_us;
     return rows <= least ? least : rows >= most ? most : (uint32_t)rows;
 }
+
+double batch_paced_us(const struct cost_step *c, double prompts_us, uint32_t rows,
+                      uint32_t decode_rows, uint32_t most)
+{
+    double paced_us = cost_turn_us(c, 1, rows, decode_rows) / rows;
+    double alone_us = cost_turn_us(c, 1, most, 0) / most;
+    return alone_us > 0 ? prompts_us * paced_us / alone_us : prompts_us;
+}

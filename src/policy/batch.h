@@ -26,7 +26,7 @@ double batch_margin_us(uint64_t deadline_us, uint64_t now_us, double contention,
 
 struct batch_contender {
     double margin_us;
-    double slack_us;      /* how long it can be put off, were it next then: its margin without M */
+    double slack_us;      /* how long it can be put off, were it next then, and no token is late */
     double first_us;      /* what it takes until its first tokens; 0: it only decodes */
     uint32_t passed_over; /* turns of others since it last had, or began to want, the device */
     uint32_t index;       /* the caller's */
@@ -50,3 +50,8 @@ uint64_t batch_turn_ends_us(uint64_t turn_began_us, uint64_t turn_us, bool anoth
  * least to most: chunked prefill at the pace that those who decode were promised. */
 uint32_t batch_prompt_rows(const struct cost_step *c, double tpot_us, uint32_t decode_rows,
                            uint32_t least, uint32_t most);
+
+/* How long prompts take, prompts_us in steps of `most` rows of theirs alone, when a step has `rows`
+ * of them beside decode_rows. */
+double batch_paced_us(const struct cost_step *c, double prompts_us, uint32_t rows,
+                      uint32_t decode_rows, uint32_t most);

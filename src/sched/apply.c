@@ -186,7 +186,9 @@ static void on_tokens(struct sched *s, const struct sched_event *e)
     f->missed += !met;
     s->met += met;
     s->missed += !met;
+    r->decoded_mark = s->workers[r->worker].decoded;
     request_answered(s, r);
+    device_look(s, s->workers[r->worker].device);
 }
 
 static void on_done(struct sched *s, const struct sched_event *e)
@@ -241,6 +243,10 @@ static void on_turn_ended(struct sched *s, const struct sched_event *e)
     cost_fit_add(&s->backbones[w->backbone].fit, &t);
     s->devices[w->device].device_us += e->us;
     w->turn_ended_us = e->now_us;
+    if (e->more_tokens > 0) {
+        w->decoded += e->steps;
+        w->decoded_us = e->now_us;
+    }
     if (e->stalled && w->running.count > 0) {
         w->stalled = true;
         domain_look(s, w->domain);

@@ -145,7 +145,8 @@ enum sched_action_type {
     SCHED_RESIZE,    /* worker, bytes: KV memory that it may have from now on; is_most: and ever */
     SCHED_SUBMIT,    /* worker, request, slot, us: its deadline */
     SCHED_CANCEL,    /* worker, request */
-    SCHED_GRANT,     /* worker, turn, rows of prompts in a step */
+    SCHED_GRANT,     /* worker, turn, rows of prompts in a step; prompts_first: who decodes waits
+                      * until no prompt is left */
     SCHED_REVOKE,    /* worker, turn */
     SCHED_KILL,      /* worker */
     SCHED_REFUSE,    /* request, reason, us: come again after (0: not known); the core forgot it */
@@ -207,7 +208,7 @@ struct sched_action {
     uint32_t rows;
     uint32_t reason; /* enum sched_reason; of a RECEIPT: why it did not complete */
     uint32_t is_most;
-    uint32_t reserved;
+    uint32_t prompts_first;
     struct sched_receipt receipt;
 };
 

@@ -41,6 +41,7 @@ struct request {
     uint64_t retry_us; /* refused */
     double prefill_us; /* its part of the device's backlog until the first token; 0 after it */
     double own_mark, adapter_mark, backbone_mark;
+    uint64_t decoded_mark; /* its worker's at its first token */
     struct sched_receipt receipt;
     uint32_t state; /* enum request_state */
     uint32_t function;
@@ -168,6 +169,8 @@ struct worker {
     uint64_t spawned_us, ready_us;
     uint64_t joined_us; /* its domain */
     uint64_t turn_ended_us;
+    uint64_t decoded;    /* steps of the turns that ended in which what runs decoded, */
+    uint64_t decoded_us; /* and when the last of them did */
     uint64_t batch_us; /* when requests were submitted to it last: a batch, as long as it is now */
     uint32_t state;    /* enum worker_state */
     uint32_t device;
@@ -218,6 +221,7 @@ struct device {
     bool exists;
     bool queued;
     bool turn_revoked;
+    bool prompts_first; /* of the turn */
 };
 
 struct sched {

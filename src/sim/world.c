@@ -222,7 +222,7 @@ struct sched_config world_config(const struct profile *p, uint32_t devices, uint
         .function_waiting_max = 1u << 12,
         .owner_live_max = 1u << 16,
         .domain_workers_max = devices,
-        .worker_running_max = p->is_gpu ? 256 : 64,
+        .worker_running_max = p->is_gpu ? 256 : 128,
         .worker_slots_max = SCHED_SLOTS_MAX,
         .spawn_attempts_max = 3,
         .step_rows_max = p->step_rows,

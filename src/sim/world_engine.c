@@ -46,6 +46,8 @@ static double step_us(const struct world *w, const struct world_worker *k, uint3
 
 static uint32_t decode_rows(const struct world *w, const struct world_worker *k)
 {
+    if (k->prompts_first && k->segment.prompt_rows > 0)
+        return 0;
     return w->o->batch == WORLD_STATIC && k->decodes.count > 0 ? k->batch_rows : k->decodes.count;
 }
 
@@ -55,7 +57,7 @@ static double segment_us(const struct world *w, const struct world_worker *k, do
     const struct world_segment *g = &k->segment;
     const struct profile_step *s = &w->profile->backbones[k->backbone].steps[w->o->engine];
     uint32_t rows = decode_rows(w, k);
-    double read = steps * (double)k->context + rows * steps * (steps - 1) / 2;
+    double read = rows > 0 ? steps * (double)k->context + rows * steps * (steps - 1) / 2 : 0;
     return steps * step_us(w, k, g->prompt_rows, rows) + s->context_us * read;
 }
 
@@ -143,6 +145,8 @@ static bool size_segment(const struct world *w, struct world_worker *k)
     uint32_t rows = chunk_rows(w, k), decodes = k->decodes.count;
     if (w->o->batch == WORLD_STATIC)
         room = UINT64_MAX;
+    if (k->prompts_first && rows > 0 && room > 0)
+        decodes = 0;
     if (room < decodes)
         return false;
     g->prompt_rows = rows < room - decodes ? rows : (uint32_t)(room - decodes);
@@ -371,12 +375,13 @@ void world_submit(struct world *w, uint32_t worker, struct world_request *r)
         cut_short(w, worker);
 }
 
-void world_grant(struct world *w, uint32_t worker, uint32_t rows)
+void world_grant(struct world *w, uint32_t worker, uint32_t rows, bool prompts_first)
 {
     struct world_worker *k = &w->workers[worker];
     assert(!k->has_turn && rows > 0);
     k->has_turn = true;
     k->rows_max = rows;
+    k->prompts_first = prompts_first;
     k->turn = (struct world_turn){0};
     begin_segment(w, worker, w->profile->turn_us);
 }

@@ -81,6 +81,7 @@ struct world_worker {
     uint64_t context;    /* tokens in the caches of those that decode, */
     uint64_t computed;   /* and of prompts that are computed in part */
     uint32_t rows_max;   /* of prompts in a step, of the grant */
+    bool prompts_first;  /* likewise: who decodes waits for them */
     uint32_t batch_rows; /* of a static batch */
     double device_each;  /* us of device time that each sequence has had */
     struct world_turn turn;
@@ -179,7 +180,7 @@ void world_loss_event(struct world *w);
 /* --- world_engine.c --- */
 
 void world_submit(struct world *w, uint32_t worker, struct world_request *r);
-void world_grant(struct world *w, uint32_t worker, uint32_t rows);
+void world_grant(struct world *w, uint32_t worker, uint32_t rows, bool prompts_first);
 void world_revoke(struct world *w, uint32_t worker);
 void world_segment_event(struct world *w, uint32_t worker, uint32_t number);
 /* Its sequences are gone. */

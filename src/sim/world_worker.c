@@ -108,7 +108,7 @@ void world_worker_act(struct world *w, const struct sched_action *a)
     case SCHED_GRANT:
         assert(w->places[k->device].turn_worker == SCHED_NONE);
         w->places[k->device].turn_worker = a->worker;
-        world_grant(w, a->worker, a->rows);
+        world_grant(w, a->worker, a->rows, a->prompts_first);
         break;
     case SCHED_REVOKE:
         assert(w->places[k->device].turn_worker == a->worker);

@@ -223,8 +223,8 @@ struct wire_request {
 
 struct wire_grant {
     uint64_t turn;
-    uint32_t prompt_rows; /* of a step, where others decode */
-    uint32_t reserved;
+    uint32_t prompt_rows;   /* of a step, where others decode */
+    uint32_t prompts_first; /* 1: others decode when no prompt is left */
 };
 
 struct wire_turn {

@@ -495,8 +495,10 @@ int session_step(struct session *s, struct error *err)
 void session_take_turn(struct session *s, const struct wire_grant *g)
 {
     s->turn = (struct session_turn){.held = true, .number = g->turn};
-    if (s->engine != NULL)
-        engine_prompt_rows(s->engine, g->prompt_rows);
+    if (s->engine == NULL)
+        return;
+    engine_prompt_rows(s->engine, g->prompt_rows);
+    engine_prompts_first(s->engine, g->prompts_first != 0);
 }
 
 void session_end_turn(struct session *s)

@@ -337,6 +337,18 @@ static void test_prompt_rows_keep_the_pace(void **state)
     }
 }
 
+/* 200 rows in steps of 100 take 2 * (100 + 100 * 10); in steps of 50 beside 4 that decode 4 * (100
+ * + 50 * 10 + 4 * 5). */
+static void test_paced_by_hand(void **state)
+{
+    (void)state;
+    const struct cost_step c = {.step_us = 100, .prompt_us = 10, .decode_us = 5};
+    assert_true(fabs(batch_paced_us(&c, 2200, 50, 4, 100) - 2480) < 1e-9);
+    assert_true(fabs(batch_paced_us(&c, 2200, 100, 0, 100) - 2200) < 1e-9);
+    const struct cost_step nothing = {0};
+    assert_true(batch_paced_us(&nothing, 0, 50, 4, 100) == 0.0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -351,6 +363,7 @@ int main(void)
         cmocka_unit_test(test_turn_ends),
         cmocka_unit_test(test_prompt_rows_by_hand),
         cmocka_unit_test(test_prompt_rows_keep_the_pace),
+        cmocka_unit_test(test_paced_by_hand),
     };
     return cmocka_run_group_tests_name("batch", tests, NULL, NULL);
 }

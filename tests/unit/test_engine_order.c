@@ -98,6 +98,42 @@ static void test_prompt_rows_change(void **state)
     bench_free(b);
 }
 
+/* While prompts are first those that decode wait, and nothing of it shows in what they give. Where
+ * no prompt finds room, they go on. */
+static void test_prompts_first(void **state)
+{
+    (void)state;
+    struct bench *b = bench_new(2, IMAGE_F32);
+    struct engine *e = engine_of(b, 60, 64, false);
+    struct engine_request requests[4] = {request(b, 1, 3, 20), request(b, 5, 2, 20),
+                                         request(b, 9, 100, 9), request(b, 13, 70, 9)};
+    struct fixture_stream streams[4];
+    for (uint32_t i = 0; i < 2; i++)
+        fixture_add(e, &requests[i], &streams[i]);
+    fixture_step(e, streams, 2, FIXTURE_OUTPUTS_MAX);
+    engine_prompts_first(e, true);
+    step_beside(e, streams, 2, 0, 0); /* nobody to wait for */
+    for (uint32_t i = 2; i < 4; i++)
+        fixture_add(e, &requests[i], &streams[i]);
+    for (uint32_t step = 0; step < 2; step++) { /* the third's 100 rows, and what is left of 64 */
+        struct engine_step_stats stats = fixture_step(e, streams, 4, FIXTURE_OUTPUTS_MAX);
+        assert_int_equal(stats.prompt_rows, stats.rows);
+        assert_int_equal(streams[0].count, 2);
+        assert_int_equal(streams[1].count, 2);
+    }
+    assert_int_equal(streams[2].count, 1);
+    engine_prompts_first(e, false);
+    fixture_step(e, streams, 4, FIXTURE_OUTPUTS_MAX);
+    assert_int_equal(streams[0].count, 3);
+    engine_prompts_first(e, true);
+    while (engine_has_work(e))
+        fixture_step(e, streams, 4, FIXTURE_OUTPUTS_MAX);
+    for (uint32_t i = 0; i < 4; i++)
+        as_alone(b, &requests[i], &streams[i], "prompts first");
+    engine_close(e);
+    bench_free(b);
+}
+
 /* Whose rows they were: of who decodes one, of a prompt in all as many as it is long, of nobody
  * else any; at each step, and also of a sequence that has just given out its last token. */
 static void test_rows_of_each(void **state)
@@ -291,6 +327,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_prompts_beside_decoding),
         cmocka_unit_test(test_prompt_rows_change),
+        cmocka_unit_test(test_prompts_first),
         cmocka_unit_test(test_rows_of_each),
         cmocka_unit_test(test_rows_go_by_order),
         cmocka_unit_test(test_blocks_go_by_order),
