@@ -18,6 +18,8 @@
 #define CHUNK_OUTPUTS_MIN KERNEL_PANEL_OUTS
 #define CHUNK_OUTPUTS_MIN_MANY_ROWS 64u /* rows are read again for each chunk */
 #define CHUNK_MANY_ROWS 8u
+#define CHUNK_INPUT_BYTES (UINT32_C(2) << 20)
+#define CHUNK_OUTPUTS_LARGE 256u
 
 _Static_assert((int)IMAGE_F32 == KERNEL_F32 && (int)IMAGE_BF16 == KERNEL_BF16 &&
                    (int)IMAGE_PANELS == KERNEL_PANELS && (int)IMAGE_INT8 == KERNEL_INT8 &&
@@ -76,6 +78,21 @@ static uint32_t chunk_outputs(uint32_t rows, uint32_t in)
     return outputs > least ? outputs : least;
 }
 
+/* Inputs in bf16 that are more than the second level of the caches holds come anew for each chunk:
+ * then there are few, as many for each thread. */
+static uint32_t chunk_outputs_of(const struct forward *f, uint32_t rows, const struct weight *w)
+{
+    uint32_t outputs = chunk_outputs(rows, w->cols), threads = pool_threads(f->pool);
+    if (f->kernels->matmul_half[w->dtype] == NULL ||
+        rows * forward_half_stride(w->cols) * sizeof(uint16_t) < CHUNK_INPUT_BYTES)
+        return outputs;
+    uint32_t chunks = (w->rows + CHUNK_OUTPUTS_LARGE - 1) / CHUNK_OUTPUTS_LARGE;
+    chunks = (chunks + threads - 1) / threads * threads;
+    uint32_t each = (w->rows + chunks - 1) / chunks;
+    each = (each + CHUNK_OUTPUTS_MIN - 1) / CHUNK_OUTPUTS_MIN * CHUNK_OUTPUTS_MIN;
+    return each > outputs ? each : outputs;
+}
+
 /* Chunks count through the outputs of the first linear, then of the second, and so on. */
 static void linear_chunk(void *argument, uint32_t chunk, uint32_t thread)
 {
@@ -131,7 +148,7 @@ static void round_chunk(void *argument, uint32_t row, uint32_t thread)
     const float *x = job->x + (size_t)row * job->in;
     (void)thread;
     if (job->as_half)
-        k->store[KERNEL_BF16](a->half + (size_t)row * job->in, x, job->in);
+        k->store[KERNEL_BF16](a->half + row * forward_half_stride(job->in), x, job->in);
     if (job->as_quantised)
         k->quantise(a->quantised + row * kernel_quantised_bytes(job->in), x, job->in);
 }
@@ -186,7 +203,7 @@ static void apply_linears(struct forward *f, const struct batch *b, const struct
 {
     struct linear_job job = {f, b, linears, count, 0};
     uint32_t chunks = 0;
-    job.chunk_outputs = chunk_outputs(b->row_count, linears[0].weights->weight.cols);
+    job.chunk_outputs = chunk_outputs_of(f, b->row_count, &linears[0].weights->weight);
     for (uint32_t i = 0; i < count; i++)
         chunks += (linears[i].weights->weight.rows + job.chunk_outputs - 1) / job.chunk_outputs;
     round_inputs(f, b, linears, count);
@@ -392,7 +409,8 @@ static uint64_t lay_out(struct forward *f, uint8_t *base, uint32_t threads)
     uint64_t row = (uint64_t)f->rows_max * sizeof(float), at = 0;
     a->x = forward_carve(base, &at, row * c->hidden);
     a->h = forward_carve(base, &at, row * f->h_width);
-    a->half = forward_carve(base, &at, (uint64_t)f->rows_max * input_width(f) * sizeof(uint16_t));
+    a->half = forward_carve(
+        base, &at, (uint64_t)f->rows_max * forward_half_stride(input_width(f)) * sizeof(uint16_t));
     a->quantised = forward_carve(base, &at, f->rows_max * kernel_quantised_bytes(input_width(f)));
     a->q = forward_carve(base, &at, row * f->q_width);
     a->k = forward_carve(base, &at, row * f->kv_width);
@@ -499,7 +517,7 @@ uint64_t forward_bytes(const struct forward *f)
                    f->q_width + 2ull * f->kv_width + 2ull * c->rotary_dim;
     uint64_t rounded = image_group_bytes(f->backbone->layers[0].linears[LINEAR_Q].weight.dtype) > 0
                            ? kernel_quantised_bytes(input_width(f))
-                           : input_width(f) * sizeof(uint16_t);
+                           : forward_half_stride(input_width(f)) * sizeof(uint16_t);
     return (row * sizeof(float) + rounded) * f->rows_touched + (layers > logits ? layers : logits);
 }
 

@@ -56,7 +56,7 @@ struct activations {
     float *q;           /* [rows, q_width] */
     float *k;           /* [rows, kv_width] */
     float *v;           /* [rows, kv_width] */
-    uint16_t *half;     /* [rows, in]: the input of the linears at work, as bf16 */
+    uint16_t *half;     /* [rows, forward_half_stride(in)]: the linears' input, as bf16 */
     uint8_t *quantised; /* [rows, kernel_quantised_bytes(in)]: likewise, as int8 */
     float *y;           /* [rows, hidden]: what attention or MLP adds to the residual stream */
     float *cos[MODEL_LAYER_KIND_COUNT]; /* [rows, rotary_dim / 2] */
@@ -108,6 +108,14 @@ void forward(struct forward *f, const struct batch *b);
  * do for FORWARD_LOGIT_ROWS_MAX. Overwrites everything but f->act.x. */
 void forward_logits(struct forward *f, const struct batch *b, const uint32_t *rows, uint32_t count,
                     float *ret_logits);
+
+/* From a row of `half` to the next: an odd number of lines of the caches, so that many rows do not
+ * fall into the same few places of them. */
+static inline size_t forward_half_stride(uint32_t in)
+{
+    const size_t line = 64 / sizeof(uint16_t);
+    return ((in + line - 1) / line | 1) * line;
+}
 
 /* Runs fn over chunks on the pool, or here when `work` multiply-adds in all are too few. */
 void forward_run(struct forward *f, uint64_t work, pool_fn *fn, void *argument,

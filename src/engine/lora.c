@@ -121,8 +121,9 @@ static void product(const struct forward *f, const struct linear *l, const struc
                                       f->act.quantised + row * kernel_quantised_bytes(w->cols),
                                       w->data, bias, count, w->cols, begin, end, 0);
     else if (k->matmul_half[w->dtype])
-        k->matmul_half[w->dtype](y, y_stride, f->act.half + at, w->cols, w->data, bias, count,
-                                 w->cols, begin, end, 0);
+        k->matmul_half[w->dtype](y, y_stride, f->act.half + row * forward_half_stride(w->cols),
+                                 forward_half_stride(w->cols), w->data, bias, count, w->cols, begin,
+                                 end, 0);
     else
         k->matmul[w->dtype](y, y_stride, l->x + at, w->cols, w->data, bias, count, w->cols, begin,
                             end, 0);

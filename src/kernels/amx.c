@@ -10,6 +10,7 @@
 #include "kernels/avx512.h"
 
 #include <stdalign.h>
+#include <stdbool.h>
 
 static kernel_matmul_half matmul_half_tiles;
 static kernel_matmul_quantised matmul_int8_tiles, matmul_int4_tiles;
@@ -29,6 +30,8 @@ static kernel_ceiling_multiply ceiling_bf16_tiles, ceiling_int8_tiles;
 #define TILE_PAIRS 16  /* lines of weights */
 #define TILE_INPUTS (2 * TILE_PAIRS)
 #define BLOCK_HEIGHT (2 * TILE_HEIGHT)
+#define CACHE_LINE 64
+#define SLICE_INPUTS 2048u
 
 _Static_assert(KERNEL_PANEL_OUTS * 4 == 2 * TILE_LINE, "two tiles of weights side by side");
 
@@ -81,8 +84,30 @@ INLINE void zero_sums(void)
     _tile_zero(SUMS_11);
 }
 
+INLINE void load_sums(const float *from, size_t row_bytes, const int is_high)
+{
+    const char *low = (const char *)from, *high = low + TILE_HEIGHT * row_bytes;
+    _tile_loadd(SUMS_00, low, row_bytes);
+    _tile_loadd(SUMS_01, low + TILE_LINE, row_bytes);
+    if (!is_high)
+        return;
+    _tile_loadd(SUMS_10, high, row_bytes);
+    _tile_loadd(SUMS_11, high + TILE_LINE, row_bytes);
+}
+
+INLINE void store_sums(void *to, size_t row_bytes, const int is_high)
+{
+    char *low = to, *high = low + TILE_HEIGHT * row_bytes;
+    _tile_stored(SUMS_00, low, row_bytes);
+    _tile_stored(SUMS_01, low + TILE_LINE, row_bytes);
+    if (!is_high)
+        return;
+    _tile_stored(SUMS_10, high, row_bytes);
+    _tile_stored(SUMS_11, high + TILE_LINE, row_bytes);
+}
+
 /* sums += x [rows, TILE_INPUTS] * weights [TILE_PAIRS, 2 x 16 pairs] */
-INLINE void tiles_step(const uint16_t *x, size_t x_bytes, const char *w, const int is_high)
+INLINE void tiles_step(const char *x, size_t x_bytes, const char *w, const int is_high)
 {
     _tile_loadd(WEIGHTS_0, w, 2 * TILE_LINE);
     _tile_loadd(WEIGHTS_1, w + TILE_LINE, 2 * TILE_LINE);
@@ -91,89 +116,191 @@ INLINE void tiles_step(const uint16_t *x, size_t x_bytes, const char *w, const i
     _tile_dpbf16ps(SUMS_01, X_0, WEIGHTS_1);
     if (!is_high)
         return;
-    _tile_loadd(X_1, (const char *)x + TILE_HEIGHT * x_bytes, x_bytes);
+    _tile_loadd(X_1, x + TILE_HEIGHT * x_bytes, x_bytes);
     _tile_dpbf16ps(SUMS_10, X_1, WEIGHTS_0);
     _tile_dpbf16ps(SUMS_11, X_1, WEIGHTS_1);
 }
 
 /* The last inputs, fewer than a tile has: what is missing is 0 in both. */
-INLINE void tiles_rest(const uint16_t *x, size_t x_stride, const char *w, uint32_t rows, uint32_t n,
+INLINE void tiles_rest(const char *x, size_t x_bytes, const char *w, uint32_t rows, uint32_t n,
                        const int is_high)
 {
     alignas(64) uint16_t part[BLOCK_HEIGHT][TILE_INPUTS] = {{0}};
     alignas(64) char weights[TILE_PAIRS * 2 * TILE_LINE] = {0};
     for (uint32_t r = 0; r < rows; r++)
-        memcpy(part[r], x + r * x_stride, n * sizeof *x);
+        memcpy(part[r], x + r * x_bytes, n * sizeof part[0][0]);
     memcpy(weights, w, (n + 1) / 2 * 2 * TILE_LINE);
     written();
-    tiles_step(part[0], sizeof part[0], weights, is_high);
+    tiles_step((const char *)part[0], sizeof part[0], weights, is_high);
 }
+
+/* What memory is asked for in each step: so many lines of weights, and where sums will be written,
+ * which costs as much as reading. */
+struct ahead {
+    const char *w;
+    uint32_t lines;
+    uint32_t y_rows; /* left */
+    const char *y;
+    size_t y_bytes; /* from a row to the next */
+};
+
+#define AHEAD_ROWS 4u
+
+INLINE void fetch_share(struct ahead *a)
+{
+    for (uint32_t line = 0; line < a->lines; line++)
+        _mm_prefetch(a->w + line * CACHE_LINE, _MM_HINT_T1);
+    a->w += a->lines * CACHE_LINE;
+    for (uint32_t i = 0; i < AHEAD_ROWS && a->y_rows > 0; i++, a->y_rows--, a->y += a->y_bytes) {
+        __builtin_prefetch(a->y, 1);
+        __builtin_prefetch(a->y + CACHE_LINE, 1);
+    }
+}
+
+/* A product: rows of x, x_bytes apart, times panels of weights. A step is what stands in the tiles
+ * at a time: so many inputs of a panel, step_bytes of it. */
+struct product {
+    float *y;
+    size_t y_stride;
+    const char *x;
+    size_t x_bytes;
+    const char *w;
+    size_t panel_bytes, step_bytes;
+    uint32_t step_inputs;
+    const float *bias;
+    uint32_t rows, in, out_begin, out_end;
+    int accumulate;
+};
 
 /* The outputs of one panel for up to BLOCK_HEIGHT rows. */
-INLINE void tiles_block(float *y, size_t y_stride, const uint16_t *x, size_t x_stride,
-                        const char *w, const char *ahead, const float *bias, uint32_t rows,
-                        uint32_t in, uint32_t outs, int accumulate, const int is_high)
+struct block {
+    float *y;
+    const char *x, *panel;
+    const float *bias;
+    uint32_t rows, outs;
+    uint32_t begin, end; /* of the inputs: sums of those before `begin` stand in y */
+};
+
+/* Few rows: what this product reads a little later; near its end the panel itself, which costs
+ * nothing. Many: each of their blocks brings its part of the next product's panels, which follow
+ * these. */
+INLINE struct ahead ahead_of(const struct product *p, const struct block *b, const char *w_end,
+                             uint32_t index, uint32_t count)
+{
+    uint32_t lines = (uint32_t)(p->step_bytes / CACHE_LINE), share = (lines + count - 1) / count;
+    struct ahead a = {.lines = share,
+                      .y_rows = b->begin == 0 ? b->rows : 0,
+                      .y = (const char *)b->y,
+                      .y_bytes = p->y_stride * sizeof *p->y};
+    size_t distance = count == 1 ? AHEAD_BYTES : (size_t)(w_end - p->w);
+    if (count == 1 && (size_t)(w_end - b->panel) < p->panel_bytes + AHEAD_BYTES)
+        distance = 0;
+    size_t before = index * (p->panel_bytes / lines * share);
+    size_t step = b->begin / p->step_inputs * share * CACHE_LINE;
+    a.w = (const char *)((uintptr_t)b->panel + distance + before + step);
+    return a;
+}
+
+typedef void block_multiply(const struct product *p, const struct block *b, struct ahead *ahead,
+                            int is_high);
+
+/* Rows outside, panels inside: a block's x stays in the first level while the weights pass, which
+ * are in the second from the second block on. For both, of long inputs a slice is taken at a time.
+ */
+INLINE void tiles_slice(const struct product *p, uint32_t begin, uint32_t end,
+                        block_multiply *multiply)
+{
+    uint32_t blocks = (p->rows + BLOCK_HEIGHT - 1) / BLOCK_HEIGHT, configured = 0;
+    uint32_t panels = (p->out_end - p->out_begin + KERNEL_PANEL_OUTS - 1) / KERNEL_PANEL_OUTS;
+    const char *w_end = p->w + panels * p->panel_bytes;
+    for (uint32_t i = 0; i < blocks; i++) {
+        uint32_t r = i * BLOCK_HEIGHT;
+        struct block b = {.x = p->x + r * p->x_bytes, .panel = p->w, .begin = begin, .end = end};
+        b.rows = p->rows - r < BLOCK_HEIGHT ? p->rows - r : BLOCK_HEIGHT;
+        if (b.rows != configured)
+            configure(b.rows);
+        configured = b.rows;
+        for (uint32_t o = p->out_begin; o < p->out_end; o += KERNEL_PANEL_OUTS) {
+            b.outs = p->out_end - o < KERNEL_PANEL_OUTS ? p->out_end - o : KERNEL_PANEL_OUTS;
+            b.y = p->y + r * p->y_stride + o;
+            b.bias = p->bias != NULL ? p->bias + o : NULL;
+            struct ahead ahead = ahead_of(p, &b, w_end, i, blocks);
+            if (b.rows > TILE_HEIGHT)
+                multiply(p, &b, &ahead, 1);
+            else
+                multiply(p, &b, &ahead, 0);
+            b.panel += p->panel_bytes;
+        }
+    }
+}
+
+/* Sums of a slice are left in y, as they are, where that is all theirs. */
+INLINE void tiles_product(struct product *p, uint32_t slice, block_multiply *multiply)
+{
+    bool is_whole = p->rows <= BLOCK_HEIGHT || p->accumulate || p->out_end % KERNEL_PANEL_OUTS != 0;
+    p->w += p->out_begin / KERNEL_PANEL_OUTS * p->panel_bytes;
+    if (is_whole || slice > p->in)
+        slice = p->in;
+    for (uint32_t begin = 0, end; begin < p->in; begin = end) {
+        end = p->in - begin < slice ? p->in : begin + slice;
+        tiles_slice(p, begin, end, multiply);
+    }
+    _tile_release(); /* or every change of threads would save the tiles */
+}
+
+/* What the sums of a block come to. */
+INLINE void store_block(const struct product *p, const struct block *b,
+                        const float sums[BLOCK_HEIGHT][KERNEL_PANEL_OUTS])
+{
+    for (uint32_t r = 0; r < b->rows; r++) {
+        vec acc[PANEL_VECS] = {vec_load_f32(sums[r]), vec_load_f32(sums[r] + VEC_LANES)};
+        panel_store(b->y + r * p->y_stride, acc, b->bias, b->outs, p->accumulate);
+    }
+}
+
+INLINE void half_block(const struct product *p, const struct block *b, struct ahead *ahead,
+                       const int is_high)
 {
     alignas(64) float sums[BLOCK_HEIGHT][KERNEL_PANEL_OUTS];
-    uint32_t k = 0;
-    zero_sums();
-    for (; in - k >= TILE_INPUTS; k += TILE_INPUTS) {
-        for (int line = 0; line < 2 * TILE_PAIRS; line++)
-            _mm_prefetch(ahead + line * TILE_LINE, _MM_HINT_T1);
-        tiles_step(x + k, x_stride * sizeof *x, w, is_high);
-        w += TILE_PAIRS * 2 * TILE_LINE;
-        ahead += TILE_PAIRS * 2 * TILE_LINE;
+    uint32_t k = b->begin;
+    const char *w = b->panel + k / TILE_INPUTS * p->step_bytes;
+    if (b->begin == 0)
+        zero_sums();
+    else
+        load_sums(b->y, p->y_stride * sizeof *b->y, is_high);
+    for (; b->end - k >= TILE_INPUTS; k += TILE_INPUTS, w += p->step_bytes) {
+        fetch_share(ahead);
+        tiles_step(b->x + k * sizeof(uint16_t), p->x_bytes, w, is_high);
     }
-    if (k < in)
-        tiles_rest(x + k, x_stride, w, rows, in - k, is_high);
-    _tile_stored(SUMS_00, &sums[0][0], sizeof sums[0]);
-    _tile_stored(SUMS_01, &sums[0][16], sizeof sums[0]);
-    if (is_high) {
-        _tile_stored(SUMS_10, &sums[TILE_HEIGHT][0], sizeof sums[0]);
-        _tile_stored(SUMS_11, &sums[TILE_HEIGHT][16], sizeof sums[0]);
+    if (b->end < p->in) {
+        store_sums(b->y, p->y_stride * sizeof *b->y, is_high);
+        return;
     }
-    for (uint32_t r = 0; r < rows; r++) {
-        vec acc[PANEL_VECS] = {vec_load_f32(sums[r]), vec_load_f32(sums[r] + VEC_LANES)};
-        panel_store(y + r * y_stride, acc, bias, outs, accumulate);
-    }
+    if (k < p->in)
+        tiles_rest(b->x + k * sizeof(uint16_t), p->x_bytes, w, b->rows, p->in - k, is_high);
+    store_sums(sums[0], sizeof sums[0], is_high);
+    store_block(p, b, sums);
 }
 
-/* The weights to fetch while a panel is multiplied; near the end: the panel itself, which costs
- * nothing. */
-INLINE const char *ahead_of(const char *panel, size_t panel_bytes, const char *end)
-{
-    return (size_t)(end - panel) < panel_bytes + AHEAD_BYTES ? panel : panel + AHEAD_BYTES;
-}
-
-/* Rows outside, panels inside: a block's x stays in the caches while the weights pass, which are
- * in the second level from the second block on. */
 static void matmul_half_tiles(float *y, size_t y_stride, const uint16_t *x, size_t x_stride,
                               const void *w, const float *bias, uint32_t rows, uint32_t in,
                               uint32_t out_begin, uint32_t out_end, int accumulate)
 {
-    size_t panel_bytes = kernel_panel_bytes(KERNEL_PANELS, in);
-    const char *first = (const char *)w + out_begin / KERNEL_PANEL_OUTS * panel_bytes;
-    uint32_t panels = (out_end - out_begin + KERNEL_PANEL_OUTS - 1) / KERNEL_PANEL_OUTS;
-    const char *end = first + panels * panel_bytes;
-    for (uint32_t r = 0, count; r < rows; r += count) {
-        count = rows - r < BLOCK_HEIGHT ? rows - r : BLOCK_HEIGHT;
-        configure(count);
-        const char *panel = first;
-        for (uint32_t o = out_begin; o < out_end; o += KERNEL_PANEL_OUTS, panel += panel_bytes) {
-            uint32_t outs = out_end - o < KERNEL_PANEL_OUTS ? out_end - o : KERNEL_PANEL_OUTS;
-            const char *ahead = ahead_of(panel, panel_bytes, end);
-            float *to = y + r * y_stride + o;
-            const uint16_t *from = x + r * x_stride;
-            const float *b = bias != NULL ? bias + o : NULL;
-            if (count > TILE_HEIGHT)
-                tiles_block(to, y_stride, from, x_stride, panel, ahead, b, count, in, outs,
-                            accumulate, 1);
-            else
-                tiles_block(to, y_stride, from, x_stride, panel, ahead, b, count, in, outs,
-                            accumulate, 0);
-        }
-    }
-    _tile_release(); /* or every change of threads would save the tiles */
+    struct product p = {.y = y,
+                        .y_stride = y_stride,
+                        .x = (const char *)x,
+                        .x_bytes = x_stride * sizeof *x,
+                        .w = w,
+                        .panel_bytes = kernel_panel_bytes(KERNEL_PANELS, in),
+                        .step_bytes = TILE_PAIRS * 2 * TILE_LINE,
+                        .step_inputs = TILE_INPUTS,
+                        .bias = bias,
+                        .rows = rows,
+                        .in = in,
+                        .out_begin = out_begin,
+                        .out_end = out_end,
+                        .accumulate = accumulate};
+    tiles_product(&p, SLICE_INPUTS, half_block);
 }
 
 #include "kernels/amx_quantised.h"

@@ -12,14 +12,6 @@ _Static_assert(KERNEL_PANEL_OUTS == 2 * VEC_LANES, "two vectors of outputs");
  */
 #define TILED_ROWS QUANTISED_ROWS
 
-/* What memory is asked for while a group is multiplied, in lines of the caches. */
-INLINE const char *fetch_lines(const char *ahead, size_t bytes)
-{
-    for (size_t at = 0; at < bytes; at += 64)
-        _mm_prefetch(ahead + at, _MM_HINT_T1);
-    return ahead + bytes;
-}
-
 /* A group's codes of int4 as those of int8. */
 INLINE void unpack_group(char to[KERNEL_GROUP * KERNEL_PANEL_OUTS], const char *words)
 {
@@ -43,15 +35,12 @@ INLINE void group_multiply(int32_t sums[BLOCK_HEIGHT][KERNEL_PANEL_OUTS], const 
     _tile_loadd(X_0, x, x_bytes);
     _tile_dpbsud(SUMS_00, X_0, WEIGHTS_0);
     _tile_dpbsud(SUMS_01, X_0, WEIGHTS_1);
-    _tile_stored(SUMS_00, sums[0], sizeof sums[0]);
-    _tile_stored(SUMS_01, sums[0] + VEC_LANES, sizeof sums[0]);
-    if (!is_high)
-        return;
-    _tile_loadd(X_1, x + TILE_HEIGHT * x_bytes, x_bytes);
-    _tile_dpbsud(SUMS_10, X_1, WEIGHTS_0);
-    _tile_dpbsud(SUMS_11, X_1, WEIGHTS_1);
-    _tile_stored(SUMS_10, sums[TILE_HEIGHT], sizeof sums[0]);
-    _tile_stored(SUMS_11, sums[TILE_HEIGHT] + VEC_LANES, sizeof sums[0]);
+    if (is_high) {
+        _tile_loadd(X_1, x + TILE_HEIGHT * x_bytes, x_bytes);
+        _tile_dpbsud(SUMS_10, X_1, WEIGHTS_0);
+        _tile_dpbsud(SUMS_11, X_1, WEIGHTS_1);
+    }
+    store_sums(sums[0], sizeof sums[0], is_high);
 }
 
 /* totals += the group's sums times both scales; x_scales and minus_sums of the first row, the
@@ -78,88 +67,90 @@ INLINE void group_scale(float totals[BLOCK_HEIGHT][KERNEL_PANEL_OUTS],
     }
 }
 
-/* The outputs of one panel for up to BLOCK_HEIGHT rows. A group's tiles are multiplied while the
- * vectors scale what came of the one before. */
-INLINE void quantised_block(float *y, size_t y_stride, const char *x, size_t x_bytes,
-                            const char *panel, const char *ahead, const float *bias, uint32_t rows,
-                            uint32_t in, uint32_t outs, int accumulate, const int is_int4,
-                            const int is_high)
+/* A group's tiles are multiplied while the vectors scale what came of the one before. */
+INLINE void quantised_block(const struct product *p, const struct block *b, struct ahead *ahead,
+                            const int is_high, const int is_int4)
 {
     alignas(64) float totals[BLOCK_HEIGHT][KERNEL_PANEL_OUTS];
     alignas(64) int32_t sums[2][BLOCK_HEIGHT][KERNEL_PANEL_OUTS];
     alignas(64) char unpacked[KERNEL_GROUP * KERNEL_PANEL_OUTS];
-    const size_t group_bytes = kernel_group_bytes(is_int4 ? KERNEL_INT4 : KERNEL_INT8);
-    const struct quantised_row row = quantised_row_of(x, in);
-    const uint32_t groups = kernel_groups(in);
-    memset(totals, 0, rows * sizeof totals[0]);
-    for (uint32_t g = 0; g <= groups; g++, panel += group_bytes) {
+    const struct quantised_row row = quantised_row_of(b->x, p->in);
+    const uint32_t groups = kernel_groups(p->in);
+    const char *group = b->panel;
+    memset(totals, 0, b->rows * sizeof totals[0]);
+    for (uint32_t g = 0; g <= groups; g++, group += p->step_bytes) {
         if (g < groups) {
-            const char *words = panel + SCALES_BYTES;
-            ahead = fetch_lines(ahead, group_bytes);
+            const char *words = group + SCALES_BYTES;
+            fetch_share(ahead);
             if (is_int4) {
                 unpack_group(unpacked, words);
                 words = unpacked;
             }
             written();
-            group_multiply(sums[g % 2], x + (size_t)g * KERNEL_GROUP, x_bytes, words, is_high);
+            group_multiply(sums[g % 2], b->x + (size_t)g * KERNEL_GROUP, p->x_bytes, words,
+                           is_high);
             written();
         }
         if (g > 0)
-            group_scale(totals, sums[(g - 1) % 2], panel - group_bytes, row, x_bytes, g - 1, rows,
-                        is_int4);
+            group_scale(totals, sums[(g - 1) % 2], group - p->step_bytes, row, p->x_bytes, g - 1,
+                        b->rows, is_int4);
     }
-    for (uint32_t r = 0; r < rows; r++) {
-        vec acc[PANEL_VECS] = {vec_load_f32(totals[r]), vec_load_f32(totals[r] + VEC_LANES)};
-        panel_store(y + r * y_stride, acc, bias, outs, accumulate);
-    }
+    store_block(p, b, totals);
 }
 
-/* Rows outside, panels inside, as matmul_half_tiles has them. */
-INLINE void quantised_tiles(float *y, size_t y_stride, const char *x, const char *w,
-                            const float *bias, uint32_t rows, uint32_t in, uint32_t out_begin,
-                            uint32_t out_end, int accumulate, const int is_int4)
+INLINE void int8_block(const struct product *p, const struct block *b, struct ahead *ahead,
+                       const int is_high)
 {
-    const size_t panel_bytes = kernel_panel_bytes(is_int4 ? KERNEL_INT4 : KERNEL_INT8, in);
-    const size_t x_bytes = kernel_quantised_bytes(in);
-    const char *first = w + out_begin / KERNEL_PANEL_OUTS * panel_bytes;
-    const char *end = w + (out_end + KERNEL_PANEL_OUTS - 1) / KERNEL_PANEL_OUTS * panel_bytes;
-    for (uint32_t r = 0, count; r < rows; r += count) {
-        count = rows - r < BLOCK_HEIGHT ? rows - r : BLOCK_HEIGHT;
-        configure(count);
-        const char *panel = first;
-        for (uint32_t o = out_begin; o < out_end; o += KERNEL_PANEL_OUTS, panel += panel_bytes) {
-            uint32_t outs = out_end - o < KERNEL_PANEL_OUTS ? out_end - o : KERNEL_PANEL_OUTS;
-            const char *ahead = ahead_of(panel, panel_bytes, end);
-            float *to = y + r * y_stride + o;
-            const char *from = x + r * x_bytes;
-            const float *b = bias != NULL ? bias + o : NULL;
-            if (count > TILE_HEIGHT)
-                quantised_block(to, y_stride, from, x_bytes, panel, ahead, b, count, in, outs,
-                                accumulate, is_int4, 1);
-            else
-                quantised_block(to, y_stride, from, x_bytes, panel, ahead, b, count, in, outs,
-                                accumulate, is_int4, 0);
-        }
-    }
-    _tile_release();
+    quantised_block(p, b, ahead, is_high, 0);
+}
+
+INLINE void int4_block(const struct product *p, const struct block *b, struct ahead *ahead,
+                       const int is_high)
+{
+    quantised_block(p, b, ahead, is_high, 1);
+}
+
+INLINE struct product quantised_product(float *y, size_t y_stride, const void *x, const void *w,
+                                        const float *bias, uint32_t rows, uint32_t in,
+                                        uint32_t out_begin, uint32_t out_end, int accumulate,
+                                        enum kernel_dtype dtype)
+{
+    return (struct product){.y = y,
+                            .y_stride = y_stride,
+                            .x = x,
+                            .x_bytes = kernel_quantised_bytes(in),
+                            .w = w,
+                            .panel_bytes = kernel_panel_bytes(dtype, in),
+                            .step_bytes = kernel_group_bytes(dtype),
+                            .step_inputs = KERNEL_GROUP,
+                            .bias = bias,
+                            .rows = rows,
+                            .in = in,
+                            .out_begin = out_begin,
+                            .out_end = out_end,
+                            .accumulate = accumulate};
 }
 
 static void matmul_int8_tiles(float *y, size_t y_stride, const void *x, const void *w,
                               const float *bias, uint32_t rows, uint32_t in, uint32_t out_begin,
                               uint32_t out_end, int accumulate)
 {
+    struct product p = quantised_product(y, y_stride, x, w, bias, rows, in, out_begin, out_end,
+                                         accumulate, KERNEL_INT8);
     if (rows < TILED_ROWS)
         matmul_int8(y, y_stride, x, w, bias, rows, in, out_begin, out_end, accumulate);
     else
-        quantised_tiles(y, y_stride, x, w, bias, rows, in, out_begin, out_end, accumulate, 0);
+        tiles_product(&p, in, int8_block);
 }
 
 static void matmul_int4_tiles(float *y, size_t y_stride, const void *x, const void *w,
                               const float *bias, uint32_t rows, uint32_t in, uint32_t out_begin,
                               uint32_t out_end, int accumulate)
 {
+    struct product p = quantised_product(y, y_stride, x, w, bias, rows, in, out_begin, out_end,
+                                         accumulate, KERNEL_INT4);
     if (rows < TILED_ROWS)
         matmul_int4(y, y_stride, x, w, bias, rows, in, out_begin, out_end, accumulate);
     else
-        quantised_tiles(y, y_stride, x, w, bias, rows, in, out_begin, out_end, accumulate, 1);
+        tiles_product(&p, in, int4_block);
 }

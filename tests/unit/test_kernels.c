@@ -193,8 +193,12 @@ static void matmul_is_right(const struct kernels *k)
     for (enum product p = PRODUCT_BF16; p < PRODUCT_COUNT; p++) {
         struct matmul_case wide = {p,  7, 14336, 43, has_panels(p) ? KERNEL_PANEL_OUTS : 1,
                                    42, 1, 0};
-        if (has_product(k, p))
-            check_matmul(k, &rng, &wide);
+        struct matmul_case high = {p,  43, 4200, 67, has_panels(p) ? KERNEL_PANEL_OUTS : 1,
+                                   64, 1,  0};
+        if (!has_product(k, p))
+            continue;
+        check_matmul(k, &rng, &wide);
+        check_matmul(k, &rng, &high); /* and of several slices of inputs */
     }
 }
 
@@ -223,34 +227,35 @@ static void rows_are_found(const struct kernels *k)
 /* An output is bitwise the same alone, among any number of rows and in any range of outputs. */
 static void matmul_order_is_fixed(const struct kernels *k)
 {
-    enum { ROWS = 70, OUTS = 23 };
+    enum { ROWS = 70 };
     static const uint32_t ins[] = {7, 129, 896, 9001};
     struct rng rng;
     rng_seed(&rng, 2);
     for (size_t d = 0; d < PRODUCT_COUNT * COUNT(ins); d++) {
         struct matmul_case c = {.product = d % PRODUCT_COUNT, .rows = 1, .with_bias = 1};
         uint32_t in = c.in = ins[d / PRODUCT_COUNT];
+        uint32_t outs = in > 1000 ? 64 : 23; /* whole panels, or not */
         if (!has_product(k, c.product))
             continue;
         struct guarded x = random_of(&rng, x_dtype(c.product), (size_t)ROWS * in);
-        struct guarded w = weights_of(&rng, c.product, OUTS, in);
+        struct guarded w = weights_of(&rng, c.product, outs, in);
         uint32_t step = has_panels(c.product) ? KERNEL_PANEL_OUTS : 1;
-        struct guarded bias = random_of(&rng, KERNEL_F32, OUTS);
-        struct guarded alone = guarded_floats(ROWS * OUTS);
+        struct guarded bias = random_of(&rng, KERNEL_F32, outs);
+        struct guarded alone = guarded_floats(ROWS * outs);
         for (uint32_t r = 0; r < ROWS; r++)
-            for (c.out_begin = 0; c.out_begin < OUTS; c.out_begin += step) {
+            for (c.out_begin = 0; c.out_begin < outs; c.out_begin += step) {
                 size_t at = (size_t)r * in * element_bytes(x_dtype(c.product));
-                c.out_end = c.out_begin + step < OUTS ? c.out_begin + step : OUTS;
-                multiply(k, &c, (float *)alone.data + r * OUTS, OUTS, (char *)x.data + at, in,
+                c.out_end = c.out_begin + step < outs ? c.out_begin + step : outs;
+                multiply(k, &c, (float *)alone.data + r * outs, outs, (char *)x.data + at, in,
                          w.data, bias.data);
             }
         for (uint32_t rows = 1; rows <= ROWS; rows += in > 1000 ? 9 : 1) {
-            struct guarded y = guarded_floats((size_t)rows * OUTS);
+            struct guarded y = guarded_floats((size_t)rows * outs);
             c.rows = rows;
-            for (c.out_begin = 0; c.out_begin < OUTS; c.out_begin = c.out_end) {
-                c.out_end = c.out_begin + (1 + rng_below(&rng, OUTS - c.out_begin)) * step;
-                c.out_end = c.out_end < OUTS ? c.out_end : OUTS;
-                multiply(k, &c, y.data, OUTS, x.data, in, w.data, bias.data);
+            for (c.out_begin = 0; c.out_begin < outs; c.out_begin = c.out_end) {
+                c.out_end = c.out_begin + (1 + rng_below(&rng, outs - c.out_begin)) * step;
+                c.out_end = c.out_end < outs ? c.out_end : outs;
+                multiply(k, &c, y.data, outs, x.data, in, w.data, bias.data);
             }
             if (memcmp(y.data, alone.data, y.bytes) != 0)
                 fail_msg("%s matmul product %d in %u: %u rows differ from each row alone",

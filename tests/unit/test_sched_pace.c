@@ -35,11 +35,9 @@ static const struct sched_action *next_turn(struct stage *g, uint32_t worker)
 /* After a turn of prompts alone. */
 static const struct sched_action *turn_after_prompts(struct stage *g, uint32_t worker)
 {
-    stage_apply(g, (struct sched_event){.type = SCHED_TURN_ENDED,
-                                        .worker = worker,
-                                        .us = 1780,
-                                        .steps = 1,
-                                        .tokens = 64});
+    stage_apply(
+        g, (struct sched_event){
+               .type = SCHED_TURN_ENDED, .worker = worker, .us = 1780, .steps = 1, .tokens = 64});
     stage_expect(g, "grant");
     return stage_said(g, SCHED_GRANT, 0);
 }
@@ -76,8 +74,8 @@ static void test_prompts_first(void **state)
     stage_free(g);
 }
 
-/* The third token is due 1200 + 2 * 4000 us after the arrival, which is 8090 from now; before it there
- * must be time for one more step of prompts (1780) and its own (550). */
+/* The third token is due 1200 + 2 * 4000 us after the arrival, which is 8090 from now; before it
+ * there must be time for one more step of prompts (1780) and its own (550). */
 static void test_until_a_token_is_due(void **state)
 {
     (void)state;
