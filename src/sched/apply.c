@@ -41,7 +41,6 @@ static void on_device(struct sched *s, const struct sched_event *e)
                          .exists = true};
     s->places[sched_host_place(&s->config, e->node)].devices = e->device;
     cost_mean_seed(&v->spawn, (double)e->us);
-    cost_mean_seed(&v->start_wait, (double)e->us);
     p->budget = e->bytes;
     p->at_us = e->now_us;
     p->exists = true;
@@ -266,7 +265,6 @@ static void on_worker_ready(struct sched *s, const struct sched_event *e)
     place_unblock(s, w->device); /* what has started may go */
     if (w->domain == SCHED_NONE)
         return;
-    cost_mean_add(&s->devices[w->device].start_wait, (double)(e->now_us - w->joined_us));
     s->domains[w->domain].spawn_failures = 0;
     domain_look(s, w->domain);
 }

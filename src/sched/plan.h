@@ -70,6 +70,9 @@ struct route_start forecast_parts(const struct sched *s, uint32_t function, uint
                                   uint64_t now_us);
 /* Of a prompt's time, what a worker saves that has computed such prompts before. */
 double forecast_cached_us(const struct sched *s, uint32_t function);
+/* What the function's next request waits when its idle worker has ended: for a process only where
+ * no spare stands by. */
+double forecast_restart_us(const struct sched *s, const struct worker *w, uint32_t function);
 /* What passes until the device turns to a new request of the function: the prefills before it, and
  * about half of a step of what it is at. */
 double forecast_busy_us(const struct sched *s, uint32_t device, uint32_t function);

@@ -68,6 +68,13 @@ double forecast_cached_us(const struct sched *s, uint32_t function)
            forecast_batch(s, function, prompt * (1 - share->value)).t0_us;
 }
 
+double forecast_restart_us(const struct sched *s, const struct worker *w, uint32_t function)
+{
+    bool has_spare = spare_on(s, w->device, w->copy) != SCHED_NONE;
+    return (has_spare ? 0 : s->devices[w->device].spawn.value) +
+           s->backbones[w->backbone].bind.value + forecast_cached_us(s, function);
+}
+
 struct route_start forecast_parts(const struct sched *s, uint32_t function, uint32_t device,
                                   uint64_t now_us)
 {

@@ -88,9 +88,8 @@ static double worker_value(const struct gather *g, const struct worker *w)
     uint32_t function = s->domains[w->domain].last_function;
     if (function == SCHED_NONE)
         return 0;
-    double saved_us =
-        s->devices[w->device].start_wait.value + b->bind.value + forecast_cached_us(s, function);
-    return value_of(&s->functions[function].forecast, g->now_us, saved_us);
+    return value_of(&s->functions[function].forecast, g->now_us,
+                    forecast_restart_us(s, w, function));
 }
 
 static uint64_t kv_surplus(const struct sched *s, const struct worker *w)

@@ -167,7 +167,6 @@ struct worker {
     uint64_t kv_asked;    /* resizing: to come down to */
     uint64_t kv_reserved; /* by what runs */
     uint64_t spawned_us, ready_us;
-    uint64_t joined_us; /* its domain */
     uint64_t turn_ended_us;
     uint64_t decoded;    /* steps of the turns that ended in which what runs decoded, */
     uint64_t decoded_us; /* and when the last of them did */
@@ -203,8 +202,7 @@ struct place {
 
 struct device {
     uint64_t worker_bytes;
-    struct cost_mean spawn;      /* us */
-    struct cost_mean start_wait; /* us that domains waited for a process: for a spare none */
+    struct cost_mean spawn; /* us */
     double contention;
     double backlog_us;
     uint64_t device_us;
@@ -326,7 +324,7 @@ void place_unblock(struct sched *s, uint32_t place);
 void function_touch(struct sched *s, uint32_t function);
 /* It is looked at then, at the latest. */
 void domain_wake(struct sched *s, uint32_t domain, uint64_t at_us);
-void worker_join(struct sched *s, uint32_t worker, uint32_t domain, uint64_t now_us);
+void worker_join(struct sched *s, uint32_t worker, uint32_t domain);
 void slot_clear(struct sched *s, struct slot *slot, uint64_t now_us);
 
 /* --- memory.c: places, copies, what is charged and who is billed --- */

@@ -48,20 +48,17 @@ bool plan_spawn(struct plan *p, uint32_t device, struct copy *c, uint32_t domain
     a->backbone = c->object;
     a->bytes = w->kv_bytes;
     if (domain != SCHED_NONE)
-        worker_join(s, index, domain, p->now_us);
+        worker_join(s, index, domain);
     return true;
 }
 
-void worker_join(struct sched *s, uint32_t index, uint32_t domain, uint64_t now_us)
+void worker_join(struct sched *s, uint32_t index, uint32_t domain)
 {
     struct worker *w = &s->workers[index];
     struct domain *d = &s->domains[domain];
     assert(w->domain == SCHED_NONE);
     assert(d->key.backbone == w->backbone);
     w->domain = domain;
-    w->joined_us = now_us;
-    if (w->state == WORKER_READY)
-        cost_mean_add(&s->devices[w->device].start_wait, 0);
     w->domain_next = d->workers;
     d->workers = index;
     d->worker_count++;
@@ -127,7 +124,7 @@ static bool start_worker(struct plan *p, uint32_t index)
         uint32_t spare = spare_on(s, device, copy_index(s, c));
         if (spare != SCHED_NONE) {
             forecast_arrival(&s->backbones[backbone].starts, p->now_us);
-            worker_join(s, spare, index, p->now_us);
+            worker_join(s, spare, index);
             d->wants_worker = false;
             is_ready = s->workers[spare].state == WORKER_READY;
         } else if (plan_make_room(p, device, bytes, index, PLAN_WAITS)) {
@@ -487,7 +484,7 @@ static uint32_t pick(struct plan *p, uint32_t index)
     if (spare == SCHED_NONE)
         return worker;
     forecast_arrival(&s->backbones[d->key.backbone].starts, p->now_us);
-    worker_join(s, spare, index, p->now_us);
+    worker_join(s, spare, index);
     return spare;
 }
 
@@ -642,8 +639,7 @@ void plan_idle(struct plan *p, uint32_t index)
     } else if (keep_us == SCHED_KEEP_ALIVE_AUTO) {
         const struct keepalive_cost c = {
             .saved_us =
-                s->devices[w->device].start_wait.value + s->backbones[w->backbone].bind.value +
-                forecast_cached_us(s, function) +
+                forecast_restart_us(s, w, function) +
                 (s->config.no_sharing ? copy_load_us(s, COPY_BACKBONE, w->backbone, w->device) : 0),
             .bytes = (double)idle_bytes(s, w),
             .price_bytes = s->config.price_bytes};
