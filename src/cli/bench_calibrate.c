@@ -4,12 +4,16 @@
  * where its number comes from.
  */
 #include "cli/bench.h"
+#include "cli/client.h"
 
 #include <errno.h>
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/utsname.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -18,6 +22,7 @@
 #define SHORT_PROMPT 8u
 #define LONG_PROMPT 200u /* fits a step with room */
 #define SETTLE_S 120
+#define WORK_TOKENS 256u
 #define LONG_ANSWER 65u /* the first comes with the prompt */
 
 struct calibration {
@@ -46,42 +51,44 @@ static int device_ms(struct bench_server *s, double *ret, struct error *err)
     return r;
 }
 
-/* Medians of a request's time on the device, and of what it took beside. */
-static int ask(struct bench_server *s, uint32_t prompt, uint32_t new, uint32_t runs,
-               double *ret_device_ms, double *ret_beside_ms, struct error *err)
+/* A request's time on the device, and what it took beside. */
+static int ask(struct bench_server *s, uint32_t prompt, uint32_t new, double *ret_device_ms,
+               double *ret_beside_ms, struct error *err)
 {
-    double on[RUNS_MAX], beside[RUNS_MAX], before, after = 0, ms;
+    double before, after = 0, ms;
     int r = device_ms(s, &before, err);
-    for (uint32_t i = 0; r == 0 && i < runs; i++) {
+    if (r == 0)
         r = bench_ask(s, "f0", prompt, new, &ms, err);
-        usleep(50000); /* its turn has ended */
-        if (r == 0)
-            r = device_ms(s, &after, err);
-        on[i] = after - before;
-        beside[i] = ms - on[i];
-        before = after;
-    }
-    if (r < 0)
-        return r;
-    *ret_device_ms = bench_median(on, runs);
-    *ret_beside_ms = bench_median(beside, runs);
-    return 0;
+    usleep(50000); /* its turn has ended */
+    if (r == 0)
+        r = device_ms(s, &after, err);
+    *ret_device_ms = after - before;
+    *ret_beside_ms = ms - *ret_device_ms;
+    return r;
 }
 
+/* Medians of differences within a round: the machine is not the same from one to the next. */
 static int measure_steps(struct bench_server *s, struct calibration *c, uint32_t runs,
                          struct error *err)
 {
-    double few, many, answer, beside;
-    int r = ask(s, SHORT_PROMPT, 1, runs, &few, &c->request_ms, err);
-    if (r == 0)
-        r = ask(s, LONG_PROMPT, 1, runs, &many, &beside, err);
-    if (r == 0)
-        r = ask(s, SHORT_PROMPT, LONG_ANSWER, runs, &answer, &beside, err);
+    double prompt_us[RUNS_MAX], step_us[RUNS_MAX], request_ms[RUNS_MAX];
+    int r = 0;
+    for (uint32_t i = 0; r == 0 && i < runs; i++) {
+        double few, many, answer, beside;
+        r = ask(s, SHORT_PROMPT, 1, &few, &request_ms[i], err);
+        if (r == 0)
+            r = ask(s, LONG_PROMPT, 1, &many, &beside, err);
+        if (r == 0)
+            r = ask(s, SHORT_PROMPT, LONG_ANSWER, &answer, &beside, err);
+        prompt_us[i] = (many - few) * 1e3 / (LONG_PROMPT - SHORT_PROMPT);
+        /* A sequence that decodes alone: the slope over sequences is the engine's (below). */
+        step_us[i] = (answer - few) * 1e3 / (LONG_ANSWER - 1);
+    }
     if (r < 0)
         return r;
-    c->prompt_us = (many - few) * 1e3 / (LONG_PROMPT - SHORT_PROMPT);
-    /* A sequence that decodes alone: the slope over sequences is the engine's (below). */
-    c->step_us = (answer - few) * 1e3 / (LONG_ANSWER - 1);
+    c->request_ms = bench_median(request_ms, runs);
+    c->prompt_us = bench_median(prompt_us, runs);
+    c->step_us = bench_median(step_us, runs);
     return 0;
 }
 
@@ -109,12 +116,36 @@ static int read_machine(struct bench_server *s, struct calibration *c, struct er
     return r;
 }
 
-/* Starts and binds of workers that end at once when idle. */
+/* Another function that computes until it is killed: processes start beside others' work. */
+static pid_t begin_work(const struct bench_server *s)
+{
+    struct bench_server own = *s;
+    struct error err;
+    double ms;
+    pid_t pid = fork();
+    if (pid != 0)
+        return pid;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (client_open(&own.client, own.data_dir, &err) < 0)
+        _exit(1);
+    while (bench_ask(&own, "f1", SHORT_PROMPT, WORK_TOKENS, &ms, &err) == 0)
+        continue;
+    _exit(1);
+}
+
+static void end_work(pid_t pid)
+{
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+}
+
+/* Starts and binds of workers that end at once when idle, beside one that computes. */
 static int measure_starts(struct bench_server *s, struct calibration *c, uint32_t runs,
                           struct error *err)
 {
     double spawn[RUNS_MAX], bind[RUNS_MAX], ms;
-    int r = 0;
+    pid_t work = begin_work(s);
+    int r = work < 0 ? error_set(err, -errno, "cannot fork") : 0;
     for (uint32_t i = 0; r == 0 && i < runs; i++) {
         json_t *f = NULL;
         usleep(400000); /* longer than the keep-alive */
@@ -127,6 +158,8 @@ static int measure_starts(struct bench_server *s, struct calibration *c, uint32_
         bind[i] = number(start, "bind_ms");
         json_decref(f);
     }
+    if (work > 0)
+        end_work(work);
     if (r < 0)
         return r;
     c->spawn_ms = bench_median(spawn, runs);
@@ -144,11 +177,13 @@ static int measure_live(const struct bench_options *options, struct calibration 
     struct bench_server s = {0};
     double loads[3], ms;
     own.data = "calibrate"; /* where nothing else is deployed */
-    int r = bench_checkpoint(o, c->shape, 1, checkpoint, sizeof checkpoint, err);
+    int r = bench_checkpoint(o, c->shape, 2, checkpoint, sizeof checkpoint, err);
     for (size_t i = 0; r == 0 && i < 3; i++) {
         r = bench_server_start(&s, o, warm, err);
         if (r == 0 && i == 0)
             r = bench_deploy(&s, "f0", "owner0", checkpoint, 0, err);
+        if (r == 0 && i == 0)
+            r = bench_deploy(&s, "f1", "owner1", checkpoint, 1, err);
         if (r == 0 && !bench_server_settle(&s, SETTLE_S))
             r = error_set(err, -ETIMEDOUT, "no process was ready after %d s", SETTLE_S);
         if (r == 0)
@@ -240,8 +275,9 @@ static json_t *process_of(const struct calibration *c)
     json_t *o = json_object();
     for (size_t i = 0; i < sizeof none / sizeof none[0]; i++)
         put(o, none[i], 0, "ms", "there is no such thing: a copy of a process that has all");
-    put(o, "fork_ms", c->spawn_ms, "ms", "measured: copy, sandbox, attach");
-    put(o, "bind_ms", c->bind_ms, "ms", "measured");
+    put(o, "fork_ms", c->spawn_ms, "ms", "measured: copy, sandbox, attach, beside another's work");
+    put(o, "bind_ms", c->bind_ms, "ms",
+        "measured likewise, from the daemon to the worker and back");
     put(o, "attach_ms", c->bind_ms, "ms", "as bind_ms");
     put(o, "end_ms", 1, "ms", "a process is killed and reaped; not measured apart");
     put(o, "request_ms", fmax(c->request_ms, 0), "ms",

@@ -63,13 +63,11 @@ static void on_bound(struct daemon *d, uint32_t index, const struct wire_bound *
     f->start_spawn_us = w->spawn_us;
     f->start_sandbox_us = w->sandbox_us;
     f->start_attach_us = w->attach_us;
-    f->start_bind_us = b->bind_us;
+    f->start_bind_us = clock_now_us() - w->bind_began_us[b->slot];
     journal_put(d->journal, f->f.name, f->f.generation, "bound worker=%u pid=%d ms=%.2f", index,
-                proc_pid(w->proc), (double)b->bind_us / 1e3);
-    struct sched_event e = {.type = SCHED_WORKER_BOUND,
-                            .worker = index,
-                            .function = function,
-                            .us = clock_now_us() - w->bind_began_us[b->slot]};
+                proc_pid(w->proc), (double)f->start_bind_us / 1e3);
+    struct sched_event e = {
+        .type = SCHED_WORKER_BOUND, .worker = index, .function = function, .us = f->start_bind_us};
     daemon_event(d, &e);
 }
 

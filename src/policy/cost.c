@@ -3,6 +3,8 @@
 
 #include "policy/maths.h"
 
+#include <stdbool.h>
+
 /* What one turn is off for reasons that are not in the model, as a part of its time. */
 #define NOISE 0.1
 /* What a cost may change from a turn to the next, as a part of it, or of what it would be if SHARE
@@ -121,4 +123,10 @@ void cost_mean_add(struct cost_mean *m, double sample)
 {
     m->value = m->samples == 0 ? sample : m->value + MEAN_WEIGHT * (sample - m->value);
     m->samples++;
+}
+
+void cost_mean_add_time(struct cost_mean *m, double us)
+{
+    bool is_outlier = m->samples > 0 && us > COST_OUTLIER * m->value;
+    cost_mean_add(m, is_outlier ? COST_OUTLIER * m->value : us);
 }

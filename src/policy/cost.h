@@ -60,3 +60,8 @@ struct cost_mean {
 void cost_mean_seed(struct cost_mean *m, double value);
 /* The first sample replaces the seed; each later one moves the mean by a quarter of the way. */
 void cost_mean_add(struct cost_mean *m, double sample);
+/* As that, of a time: one that is above COST_OUTLIER times the mean counts for so much, because
+ * what was held up once is not what the next costs. What has become longer is followed all the
+ * same, by half with each sample. */
+#define COST_OUTLIER 3
+void cost_mean_add_time(struct cost_mean *m, double us);

@@ -261,7 +261,7 @@ static void on_worker_ready(struct sched *s, const struct sched_event *e)
     w->state = WORKER_READY;
     w->ready_us = e->now_us;
     w->turn_ended_us = e->now_us;
-    cost_mean_add(&s->devices[w->device].spawn, (double)e->us);
+    cost_mean_add_time(&s->devices[w->device].spawn, maths_max((double)e->us, 1));
     place_unblock(s, w->device); /* what has started may go */
     if (w->domain == SCHED_NONE)
         return;
@@ -277,7 +277,7 @@ static void on_bound(struct sched *s, const struct sched_event *e)
         return;
     slot->state = SLOT_BOUND;
     slot->bound_us = e->now_us;
-    cost_mean_add(&s->backbones[w->backbone].bind, (double)e->us);
+    cost_mean_add_time(&s->backbones[w->backbone].bind, maths_max((double)e->us, 1));
     domain_look(s, w->domain);
     s->forgets_due |= s->functions[e->function].removing;
 }

@@ -170,7 +170,6 @@ struct wire_bind {
 struct wire_bound {
     uint32_t slot;
     uint32_t reserved;
-    uint64_t bind_us;
     uint64_t adapter_bytes;
 };
 

@@ -130,7 +130,6 @@ static int open_adapter(struct session *s, struct session_slot *slot, const stru
 int session_bind(struct session *s, const struct wire_bind *b, int fd, struct error *err)
 {
     cleanup_fd int own = fd;
-    uint64_t began_us = clock_now_us();
     if (s->engine == NULL || b->slot >= SESSION_SLOTS_MAX || s->slots[b->slot].bound)
         return error_set(err, -EPROTO, "BIND does not fit this worker's state");
     if (s->has_domain && memcmp(s->domain, b->domain, sizeof s->domain) != 0)
@@ -147,8 +146,7 @@ int session_bind(struct session *s, const struct wire_bind *b, int fd, struct er
         return 0;
     }
     slot->bound = true;
-    struct wire_bound bound = {
-        .slot = b->slot, .bind_us = clock_now_us() - began_us, .adapter_bytes = slot->view.bytes};
+    struct wire_bound bound = {.slot = b->slot, .adapter_bytes = slot->view.bytes};
     session_put(s, WIRE_BOUND, &bound, sizeof bound, NULL, 0);
     return 0;
 }
