@@ -70,14 +70,20 @@ struct route_start forecast_parts(const struct sched *s, uint32_t function, uint
                                   uint64_t now_us);
 /* Of a prompt's time, what a worker saves that has computed such prompts before. */
 double forecast_cached_us(const struct sched *s, uint32_t function);
+/* Whether a spare is worth its memory there, by the forecast of starts. */
+bool spare_is_worth(const struct sched *s, uint32_t device, uint32_t backbone);
 /* What the function's next request waits when its idle worker has ended: for a process only where
- * no spare stands by. */
+ * no spare stands by, nor will once the memory is planned. */
 double forecast_restart_us(const struct sched *s, const struct worker *w, uint32_t function);
 /* What passes until the device turns to a new request of the function: the prefills before it, and
  * about half of a step of what it is at. */
 double forecast_busy_us(const struct sched *s, uint32_t device, uint32_t function);
 struct cost_batch forecast_batch(const struct sched *s, uint32_t function, double prompt_tokens);
 bool device_fits(const struct sched *s, uint32_t device, uint32_t function);
+static inline uint64_t spare_bytes(const struct sched *s, uint32_t device)
+{
+    return s->devices[device].worker_bytes + s->config.kv_step_bytes;
+}
 /* A spare that maps this copy, ready or at least starting; SCHED_NONE. */
 uint32_t spare_on(const struct sched *s, uint32_t device, uint32_t copy);
 

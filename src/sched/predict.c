@@ -68,9 +68,19 @@ double forecast_cached_us(const struct sched *s, uint32_t function)
            forecast_batch(s, function, prompt * (1 - share->value)).t0_us;
 }
 
+bool spare_is_worth(const struct sched *s, uint32_t device, uint32_t backbone)
+{
+    struct forecast_outlook o = forecast_look(&s->backbones[backbone].starts, s->now_us);
+    const struct keepalive_cost c = {.saved_us = s->devices[device].spawn.value,
+                                     .bytes = (double)spare_bytes(s, device),
+                                     .price_bytes = s->config.price_bytes};
+    return keepalive_is_worth(&o, &c);
+}
+
 double forecast_restart_us(const struct sched *s, const struct worker *w, uint32_t function)
 {
-    bool has_spare = spare_on(s, w->device, w->copy) != SCHED_NONE;
+    bool has_spare = spare_on(s, w->device, w->copy) != SCHED_NONE ||
+                     (!s->config.no_preload && spare_is_worth(s, w->device, w->backbone));
     return (has_spare ? 0 : s->devices[w->device].spawn.value) +
            s->backbones[w->backbone].bind.value + forecast_cached_us(s, function);
 }
