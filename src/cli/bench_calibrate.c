@@ -55,7 +55,7 @@ static int device_ms(struct bench_server *s, double *ret, struct error *err)
 static int ask(struct bench_server *s, uint32_t prompt, uint32_t new, double *ret_device_ms,
                double *ret_beside_ms, struct error *err)
 {
-    double before, after = 0, ms;
+    double before, after = 0, ms = 0;
     int r = device_ms(s, &before, err);
     if (r == 0)
         r = bench_ask(s, "f0", prompt, new, &ms, err);
@@ -74,7 +74,7 @@ static int measure_steps(struct bench_server *s, struct calibration *c, uint32_t
     double prompt_us[RUNS_MAX], step_us[RUNS_MAX], request_ms[RUNS_MAX];
     int r = 0;
     for (uint32_t i = 0; r == 0 && i < runs; i++) {
-        double few, many, answer, beside;
+        double few, many = 0, answer = 0, beside;
         r = ask(s, SHORT_PROMPT, 1, &few, &request_ms[i], err);
         if (r == 0)
             r = ask(s, LONG_PROMPT, 1, &many, &beside, err);
@@ -133,10 +133,13 @@ static pid_t begin_work(const struct bench_server *s)
     _exit(1);
 }
 
-static void end_work(pid_t pid)
+static int end_work(pid_t pid, struct error *err)
 {
+    if (waitpid(pid, NULL, WNOHANG) != 0)
+        return error_set(err, -EIO, "the function that computes beside the starts has stopped");
     kill(pid, SIGKILL);
     waitpid(pid, NULL, 0);
+    return 0;
 }
 
 /* Starts and binds of workers that end at once when idle, beside one that computes. */
@@ -158,8 +161,8 @@ static int measure_starts(struct bench_server *s, struct calibration *c, uint32_
         bind[i] = number(start, "bind_ms");
         json_decref(f);
     }
-    if (work > 0)
-        end_work(work);
+    int ended = work > 0 ? end_work(work, r < 0 ? NULL : err) : 0;
+    r = r < 0 ? r : ended;
     if (r < 0)
         return r;
     c->spawn_ms = bench_median(spawn, runs);

@@ -73,7 +73,7 @@ double forecast_cached_us(const struct sched *s, uint32_t function);
 /* Whether a spare is worth its memory there, by the forecast of starts. */
 bool spare_is_worth(const struct sched *s, uint32_t device, uint32_t backbone);
 /* What the function's next request waits when its idle worker has ended: for a process only where
- * no spare stands by, nor will once the memory is planned. */
+ * no spare stands by, nor is one worth its memory. */
 double forecast_restart_us(const struct sched *s, const struct worker *w, uint32_t function);
 /* What passes until the device turns to a new request of the function: the prefills before it, and
  * about half of a step of what it is at. */

@@ -167,7 +167,7 @@ static void test_turns_all_alike(void **state)
         struct cost_fit f;
         cost_fit_seed(&f, &seed);
         learn(&c, &f, &truth, shape, 100);
-        for (int i = 0; i < 150; i++) {
+        for (int i = 0; i < 40; i++) {
             learn(&c, &f, &truth, shape, 50);
             check_costs(&c, &f);
             assert_seeded(&c, off_of(&c, &f, &truth, shape) <= 0.25);
@@ -275,7 +275,7 @@ static void test_means(void **state)
     cost_mean_add(&m, 800);
     near(m.value, 800, 1e-9);
     assert_int_equal(m.samples, 3);
-    for (int i = 0; i < 150; i++)
+    for (int i = 0; i < 40; i++)
         cost_mean_add(&m, 50);
     near(m.value, 50, 0.1);
 }

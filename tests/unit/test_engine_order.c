@@ -98,8 +98,7 @@ static void test_prompt_rows_change(void **state)
     bench_free(b);
 }
 
-/* While prompts are first those that decode wait, and nothing of it shows in what they give. Where
- * no prompt finds room, they go on. */
+/* While prompts are first those that decode wait, and nothing of it shows in what they give. */
 static void test_prompts_first(void **state)
 {
     (void)state;
@@ -130,6 +129,35 @@ static void test_prompts_first(void **state)
         fixture_step(e, streams, 4, FIXTURE_OUTPUTS_MAX);
     for (uint32_t i = 0; i < 4; i++)
         as_alone(b, &requests[i], &streams[i], "prompts first");
+    engine_close(e);
+    bench_free(b);
+}
+
+/* Where no prompt finds room those that decode go on. */
+static void test_prompts_first_without_room(void **state)
+{
+    (void)state;
+    struct bench *b = bench_new(2, IMAGE_F32);
+    struct engine *e = engine_of(b, 8, 64, false);
+    struct engine_request requests[3] = {request(b, 1, 3, 20), request(b, 5, 2, 20),
+                                         request(b, 9, 7 * ENGINE_KV_BLOCK_TOKENS, 2)};
+    struct fixture_stream streams[3];
+    for (uint32_t i = 0; i < 2; i++)
+        fixture_add(e, &requests[i], &streams[i]);
+    fixture_step(e, streams, 2, FIXTURE_OUTPUTS_MAX);
+    assert_int_equal(held_blocks(e), 2); /* 6 are left: one too few */
+    engine_prompts_first(e, true);
+    fixture_add(e, &requests[2], &streams[2]);
+    for (uint32_t given = 2; given <= 20; given++) {
+        struct engine_step_stats stats = fixture_step(e, streams, 3, FIXTURE_OUTPUTS_MAX);
+        assert_int_equal(stats.prompt_rows, 0);
+        assert_int_equal(streams[0].count, given);
+        assert_int_equal(streams[1].count, given);
+    }
+    while (engine_has_work(e))
+        fixture_step(e, streams, 3, FIXTURE_OUTPUTS_MAX);
+    for (uint32_t i = 0; i < 3; i++)
+        as_alone(b, &requests[i], &streams[i], "prompts first without room");
     engine_close(e);
     bench_free(b);
 }
@@ -328,6 +356,7 @@ int main(void)
         cmocka_unit_test(test_prompts_beside_decoding),
         cmocka_unit_test(test_prompt_rows_change),
         cmocka_unit_test(test_prompts_first),
+        cmocka_unit_test(test_prompts_first_without_room),
         cmocka_unit_test(test_rows_of_each),
         cmocka_unit_test(test_rows_go_by_order),
         cmocka_unit_test(test_blocks_go_by_order),
