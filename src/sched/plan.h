@@ -72,8 +72,8 @@ struct route_start forecast_parts(const struct sched *s, uint32_t function, uint
 double forecast_cached_us(const struct sched *s, uint32_t function);
 /* Whether a spare is worth its memory there, by the forecast of starts. */
 bool spare_is_worth(const struct sched *s, uint32_t device, uint32_t backbone);
-/* What the function's next request waits when its idle worker has ended: for a process only where
- * no spare stands by, nor is one worth its memory. */
+/* What the function's next request waits when its idle worker has ended: for a process with the
+ * probability that no spare will stand by. */
 double forecast_restart_us(const struct sched *s, const struct worker *w, uint32_t function);
 /* What passes until the device turns to a new request of the function: the prefills before it, and
  * about half of a step of what it is at. */

@@ -77,11 +77,20 @@ bool spare_is_worth(const struct sched *s, uint32_t device, uint32_t backbone)
     return keepalive_is_worth(&o, &c);
 }
 
+/* A spare that is worth its memory stands by with the device's next plan. */
+static double without_spare(const struct sched *s, const struct worker *w, uint32_t function)
+{
+    if (spare_on(s, w->device, w->copy) != SCHED_NONE)
+        return 0;
+    if (s->config.no_preload || !spare_is_worth(s, w->device, w->backbone))
+        return 1;
+    struct forecast_outlook o = forecast_look(&s->functions[function].forecast, s->now_us);
+    return 1 - forecast_none(&o, s->config.plan_period_us);
+}
+
 double forecast_restart_us(const struct sched *s, const struct worker *w, uint32_t function)
 {
-    bool has_spare = spare_on(s, w->device, w->copy) != SCHED_NONE ||
-                     (!s->config.no_preload && spare_is_worth(s, w->device, w->backbone));
-    return (has_spare ? 0 : s->devices[w->device].spawn.value) +
+    return without_spare(s, w, function) * s->devices[w->device].spawn.value +
            s->backbones[w->backbone].bind.value + forecast_cached_us(s, function);
 }
 
@@ -191,6 +200,24 @@ static void consider(const struct sched *s, uint32_t device, uint32_t function,
         *best = f;
 }
 
+/* Where its adapter is, and the devices of nodes that have it in host memory. */
+static void consider_adapter_near(const struct sched *s, uint32_t function,
+                                  const struct cost_batch *batch, uint64_t now_us,
+                                  struct start_forecast *best)
+{
+    uint32_t left = DEVICES_SAMPLED;
+    for (uint32_t i = s->functions[function].copies; i != SCHED_NONE && left > 0;
+         i = s->copies[i].object_next) {
+        uint32_t place = s->copies[i].place;
+        bool is_device = place_is_device(s, place);
+        for (uint32_t d = is_device ? place : s->places[place].devices; d != SCHED_NONE && left > 0;
+             d = is_device ? SCHED_NONE : s->devices[d].node_next) {
+            consider(s, d, function, batch, now_us, best);
+            left--;
+        }
+    }
+}
+
 struct start_forecast forecast_start(const struct sched *s, uint32_t function, double prompt_tokens,
                                      uint64_t now_us)
 {
@@ -200,6 +227,7 @@ struct start_forecast forecast_start(const struct sched *s, uint32_t function, d
     struct start_forecast best = {.device = SCHED_NONE};
     for (uint32_t i = d->workers; i != SCHED_NONE; i = s->workers[i].domain_next)
         consider(s, s->workers[i].device, function, &batch, now_us, &best);
+    consider_adapter_near(s, function, &batch, now_us, &best);
     uint32_t left = DEVICES_SAMPLED;
     for (uint32_t i = s->backbones[f->backbone].copies; i != SCHED_NONE && left > 0;
          i = s->copies[i].object_next, left--)

@@ -94,8 +94,11 @@ static void add_adapter(struct gathering *g, uint32_t function, uint32_t needs)
                                 .function = function,
                                 .bytes = f->adapter_bytes};
     bool is_here = copy_find(s, COPY_ADAPTER, function, g->place, SCHED_NONE) != NULL;
+    bool is_elsewhere = g->is_device
+                            ? f->device_copies > 0
+                            : f->copies != SCHED_NONE && !is_above(g, COPY_ADAPTER, function);
     /* Its next request goes where the adapter is: a second one would wait in vain. */
-    if (!is_here && ((g->is_device && f->device_copies > 0) || failed_lately(g, f->failed_us)))
+    if (!is_here && (is_elsewhere || failed_lately(g, f->failed_us)))
         return;
     const struct copy *c = look_at(g, COPY_ADAPTER, function, &v);
     v.in_use |= c && (c->users > 0 || f->waiting > 0);

@@ -37,7 +37,7 @@ struct system_options {
 /* --hold of this system on GPUs, in --paper: of an operator who sells first tokens, forty times
  * what `sllora serve` has by default. A load takes ten times as long there, and a second copy of a
  * backbone saves a step or two of waiting. */
-#define SYSTEM_GPU_HOLD 4.3e13
+#define SYSTEM_GPU_HOLD 4.45e13
 
 /* What a system fills in; the machines, requests and functions are there already. */
 struct system_setup {

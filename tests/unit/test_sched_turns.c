@@ -1,6 +1,6 @@
 /*
- * Scenarios of the scheduler core: batches and turns, memory that is too small, what is there ahead
- * of need; and that the core is a function of its events.
+ * Scenarios of the scheduler core: batches and turns, memory that is too small; and that the
+ * core is a function of its events.
  */
 #include "unit/sched_stage.h"
 
@@ -452,94 +452,6 @@ static void test_stalled(void **state)
     stage_free(g);
 }
 
-/* --- ahead of need --- */
-
-/* Where memory costs nothing all is there before the first request: it is only bound. */
-static void test_ahead_of_need(void **state)
-{
-    (void)state;
-    struct sched_config config = stage_config();
-    config.no_preload = 0;
-    struct stage *g = stage_new(&config);
-    stage_apply(g, (struct sched_event){
-                       .type = SCHED_DEPLOYED, .isolation = ROUTE_OWNER, .bytes = ADAPTER_BYTES});
-    stage_pass(g, 2 * config.plan_period_us);
-    stage_expect(g, "load load");
-    assert_int_equal(stage_said(g, SCHED_LOAD, 0)->backbone, 0); /* first what the other needs */
-    assert_int_equal(stage_said(g, SCHED_LOAD, 1)->function, 0);
-    uint32_t adapter = stage_said(g, SCHED_LOAD, 1)->copy;
-    stage_loaded(g, stage_said(g, SCHED_LOAD, 0)->copy);
-    stage_expect(g, "spawn");
-    uint32_t spare = stage_said(g, SCHED_SPAWN, 0)->worker;
-    stage_loaded(g, adapter);
-    stage_ready(g, spare);
-    stage_pass(g, 3 * config.plan_period_us);
-    stage_expect(g, ""); /* nothing twice */
-    struct sched_function_view view;
-    sched_function_view(g->s, g->now_us, 0, &view);
-    assert_int_equal(view.state, SCHED_SPARED);
-    stage_request(g, 1, 0);
-    stage_expect(g, "bind");
-    assert_int_equal(stage_said(g, SCHED_BIND, 0)->worker, spare);
-    stage_bound(g, spare, 0);
-    stage_expect(g, "submit grant");
-    stage_free(g);
-}
-
-/* Answers what was asked for ahead of need, until nothing more is; returns how many spares stand
- * ready. */
-static uint32_t settle(struct stage *g, uint32_t *ret_spares)
-{
-    uint32_t spares = 0, answered = 0;
-    stage_pass(g, 2 * g->config.plan_period_us);
-    while (answered < g->said_count) {
-        const struct sched_action a = g->said[answered++];
-        g->expected = answered;
-        if (a.type == SCHED_LOAD) {
-            stage_loaded(g, a.copy);
-        } else {
-            assert_int_equal(a.type, SCHED_SPAWN);
-            ret_spares[spares++] = a.worker;
-            stage_ready(g, a.worker);
-        }
-        answered = g->expected; /* what was said before may be forgotten by now */
-        if (answered == g->said_count)
-            stage_pass(g, 2 * g->config.plan_period_us);
-    }
-    return spares;
-}
-
-/* While its worker's device is at work, the next request goes to a spare on an idle device. */
-static void test_next_request_goes_to_an_idle_device(void **state)
-{
-    (void)state;
-    for (uint32_t most = 1; most <= 2; most++) {
-        struct sched_config config = stage_config();
-        uint32_t spares[4];
-        config.no_preload = 0;
-        config.domain_workers_max = most;
-        struct stage *g = stage_new(&config);
-        stage_device(g, 1);
-        stage_apply(g, (struct sched_event){.type = SCHED_DEPLOYED, .isolation = ROUTE_OWNER});
-        assert_int_equal(settle(g, spares), 2);
-        stage_request(g, 1, 0);
-        stage_expect(g, "bind");
-        uint32_t first = stage_said(g, SCHED_BIND, 0)->worker;
-        assert_true(first == spares[0] || first == spares[1]);
-        stage_bound(g, first, 0);
-        stage_expect(g, "submit grant");
-        stage_request(g, 2, 0);
-        if (most == 1) {
-            stage_expect(g, "submit");
-            assert_int_equal(stage_said(g, SCHED_SUBMIT, 0)->worker, first);
-        } else {
-            stage_expect(g, "bind");
-            assert_int_equal(stage_said(g, SCHED_BIND, 0)->worker, spares[0] + spares[1] - first);
-        }
-        stage_free(g);
-    }
-}
-
 /* --- the core is a function of its events --- */
 
 struct wild {
@@ -688,8 +600,6 @@ int main(void)
         cmocka_unit_test(test_host_memory),
         cmocka_unit_test(test_kv_memory),
         cmocka_unit_test(test_stalled),
-        cmocka_unit_test(test_ahead_of_need),
-        cmocka_unit_test(test_next_request_goes_to_an_idle_device),
         cmocka_unit_test(test_the_same_events_the_same_actions),
     };
     return cmocka_run_group_tests_name("sched_turns", tests, NULL, NULL);
