@@ -11,7 +11,7 @@ LDFLAGS  := $(if $(SAN),-fsanitize=$(SAN)) -Wl,--as-needed -Wl,-z,relro,-z,now
 DEPFLAGS  = -MMD -MP
 
 # Every folder of src/ is one static library; the programs and tests link the ones they need.
-DIRS     := base policy sched wire model weights kernels engine sandbox worker gateway store \
+DIRS     := base policy sched wire model weights kernels engine gpu sandbox worker gateway store \
             daemon sim cli
 MAINS    := src/worker/main.c src/cli/main.c
 srcs      = $(filter-out $(MAINS),$(wildcard src/$(1)/*.c))
@@ -35,7 +35,7 @@ LLHTTP_OBJ := $(patsubst %,$(BUILD)/llhttp/%.o,api http llhttp)
 ONEDNN := $(if $(wildcard /usr/include/oneapi/dnnl/dnnl.h),$(BUILD)/sllora-onednn)
 
 # Reverse order of use: a library may call only what stands to its right (checked by `make tidy`).
-SLLORA_LIBS := cli daemon sim gateway store sched policy sandbox wire base
+SLLORA_LIBS := cli daemon sim gateway store sched policy sandbox gpu wire base
 WORKER_LIBS := worker engine kernels weights model sandbox wire base
 SLLORA_SYS  := -levent -ljansson -lsqlite3 -lcurl -lcrypto -lseccomp -lm
 # The worker's libraries are linked in: looking them up and relocating them is half of a start.
@@ -51,6 +51,8 @@ REFERENCE_HERE   := from importlib.util import find_spec; import sys; \
 CASES            ?= 200
 
 UNIT  := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test_*.c))
+# A driver without a GPU, for the tests of what is asked of one.
+FAKE_CUDA := $(BUILD)/tests/fake/libcuda.so.1
 FUZZ  := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
 
 .PHONY: help all demo test unit live differential check bench sim tidy format setup clean
@@ -73,7 +75,7 @@ test: setup ## install what is missing, build, run every test
 unit: all tests ## only the tests that need no daemon
 	@python3 tests/run.py --build $(BUILD) unit fuzz
 
-live: all ## only the tests that drive the real daemon
+live: all $(FAKE_CUDA) ## only the tests that drive the real daemon
 	@python3 tests/run.py --build $(BUILD) live
 
 differential: $(BUILD)/tests/test_parity ## random models and adapters against transformers + peft
@@ -110,7 +112,7 @@ clean: ## remove everything that was built
 	rm -rf build build-asan build-tsan
 
 .PHONY: tests
-tests: $(UNIT) $(FUZZ)
+tests: $(UNIT) $(FUZZ) $(FAKE_CUDA)
 
 # --- objects and libraries ---
 
@@ -173,6 +175,11 @@ $(BUILD)/tests/test_%: tests/unit/test_%.c $(TEST_LIBS) $(LLHTTP_OBJ)
 	@echo "  TEST  $@"
 	@$(CC) $(CFLAGS) -Itests $(DEPFLAGS) -Wno-missing-prototypes $(LDFLAGS) -o $@ $< \
 	    -Wl,--start-group $(TEST_LIBS) -Wl,--end-group $(LLHTTP_OBJ) $(TEST_SYS)
+
+$(FAKE_CUDA): tests/fake_cuda.c
+	@mkdir -p $(@D)
+	@echo "  LD    $@"
+	@$(CC) $(CFLAGS) -Wno-missing-prototypes -shared -fPIC $(LDFLAGS) -o $@ $<
 
 $(BUILD)/tests/fuzz_%: tests/fuzz/fuzz_%.c tests/fuzz/driver.c $(TEST_LIBS) $(LLHTTP_OBJ)
 	@mkdir -p $(@D)

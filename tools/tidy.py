@@ -32,13 +32,14 @@ UPPER = {
     "weights": ["model"],
     "kernels": [],
     "engine": ["kernels", "weights", "model"],
+    "gpu": [],
     "sandbox": [],
     "worker": ["engine", "kernels", "weights", "model", "sandbox", "wire"],
     "gateway": [],
     "store": ["sched", "policy"],
     "daemon": ["gateway", "store", "sched", "policy", "sandbox", "wire"],
     "sim": ["store", "sched", "policy"],
-    "cli": ["daemon", "sim", "store", "policy", "sandbox"],
+    "cli": ["daemon", "sim", "store", "policy", "sandbox", "gpu"],
 }
 # The image format is a description without code, and both sides of the wire speak of it.
 ALLOWED = {("daemon/deploy.h", "weights/image.h"), ("daemon/backbones.c", "weights/image.h")}

@@ -1,9 +1,11 @@
 /* `sllora doctor`: what this machine offers, what is missing, and what falls without it. */
 #include "cli/cli.h"
 
+#include "gpu/driver.h"
 #include "sandbox/sandbox.h"
 
 #include <argp.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,12 +13,14 @@
 
 struct finding {
     char name[48];
-    char value[96];
-    const char *consequence; /* NULL: fine */
-    bool needed;             /* `serve` refuses without it */
+    char value[192];
+    char consequence[ERROR_TEXT_BYTES]; /* "": fine */
+    bool needed;                        /* `serve` refuses without it */
 };
 
-#define FINDINGS_MAX 48
+#define FINDINGS_MAX 64
+/* More are counted, and not described. */
+#define GPUS_SHOWN 16u
 
 struct findings {
     struct finding list[FINDINGS_MAX];
@@ -31,6 +35,11 @@ static struct finding *add(struct findings *f, const char *name)
     *x = (struct finding){0};
     snprintf(x->name, sizeof x->name, "%s", name);
     return x;
+}
+
+static void note(struct finding *x, const char *consequence)
+{
+    snprintf(x->consequence, sizeof x->consequence, "%s", consequence);
 }
 
 /* The first line of a small file, or "". */
@@ -58,7 +67,7 @@ static void add_processor(struct findings *f)
         __builtin_cpu_supports("avx512bf16") ? " avx512-bf16" : "",
         __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("amx-int8") ? " amx" : "");
     if (!__builtin_cpu_supports("avx2"))
-        x->consequence = "the engine computes with scalar code, many times slower";
+        note(x, "the engine computes with scalar code, many times slower");
 }
 
 static void add_memory(struct findings *f)
@@ -70,12 +79,12 @@ static void add_memory(struct findings *f)
     x = add(f, "huge pages in the pool");
     read_line("/proc/sys/vm/nr_hugepages", x->value, sizeof x->value);
     if (strcmp(x->value, "0") == 0 || x->value[0] == '\0')
-        x->consequence = "backbones use transparent huge pages where the kernel agrees; reserve "
-                         "some with: sysctl vm.nr_hugepages=N (2 MiB each)";
+        note(x, "backbones use transparent huge pages where the kernel agrees; reserve some with: "
+                "sysctl vm.nr_hugepages=N (2 MiB each)");
     x = add(f, "transparent huge pages");
     read_line("/sys/kernel/mm/transparent_hugepage/enabled", x->value, sizeof x->value);
     if (strstr(x->value, "[never]") != NULL || x->value[0] == '\0')
-        x->consequence = "cold starts map 4 KiB pages: about 75 ms for each GiB of a backbone";
+        note(x, "cold starts map 4 KiB pages: about 75 ms for each GiB of a backbone");
     read_line("/sys/kernel/mm/transparent_hugepage/shmem_enabled", text, sizeof text);
     x = add(f, "shared huge pages");
     snprintf(x->value, sizeof x->value, "%s", text);
@@ -95,7 +104,8 @@ static void add_sandbox(struct findings *f)
             snprintf(x->value, sizeof x->value, "yes, ABI %d", have.landlock_abi);
         if (i == SANDBOX_MEMORY_CGROUP && present)
             snprintf(x->value, sizeof x->value, "yes, version %d", have.cgroup_version);
-        x->consequence = present ? NULL : sandbox_feature_promise(i);
+        if (!present)
+            note(x, sandbox_feature_promise(i));
         x->needed = !present && (SANDBOX_NEEDED & SANDBOX_BIT(i)) != 0;
     }
 }
@@ -107,8 +117,55 @@ static void add_limits(struct findings *f)
     x = add(f, "user");
     snprintf(x->value, sizeof x->value, "%s", geteuid() == 0 ? "root" : "ordinary");
     if (geteuid() != 0)
-        x->consequence = "all workers run under your own uid; the kernel still forbids every write "
-                         "to a backbone";
+        note(x, "all workers run under your own uid; the kernel still forbids every write to a "
+                "backbone");
+}
+
+static void add_gpu(struct findings *f, const struct gpu_driver *d, uint32_t index)
+{
+    struct gpu g;
+    struct error err = {0};
+    char name[48], memory[32], rate[32] = "";
+    snprintf(name, sizeof name, "GPU %u", index);
+    struct finding *x = add(f, name);
+    if (gpu_look(d, index, &g, &err) < 0) {
+        snprintf(x->value, sizeof x->value, "no answer");
+        note(x, err.text);
+        return;
+    }
+    cli_bytes_text((double)g.memory_bytes, memory, sizeof memory);
+    if (g.memory_bytes_s > 0)
+        snprintf(rate, sizeof rate, " at %.0f GB/s", g.memory_bytes_s / 1e9);
+    snprintf(x->value, sizeof x->value, "%s, %s%s, %u SMs, compute capability %u.%u", g.name,
+             memory, rate, g.multiprocessors, g.capability / 10, g.capability % 10);
+    if (gpu_check(&g, &err) < 0)
+        snprintf(x->consequence, sizeof x->consequence, "cannot be used: %.480s", err.text);
+    else
+        note(x, "not used: functions run on the processors only");
+}
+
+/* No GPU is an ordinary state; a driver that is there and does not work is worth a note. */
+static void add_gpus(struct findings *f)
+{
+    struct gpu_driver *d;
+    struct error err = {0};
+    struct finding *x = add(f, "NVIDIA driver");
+    int r = gpu_driver_open(&d, NULL, &err);
+    if (r == -ENOENT) {
+        snprintf(x->value, sizeof x->value, "none: functions run on the processors");
+        return;
+    }
+    if (r < 0) {
+        snprintf(x->value, sizeof x->value, "not used");
+        note(x, err.text);
+        return;
+    }
+    uint32_t version = gpu_driver_version(d), count = gpu_count(d);
+    snprintf(x->value, sizeof x->value, "for CUDA %u.%u, %u GPU%s", version / 1000,
+             version % 1000 / 10, count, count == 1 ? "" : "s");
+    for (uint32_t i = 0; i < count && i < GPUS_SHOWN; i++)
+        add_gpu(f, d, i);
+    gpu_driver_close(d);
 }
 
 static void print(const struct findings *f)
@@ -116,11 +173,11 @@ static void print(const struct findings *f)
     for (size_t i = 0; i < f->count; i++) {
         const struct finding *x = &f->list[i];
         printf("%-4s %-28s %s\n",
-               x->needed                ? "MISS"
-               : x->consequence != NULL ? "note"
-                                        : "ok",
+               x->needed                   ? "MISS"
+               : x->consequence[0] != '\0' ? "note"
+                                           : "ok",
                x->name, x->value);
-        if (x->consequence != NULL)
+        if (x->consequence[0] != '\0')
             printf("       %s\n", x->consequence);
     }
 }
@@ -130,9 +187,10 @@ static void print_json(const struct findings *f, bool ready)
     json_t *list = json_array();
     for (size_t i = 0; i < f->count; i++) {
         const struct finding *x = &f->list[i];
-        json_array_append_new(list,
-                              json_pack("{s:s, s:s, s:s?, s:b}", "name", x->name, "value", x->value,
-                                        "consequence", x->consequence, "needed", x->needed));
+        json_array_append_new(list, json_pack("{s:s, s:s, s:s?, s:b}", "name", x->name, "value",
+                                              x->value, "consequence",
+                                              x->consequence[0] != '\0' ? x->consequence : NULL,
+                                              "needed", x->needed));
     }
     json_t *o = json_pack("{s:b, s:o}", "ready", ready, "findings", list);
     cli_print_json(o);
@@ -166,6 +224,7 @@ int cmd_doctor(int argc, char **argv)
     add_limits(&f);
     add_processor(&f);
     add_memory(&f);
+    add_gpus(&f);
     add_sandbox(&f);
     bool ready = true;
     for (size_t i = 0; i < f.count; i++)

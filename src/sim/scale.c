@@ -10,9 +10,6 @@
 #include <time.h>
 
 /* An owner's functions share a process, as by default. */
-/* --hold; with SYSTEM_GPU_HOLD, which spreads more copies, a day takes longer than five minutes
- * allow for. */
-#define HOLD 1e13
 #define FUNCTIONS_PER_OWNER 20u
 #define ZIPF 1.0
 /* A plan looks at a thousand functions; a thousand devices are not planned once a second. */
@@ -71,7 +68,7 @@ static struct world_options options(const struct scale_options *o, const struct 
                               .trace = t,
                               .keeps_no_samples = true};
     uint64_t period_us = (uint64_t)PLAN_PERIOD_US_DEVICE * o->devices;
-    w.sched.price_bytes = HOLD;
+    w.sched.price_bytes = SYSTEM_GPU_HOLD;
     w.sched.plan_period_us =
         period_us > w.sched.plan_period_us ? period_us : w.sched.plan_period_us;
     return w;

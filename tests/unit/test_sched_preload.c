@@ -99,7 +99,8 @@ static void answer(struct stage *g)
     }
 }
 
-/* The next request goes where the adapter is: it comes to one node, however much is free on both. */
+/* The next request goes where the adapter is: it comes to one node, however much is free on both.
+ */
 static void test_an_adapter_comes_to_one_node(void **state)
 {
     (void)state;
