@@ -7,6 +7,7 @@
 #include "cli/load_trace.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -298,61 +299,116 @@ int bench_slo(const struct bench_options *options, struct error *err)
 
 /* --- the simulator's truth --- */
 
-static int simulate(const struct bench_options *o, const struct load *l, const char *budget,
-                    json_t **ret, struct error *err)
+static const char *const TRUTH_KEYS[] = {"ttft_ms_p50", "ttft_ms_p95", "device_s", "gb_s"};
+#define TRUTH_COUNT (sizeof TRUTH_KEYS / sizeof TRUTH_KEYS[0])
+#define TRUTH_WITHIN 0.15
+
+/* What is compared, and with which profiles: the machine before a run and after it, which are the
+ * same where one was given. */
+struct truth {
+    const struct bench_options *o;
+    struct load load;
+    char budget[32];
+    char profiles[2][PATH_MAX];
+};
+
+/* The machine as it is now. */
+static int calibrate(const struct bench_options *o, const char *path, struct error *err)
+{
+    json_t *profile = NULL;
+    const char *shape = o->shape != NULL ? o->shape : SHAPE;
+    const char *argv[] = {"bench", "calibrate", "--dir", o->dir, "--shape", shape, NULL};
+    int r = bench_self(argv, &profile, err);
+    if (r == 0 && json_dump_file(profile, path, JSON_REAL_PRECISION(9)) < 0)
+        r = error_set(err, -EIO, "cannot write %s", path);
+    json_decref(profile);
+    return r;
+}
+
+static int simulate(const struct truth *t, const char *profile, double *ret, struct error *err)
 {
     char rate[32], seconds[32], seed[16];
-    snprintf(rate, sizeof rate, "%.9g", l->rate);
-    snprintf(seconds, sizeof seconds, "%.9g", l->seconds);
-    snprintf(seed, sizeof seed, "%u", l->seed);
+    json_t *figures = NULL;
+    snprintf(rate, sizeof rate, "%.9g", t->load.rate);
+    snprintf(seconds, sizeof seconds, "%.9g", t->load.seconds);
+    snprintf(seed, sizeof seed, "%u", t->load.seed);
     const char *argv[] = {
-        "sim",      "--trace",    l->class, "--profile",       o->profile,    "--rate",
-        rate,       "--duration", seconds,  "--seed",          seed,          "--functions",
-        "8",        "--owners",   "8",      "--isolation",     "owner",       "--devices",
-        "1",        "--memory",   budget,   "--prompt-tokens", PROMPT_TOKENS, "--new-tokens",
+        "sim",      "--trace",    t->load.class, "--profile",       profile,       "--rate",
+        rate,       "--duration", seconds,       "--seed",          seed,          "--functions",
+        "8",        "--owners",   "8",           "--isolation",     "owner",       "--devices",
+        "1",        "--memory",   t->budget,     "--prompt-tokens", PROMPT_TOKENS, "--new-tokens",
         NEW_TOKENS, NULL};
-    return bench_self(argv, ret, err);
+    int r = bench_self(argv, &figures, err);
+    for (size_t k = 0; r == 0 && k < TRUTH_COUNT; k++)
+        ret[k] = number(figures, TRUTH_KEYS[k]);
+    json_decref(figures);
+    return r;
+}
+
+/* One trace on the live system and in the simulator. The machine is not the same from one minute to
+ * the next: simulated is the mean of what it was before and after. */
+static int compare(struct truth *t, double *ret_ratios, struct error *err)
+{
+    const char *flags[] = {"--memory", t->budget, "--no-prefix-cache", NULL};
+    double before[TRUTH_COUNT], after[TRUTH_COUNT];
+    json_t *live = NULL;
+    fprintf(stderr, "bench truth: %s, %.3g requests a second for %.0f s\n", t->load.class,
+            t->load.rate, t->load.seconds);
+    int r = run(t->o, flags, &t->load, &live, err);
+    if (r == 0)
+        r = simulate(t, t->profiles[0], before, err);
+    if (r == 0 && t->o->profile == NULL)
+        r = calibrate(t->o, t->profiles[1], err);
+    if (r == 0)
+        r = simulate(t, t->profiles[1], after, err);
+    for (size_t k = 0; r == 0 && k < TRUTH_COUNT; k++) {
+        double seen = number(live, TRUTH_KEYS[k]), simulated = (before[k] + after[k]) / 2;
+        ret_ratios[k] = simulated / seen;
+        bench_report(t->o,
+                     json_pack("{s:s, s:s, s:i, s:o, s:o, s:o}", "bench", "truth", "figure",
+                               TRUTH_KEYS[k], "seed", (int)t->load.seed, "value",
+                               real(ret_ratios[k]), "live", real(seen), "sim", real(simulated)));
+    }
+    json_decref(live);
+    return r;
+}
+
+/* The next run begins with what the machine is after this one. */
+static void swap_profiles(struct truth *t)
+{
+    char before[PATH_MAX];
+    memcpy(before, t->profiles[0], sizeof before);
+    memcpy(t->profiles[0], t->profiles[1], sizeof before);
+    memcpy(t->profiles[1], before, sizeof before);
 }
 
 int bench_truth(const struct bench_options *options, struct error *err)
 {
     struct bench_options own = *options, *o = &own;
-    static const char *const keys[] = {"ttft_ms_p50", "ttft_ms_p95", "device_s", "gb_s"};
-    double ratios[sizeof keys / sizeof keys[0]][ROUNDS_MAX];
+    double ratios[TRUTH_COUNT][ROUNDS_MAX], one[TRUTH_COUNT], bytes;
     uint32_t runs = o->runs > 0 && o->runs < ROUNDS_MAX ? o->runs : 3;
-    char budget[32];
-    const char *flags[] = {"--memory", budget, "--no-prefix-cache", NULL};
-    double bytes;
     own.data = DATA;
-    if (o->profile == NULL)
-        return error_set(err, -EINVAL,
-                         "truth: compared with which profile? --profile FILE, as `sllora bench "
-                         "calibrate` writes it");
-    struct load l = {"normal", o->rate > 0 ? o->rate : 1, o->seconds > 0 ? o->seconds : 120, 1};
+    struct truth t = {
+        .o = o,
+        .load = {"normal", o->rate > 0 ? o->rate : 1, o->seconds > 0 ? o->seconds : 120, 1}};
+    for (int i = 0; i < 2; i++)
+        if (o->profile != NULL)
+            snprintf(t.profiles[i], sizeof t.profiles[i], "%s", o->profile);
+        else
+            snprintf(t.profiles[i], sizeof t.profiles[i], "%s/truth-%d.json", o->dir, i);
     int r = prepare(o, &bytes, err);
-    snprintf(budget, sizeof budget, "%.0f", fmax(BUDGET * bytes, BUDGET_BYTES_MIN));
-    for (l.seed = 1; r == 0 && l.seed <= runs; l.seed++) {
-        json_t *live = NULL, *sim = NULL;
-        fprintf(stderr, "bench truth: %s, %.3g requests a second for %.0f s\n", l.class, l.rate,
-                l.seconds);
-        r = run(o, flags, &l, &live, err);
-        if (r == 0)
-            r = simulate(o, &l, budget, &sim, err);
-        for (size_t k = 0; r == 0 && k < sizeof keys / sizeof keys[0]; k++) {
-            double *ratio = &ratios[k][l.seed - 1];
-            *ratio = number(sim, keys[k]) / number(live, keys[k]);
-            bench_report(o,
-                         json_pack("{s:s, s:s, s:i, s:o, s:o, s:o}", "bench", "truth", "figure",
-                                   keys[k], "seed", (int)l.seed, "value", real(*ratio), "live",
-                                   real(number(live, keys[k])), "sim", real(number(sim, keys[k]))));
-        }
-        json_decref(live);
-        json_decref(sim);
+    snprintf(t.budget, sizeof t.budget, "%.0f", fmax(BUDGET * bytes, BUDGET_BYTES_MIN));
+    if (r == 0 && o->profile == NULL)
+        r = calibrate(o, t.profiles[0], err);
+    for (; r == 0 && t.load.seed <= runs; t.load.seed++) {
+        r = compare(&t, one, err);
+        for (size_t k = 0; r == 0 && k < TRUTH_COUNT; k++)
+            ratios[k][t.load.seed - 1] = one[k];
+        swap_profiles(&t);
     }
-    /* The machine is not the same from one round to the next. */
-    for (size_t k = 0; r == 0 && k < sizeof keys / sizeof keys[0]; k++)
-        bench_report(o, json_pack("{s:s, s:s, s:i, s:o, s:f}", "bench", "truth", "figure", keys[k],
-                                  "runs", (int)runs, "value", real(bench_median(ratios[k], runs)),
-                                  "within", 0.15));
+    for (size_t k = 0; r == 0 && k < TRUTH_COUNT; k++)
+        bench_report(o, json_pack("{s:s, s:s, s:i, s:o, s:f}", "bench", "truth", "figure",
+                                  TRUTH_KEYS[k], "runs", (int)runs, "value",
+                                  real(bench_median(ratios[k], runs)), "within", TRUTH_WITHIN));
     return r;
 }

@@ -111,6 +111,11 @@ def test_the_simulator_reads_what_is_calibrated(directory):
     for line in medians:
         of_seeds = [s["value"] for s in seeds if s["figure"] == line["figure"]]
         assert math.isclose(line["value"], statistics.median(of_seeds)) and line["within"] == 0.15
+    own = lines_of(directory, "truth", "--seconds", "2", "--rate", "5", "--runs", "1")
+    assert [line["figure"] for line in own] == 2 * keys
+    for k in range(2):
+        profile = json.loads((directory / f"truth-{k}.json").read_text())
+        assert profile["backbones"][0]["name"] == "tiny"
 
 
 @pytest.mark.parametrize("quant, products", [
