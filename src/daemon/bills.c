@@ -130,7 +130,8 @@ void bills_close(struct daemon *d)
 {
     if (d->ledger == NULL)
         return;
-    bills_commit(d);
+    if (ledger_waiting(d->ledger) > 0) /* once more */
+        bills_commit(d);
     ledger_close(d->ledger);
     d->ledger = NULL;
 }

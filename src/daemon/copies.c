@@ -328,7 +328,7 @@ void copies_drop(struct daemon *d, const struct sched_action *a)
 void copies_close(struct daemon *d)
 {
     for (uint32_t i = 0; i < d->config.sched.copies_max; i++) {
-        if (d->copies[i].used && d->copies[i].reader_fd >= 0)
-            close(d->copies[i].reader_fd);
+        if (d->copies[i].used)
+            copy_end(d, &d->copies[i]);
     }
 }

@@ -241,11 +241,12 @@ struct call *call_find(struct daemon *d, uint64_t id);
 /* copies.c: LOAD and DROP */
 void copies_load(struct daemon *d, const struct sched_action *a);
 void copies_drop(struct daemon *d, const struct sched_action *a);
-void copies_close(struct daemon *d);
+void copies_close(struct daemon *d); /* at the end, when no worker is left */
 
 /* workers.c: the core's other actions on processes */
 void worker_execute(struct daemon *d, const struct sched_action *a);
 void workers_watch(struct daemon *d, uint64_t now_us); /* once a second: hangs */
+void workers_close(struct daemon *d); /* at the end: kills all, and tells the core */
 
 /* bills.c: receipts and idle memory into the ledger */
 int bills_open(struct daemon *d, struct error *err);

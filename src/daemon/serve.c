@@ -78,15 +78,22 @@ static void execute(struct daemon *d, const struct sched_action *a)
     }
 }
 
+/* Returns the number of actions. */
+static uint32_t decide(struct daemon *d, struct sched_action *actions, bool *ret_more)
+{
+    uint64_t now_us = clock_now_us();
+    uint32_t count = sched_plan(d->sched, now_us, actions, ACTIONS_MAX, ret_more);
+    eventlog_plan(d->eventlog, now_us, actions, count);
+    return count;
+}
+
 static void plan(struct daemon *d)
 {
     struct sched_action actions[ACTIONS_MAX];
     bool more = false;
     while (d->dirty || more) {
         d->dirty = false;
-        uint64_t now_us = clock_now_us();
-        uint32_t count = sched_plan(d->sched, now_us, actions, ACTIONS_MAX, &more);
-        eventlog_plan(d->eventlog, now_us, actions, count);
+        uint32_t count = decide(d, actions, &more);
         for (uint32_t i = 0; i < count; i++)
             execute(d, &actions[i]);
     }
@@ -95,6 +102,25 @@ static void plan(struct daemon *d)
         bills_commit(d);
         calls_finish(d);
     }
+}
+
+/* At the end: all workers and copies have gone, what they were kept for until now is owed, and what
+ * the core would begin in their place is not begun. */
+static void settle(struct daemon *d)
+{
+    struct sched_action actions[ACTIONS_MAX];
+    bool more = true;
+    workers_close(d);
+    copies_close(d);
+    while (more) {
+        uint32_t count = decide(d, actions, &more);
+        for (uint32_t i = 0; i < count; i++) {
+            if (actions[i].type == SCHED_RECEIPT || actions[i].type == SCHED_IDLE_BILL)
+                execute(d, &actions[i]);
+        }
+    }
+    bills_commit(d);
+    calls_finish(d);
 }
 
 static void on_second(evutil_socket_t fd, short what, void *argument)
@@ -380,13 +406,12 @@ static void run(struct daemon *d)
 static void finish(struct daemon *d)
 {
     if (d->gateway != NULL) {
+        settle(d);
         deploys_close(d);
         gateway_close(d->gateway);
         unlink(d->config.admin_socket);
     }
     procs_close(d->procs);
-    if (d->copies != NULL)
-        copies_close(d);
     bills_close(d);
     journal_free(d->journal);
     eventlog_close(d->eventlog);

@@ -187,6 +187,18 @@ static void worker_exited(void *context, struct proc *p, const char *how)
     worker_event(d, index, SCHED_WORKER_EXITED, SCHED_NONE);
 }
 
+void workers_close(struct daemon *d)
+{
+    for (uint32_t i = 0; i < d->config.sched.workers_max; i++) {
+        struct worker_slot *w = &d->workers[i];
+        if (w->proc == NULL)
+            continue;
+        proc_kill(w->proc);
+        w->proc = NULL;
+        worker_event(d, i, SCHED_WORKER_EXITED, SCHED_NONE);
+    }
+}
+
 static void send_attach(struct daemon *d, const struct worker_slot *w, const struct sched_action *a)
 {
     const struct copy_slot *c = &d->copies[a->copy];

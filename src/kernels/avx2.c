@@ -25,6 +25,12 @@
 /* 2 rows of a panel are 8 sums; 4 of w, the halves of one and x take the rest. */
 #define PANEL_ROWS 2
 
+/* From 12 rows on a panel is unpacked for all of them: 6 rows of two vectors are 12 sums, the
+ * others hold w and x. */
+#define UNPACK_ROWS_MIN 12
+#define UNPACK_ROWS 6
+#define UNPACK_VECS 2
+
 /* Of quantised ones: 8 sums of a group, those of all groups wait in memory. */
 #define QUANTISED_ROWS 2
 
@@ -280,13 +286,41 @@ static inline veci veci_high_halves(veci a)
     return veci_low_halves(_mm256_srli_epi16(a, 4));
 }
 
-/* acc[l] + the sum of codes[4l + i] * x[4l + i] for i below 4; codes without, x with a sign */
-static inline veci veci_dot(veci codes, veci x, veci acc)
+/* Codes of int8 as products take them: less their offset, and the sizes of that. */
+#define INT8_HAS_OFFSET 0
+typedef struct {
+    veci codes, sizes;
+} veci_int8;
+
+static inline veci_int8 veci_int8_of(veci codes)
 {
-    veci even = _mm256_madd_epi16(_mm256_and_si256(codes, _mm256_set1_epi16(0xff)),
-                                  _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8));
-    veci odd = _mm256_madd_epi16(_mm256_srli_epi16(codes, 8), _mm256_srai_epi16(x, 8));
-    return veci_add(acc, veci_add(even, odd));
+    veci_int8 w = {.codes = _mm256_xor_si256(codes, _mm256_set1_epi8((char)0x80))};
+    w.sizes = _mm256_abs_epi8(w.codes);
+    return w;
+}
+
+/* acc[l] + the sum of w[4l + i] * x[4l + i] for i below 4, x from -127 to 127. Of bytes the
+ * instruction set multiplies such without a sign by such with one, in pairs whose sums, 2 * 128 *
+ * 127 at most, fit 16 bits: the sign of w goes to x. */
+static inline veci veci_dot_int8(veci_int8 w, veci x, veci acc)
+{
+    veci pairs = _mm256_maddubs_epi16(w.sizes, _mm256_sign_epi8(x, w.codes));
+    return veci_add(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+
+/* Products of int4 add up in 16 bits for half of a group: 8 * 2 * 15 * 127 is below 2^15. */
+#define INT4_PARTS 2
+
+/* acc[p] + codes[2p] * x[2p] + codes[2p + 1] * x[2p + 1], codes below 16 */
+static inline veci veci_dot_narrow(veci codes, veci x, veci acc)
+{
+    return _mm256_add_epi16(acc, _mm256_maddubs_epi16(codes, x));
+}
+
+/* acc[l] + part[2l] + part[2l + 1] */
+static inline veci veci_join(veci acc, veci part)
+{
+    return veci_add(acc, _mm256_madd_epi16(part, _mm256_set1_epi16(1)));
 }
 
 static inline vec vec_of_veci(veci a)

@@ -263,18 +263,70 @@ static inline veci veci_high_halves(veci a)
     return veci_low_halves(_mm512_srli_epi16(a, 4));
 }
 
+#ifdef __AVX512VNNI__
+
 /* acc[l] + the sum of codes[4l + i] * x[4l + i] for i below 4; codes without, x with a sign */
 static inline veci veci_dot(veci codes, veci x, veci acc)
 {
-#ifdef __AVX512VNNI__
     return _mm512_dpbusd_epi32(acc, codes, x);
-#else
-    veci even = _mm512_madd_epi16(_mm512_and_si512(codes, _mm512_set1_epi16(0xff)),
-                                  _mm512_srai_epi16(_mm512_slli_epi16(x, 8), 8));
-    veci odd = _mm512_madd_epi16(_mm512_srli_epi16(codes, 8), _mm512_srai_epi16(x, 8));
-    return veci_add(acc, veci_add(even, odd));
-#endif
 }
+
+/* Codes of int8 as products take them: as they stand. */
+#define INT8_HAS_OFFSET 1
+typedef veci veci_int8;
+
+static inline veci_int8 veci_int8_of(veci codes)
+{
+    return codes;
+}
+
+static inline veci veci_dot_int8(veci_int8 w, veci x, veci acc)
+{
+    return veci_dot(w, x, acc);
+}
+
+#else
+
+/* Codes of int8 as products take them: the sizes of what they are less their offset, and which of
+ * that is negative. */
+#define INT8_HAS_OFFSET 0
+typedef struct {
+    veci sizes;
+    __mmask64 negative;
+} veci_int8;
+
+static inline veci_int8 veci_int8_of(veci codes)
+{
+    veci less = _mm512_xor_si512(codes, _mm512_set1_epi8((char)0x80));
+    return (veci_int8){_mm512_abs_epi8(less), _mm512_movepi8_mask(less)};
+}
+
+/* acc[l] + the sum of w[4l + i] * x[4l + i] for i below 4, x from -127 to 127. Of bytes the
+ * instruction set multiplies such without a sign by such with one, in pairs whose sums, 2 * 128 *
+ * 127 at most, fit 16 bits: the sign of w goes to x. */
+static inline veci veci_dot_int8(veci_int8 w, veci x, veci acc)
+{
+    veci by = _mm512_mask_sub_epi8(x, w.negative, _mm512_setzero_si512(), x);
+    veci pairs = _mm512_maddubs_epi16(w.sizes, by);
+    return veci_add(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+}
+
+/* Products of int4 add up in 16 bits for half of a group: 8 * 2 * 15 * 127 is below 2^15. */
+#define INT4_PARTS 2
+
+/* acc[p] + codes[2p] * x[2p] + codes[2p + 1] * x[2p + 1], codes below 16 */
+static inline veci veci_dot_narrow(veci codes, veci x, veci acc)
+{
+    return _mm512_add_epi16(acc, _mm512_maddubs_epi16(codes, x));
+}
+
+/* acc[l] + part[2l] + part[2l + 1] */
+static inline veci veci_join(veci acc, veci part)
+{
+    return veci_add(acc, _mm512_madd_epi16(part, _mm512_set1_epi16(1)));
+}
+
+#endif
 
 static inline vec vec_of_veci(veci a)
 {

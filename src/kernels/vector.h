@@ -98,6 +98,9 @@ INLINE vec vec_exp(vec x)
 
 #include "kernels/vector_matmul.h"
 #include "kernels/vector_panels.h"
+#ifdef UNPACK_ROWS
+#include "kernels/vector_unpacked.h"
+#endif
 #include "kernels/vector_quantised.h"
 #include "kernels/vector_blocks.h"
 
@@ -382,7 +385,10 @@ static uint64_t ceiling_bf16(uint64_t rounds, float *factor)
 #ifndef CEILING_INT8
 static uint64_t ceiling_int8(uint64_t rounds, float *factor)
 {
-    veci sums[12], by = veci_set1((int)(127 * *factor) * 0x01010101);
+    const uint32_t value = (uint32_t)(127 * *factor);
+    const uint32_t code = INT8_HAS_OFFSET ? value : value + KERNEL_INT8_OFFSET;
+    veci sums[12], by = veci_set1((int32_t)(value * 0x01010101));
+    const veci_int8 w = veci_int8_of(veci_set1((int32_t)(code * 0x01010101)));
 #pragma GCC unroll 12
     for (int s = 0; s < 12; s++)
         sums[s] = veci_set1(s);
@@ -391,7 +397,7 @@ static uint64_t ceiling_int8(uint64_t rounds, float *factor)
         for (int s = 0; s < 12; s++) {
             __asm__(""
                     : "+x"(by)); /* where a product is several instructions, each makes its own */
-            sums[s] = veci_dot(by, by, sums[s]);
+            sums[s] = veci_dot_int8(w, by, sums[s]);
         }
     veci all = sums[0];
     for (int s = 1; s < 12; s++)

@@ -106,6 +106,13 @@ static void matmul_panels(float *y, size_t y_stride, const float *x, size_t x_st
                           const float *bias, uint32_t rows, uint32_t in, uint32_t out_begin,
                           uint32_t out_end, int accumulate)
 {
+#ifdef UNPACK_ROWS
+    if (rows >= UNPACK_ROWS_MIN) {
+        matmul_unpacked(y, y_stride, x, x_stride, w, bias, rows, in, out_begin, out_end,
+                        accumulate);
+        return;
+    }
+#endif
     matmul_over_panels(y, y_stride, (const char *)x, x_stride * sizeof(*x), w,
                        (struct operands){KERNEL_F32, KERNEL_BF16}, bias, rows, in, out_begin,
                        out_end, accumulate);

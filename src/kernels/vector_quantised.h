@@ -84,6 +84,15 @@ INLINE veci codes_set1(const int8_t *codes)
     return veci_set1(four);
 }
 
+INLINE veci dot_int4(veci codes, const int8_t *x, veci acc)
+{
+#ifdef INT4_PARTS
+    return veci_dot_narrow(codes, codes_set1(x), acc);
+#else
+    return veci_dot(codes, codes_set1(x), acc);
+#endif
+}
+
 /* acc[r] += the products of one word of each output with the codes of x from k on */
 INLINE void quantised_step(veci acc[PANEL_ROWS][QUANTISED_VECS], const char *word,
                            struct fetch *fetch, const struct quantised_row x[PANEL_ROWS], size_t k,
@@ -93,13 +102,18 @@ INLINE void quantised_step(veci acc[PANEL_ROWS][QUANTISED_VECS], const char *wor
 #pragma GCC unroll 4
     for (int v = 0; v < QUANTISED_VECS; v++) {
         veci codes = veci_load(word + v * (int)sizeof(veci));
-        veci low = is_int4 ? veci_low_halves(codes) : codes;
-        veci high = is_int4 ? veci_high_halves(codes) : codes;
+        if (is_int4) {
+            veci low = veci_low_halves(codes), high = veci_high_halves(codes);
 #pragma GCC unroll 8
-        for (int r = 0; r < row_count; r++) {
-            acc[r][v] = veci_dot(low, codes_set1(x[r].codes + k), acc[r][v]);
-            if (is_int4)
-                acc[r][v] = veci_dot(high, codes_set1(x[r].codes + k + 4), acc[r][v]);
+            for (int r = 0; r < row_count; r++) {
+                acc[r][v] = dot_int4(low, x[r].codes + k, acc[r][v]);
+                acc[r][v] = dot_int4(high, x[r].codes + k + 4, acc[r][v]);
+            }
+        } else {
+            veci_int8 w = veci_int8_of(codes);
+#pragma GCC unroll 8
+            for (int r = 0; r < row_count; r++)
+                acc[r][v] = veci_dot_int8(w, codes_set1(x[r].codes + k), acc[r][v]);
         }
     }
 }
@@ -113,33 +127,79 @@ INLINE int is_streamed(struct fetch fetch, const int is_int4, const int row_coun
     return fetch.step == STEP_BYTES && row_count <= (is_int4 ? 4 : 8);
 }
 
+/* acc[r] += the products of the inputs [k, end) of the group at input `at`, which has these words
+ */
+INLINE void quantised_steps(veci acc[PANEL_ROWS][QUANTISED_VECS], const char *words,
+                            struct fetch *fetch, const struct quantised_row x[PANEL_ROWS],
+                            size_t at, size_t k, size_t end, const int is_int4, const int streamed,
+                            const int row_count)
+{
+    const size_t step = is_int4 ? 8 : 4;
+    if (streamed) {
+#pragma GCC unroll 1
+        for (; k < end; k += step)
+            quantised_step(acc, words + k / step * STEP_BYTES, fetch, x, at + k, is_int4,
+                           row_count);
+    }
+#pragma GCC unroll 16
+    for (; k < end; k += step)
+        quantised_step(acc, words + k / step * STEP_BYTES, fetch, x, at + k, is_int4, row_count);
+}
+
+#ifdef INT4_PARTS
+/* As quantised_steps over a whole group of int4, in parts whose sums are narrow. */
+INLINE void int4_parts(veci acc[PANEL_ROWS][QUANTISED_VECS], const char *words, struct fetch *fetch,
+                       const struct quantised_row x[PANEL_ROWS], size_t at, const int streamed,
+                       const int row_count)
+{
+    const size_t length = KERNEL_GROUP / INT4_PARTS;
+#pragma GCC unroll 2
+    for (size_t k = 0; k < KERNEL_GROUP; k += length) {
+        veci part[PANEL_ROWS][QUANTISED_VECS];
+#pragma GCC unroll 8
+        for (int r = 0; r < row_count; r++)
+#pragma GCC unroll 4
+            for (int v = 0; v < QUANTISED_VECS; v++)
+                part[r][v] = veci_set1(0);
+        quantised_steps(part, words, fetch, x, at, k, k + length, 1, streamed, row_count);
+#pragma GCC unroll 8
+        for (int r = 0; r < row_count; r++)
+#pragma GCC unroll 4
+            for (int v = 0; v < QUANTISED_VECS; v++)
+                acc[r][v] = veci_join(acc[r][v], part[r][v]);
+    }
+}
+#endif
+
+/* What a group's sum begins with: less what the codes' offset adds, where products have it. */
+INLINE veci group_begin(int32_t minus_sum, const int is_int4)
+{
+    if (!is_int4 && !INT8_HAS_OFFSET)
+        return veci_set1(0);
+    return veci_shift_left(veci_set1(minus_sum), is_int4 ? INT4_OFFSET_BITS : INT8_OFFSET_BITS);
+}
+
 /* sums[r] += the group's products, as floats */
 INLINE void quantised_group(vec sums[PANEL_ROWS][QUANTISED_VECS], const char *group,
                             struct fetch *fetch, const struct quantised_row x[PANEL_ROWS], size_t g,
                             const int is_int4, const int streamed, const int row_count)
 {
-    const size_t step = is_int4 ? 8 : 4;
     const char *words = group + SCALES_BYTES;
+    const size_t at = g * KERNEL_GROUP;
     veci acc[PANEL_ROWS][QUANTISED_VECS];
 #pragma GCC unroll 8
     for (int r = 0; r < row_count; r++)
 #pragma GCC unroll 4
         for (int v = 0; v < QUANTISED_VECS; v++)
-            acc[r][v] = veci_shift_left(veci_set1(x[r].minus_sums[g]),
-                                        is_int4 ? INT4_OFFSET_BITS : INT8_OFFSET_BITS);
+            acc[r][v] = group_begin(x[r].minus_sums[g], is_int4);
     _mm_prefetch(fetch->at, _MM_HINT_T1);
     fetch->at += SCALES_BYTES;
-    size_t k = 0;
-    if (streamed) {
-#pragma GCC unroll 1
-        for (; k < KERNEL_GROUP; k += step)
-            quantised_step(acc, words + k / step * STEP_BYTES, fetch, x, g * KERNEL_GROUP + k,
-                           is_int4, row_count);
-    }
-#pragma GCC unroll 16
-    for (; k < KERNEL_GROUP; k += step)
-        quantised_step(acc, words + k / step * STEP_BYTES, fetch, x, g * KERNEL_GROUP + k, is_int4,
-                       row_count);
+#ifdef INT4_PARTS
+    if (is_int4)
+        int4_parts(acc, words, fetch, x, at, streamed, row_count);
+    else
+#endif
+        quantised_steps(acc, words, fetch, x, at, 0, KERNEL_GROUP, is_int4, streamed, row_count);
 #pragma GCC unroll 4
     for (int v = 0; v < QUANTISED_VECS; v++) {
         vec scale = vec_load_bf16((const uint16_t *)(const void *)group + v * VEC_LANES);

@@ -1,10 +1,14 @@
 """The bill names every request once, at its price, and adds up to what the devices did: beside the
 server, after it was killed, and over its restarts."""
 import collections
+import concurrent.futures
+import http.client
 import json
 import os
 import signal
+import sqlite3
 import subprocess
+import time
 
 import openai
 import pytest
@@ -135,6 +139,38 @@ def test_kills_and_restarts(daemon):
     assert totals["requests"] == 6 and totals["sum"]["runs"] == 2
 
 
+def test_what_is_kept_until_the_end_is_billed(daemon_with):
+    d = daemon_with("--keep-alive", "60")
+    d.deploy("f", DEMO)
+    ask_some(d, ["f"])
+    pid = d.describe("f")["pid"]
+    time.sleep(1)
+    assert d.describe("f")["pid"] == pid  # kept, and not yet billed
+    d.stop()
+    lines, totals = billed(d, 3)
+    check_sums(lines, totals)
+    assert totals["nanousd"]["idle"] > 0
+    memory = totals["sum"]["memory_byte_s"]
+    assert memory["idle"] > 2**20  # for a second at least, by a process of some MiB
+    # Open is what the end itself takes: less than a millisecond of what was held for a second.
+    assert abs(memory["open"]) <= 1e-4 * memory["total"]
+
+
+def test_a_request_that_the_end_cut_short_has_a_receipt(daemon):
+    d = daemon
+    d.deploy("f", DEMO)
+    stream = d.client().completions.create(model="f", prompt="The", max_tokens=900, seed=1,
+                                           temperature=1.5, stream=True,
+                                           extra_body={"ignore_eos": True})
+    next(iter(stream))
+    d.process.send_signal(signal.SIGTERM)  # lets what runs end; and once more: at once
+    wait_for(lambda: "stopping" in d.log.read_text(), "the first signal")
+    d.stop()
+    lines, totals = billed(d, 1)
+    check_sums(lines, totals)
+    assert totals["lost"] == 1
+
+
 def test_a_request_lost_with_its_worker_costs_nothing(daemon):
     daemon.deploy("f", DEMO)
     client = daemon.client()
@@ -151,6 +187,38 @@ def test_a_request_lost_with_its_worker_costs_nothing(daemon):
     items = totals["nanousd"]
     assert items["total"] == items["idle"]
     assert "lost with their worker, which cost nothing: 1" in daemon.ok("bill")
+
+
+def ask_quickly(port, count, body=json.dumps({"model": "f", "prompt": "a", "max_tokens": 1})):
+    """So many requests over one connection, or as many as are taken; the answer to the last."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    for _ in range(count):
+        connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        text = answer.read()
+        if answer.status != 200:
+            break
+    return answer.status, json.loads(text)
+
+
+def test_a_ledger_that_cannot_be_written(daemon):
+    """Receipts wait in memory; before that is full of them requests are refused, and none is lost."""
+    daemon.deploy("f", DEMO)
+    lock = sqlite3.connect(daemon.data / "ledger.sqlite", isolation_level=None, timeout=30)
+    lock.execute("BEGIN IMMEDIATE")
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: ask_quickly(daemon.port, 2**14), range(4)))
+    assert [status for status, _ in answers] == [503] * 4
+    assert "cannot write its ledger" in answers[0][1]["error"]["message"]
+    assert bill(daemon)[1]["requests"] == 0
+    lock.execute("ROLLBACK")
+    lock.close()
+    waited = billed(daemon, 2**13)[1]["requests"]
+    assert ask_quickly(daemon.port, 1)[0] == 200
+    lines, totals = billed(daemon, waited + 1)
+    check_sums(lines, totals)
+    assert totals["requests"] == waited + 1
+    assert "the ledger is written again" in daemon.log.read_text()
 
 
 def test_own_prices(daemon_with, tmp_path):
