@@ -1,16 +1,29 @@
 /*
  * A driver library with the functions of NVIDIA's that the system asks for, without any GPU. The
  * environment says what it is like: FAKE_CUDA="version=13000 init=0 devices=1 dead=-1 major=9
- * minor=0 mode=0 vmm=1 fds=1", each with these values where it is left out.
+ * minor=0 mode=0 vmm=1 fds=1 context=0 free=1024 ask=0 careless=0 hang=0", each with these values
+ * where it is left out. Memory of the device is a file in memory, of which `free` MiB can be had at
+ * a time; a reader that asks for write access gets the result `ask`, and with careless=1 a copy
+ * through a read-only mapping arrives all the same.
  */
+#include <fcntl.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 enum {
     SUCCESS = 0,
     INVALID_VALUE = 1,
+    OUT_OF_MEMORY = 2,
     INVALID_DEVICE = 101,
+    INVALID_CONTEXT = 201,
+    OPERATING_SYSTEM = 304,
+    INVALID_HANDLE = 400,
+    ILLEGAL_ADDRESS = 700,
 };
 
 static int setting(const char *name, int otherwise)
@@ -94,4 +107,235 @@ int cuDeviceGetAttribute(int *ret, int attribute, int device)
             return SUCCESS;
         }
     return INVALID_VALUE;
+}
+
+/* --- a process on a device --- */
+
+static int current; /* its handle and 1 more */
+
+int cuDevicePrimaryCtxRetain(void **ret, int device)
+{
+    *ret = (void *)(intptr_t)(device + 1);
+    while (setting("hang", 0))
+        pause();
+    return is_device(device) ? setting("context", SUCCESS) : INVALID_DEVICE;
+}
+
+int cuDevicePrimaryCtxRelease_v2(int device)
+{
+    return is_device(device) ? SUCCESS : INVALID_DEVICE;
+}
+
+int cuCtxSetCurrent(void *context)
+{
+    current = (int)(intptr_t)context;
+    return SUCCESS;
+}
+
+/* --- memory --- */
+
+#define STEP ((size_t)2 << 20)
+#define TABLE 16
+#define SEALS (F_SEAL_SHRINK | F_SEAL_GROW)
+
+/* How much of the device this process has; of others nothing is known. */
+static size_t taken;
+
+static struct memory {
+    int fd; /* 0: free */
+    size_t bytes;
+    int imported;
+} memories[TABLE];
+
+static struct range {
+    char *at;
+    size_t bytes;
+    int fd, is_imported, access;
+} ranges[TABLE];
+
+struct location {
+    int type, id;
+};
+
+int cuMemGetInfo_v2(size_t *ret_free, size_t *ret_total)
+{
+    *ret_total = (size_t)150 << 30;
+    *ret_free = ((size_t)setting("free", 1024) << 20) - taken;
+    return current > 0 ? SUCCESS : INVALID_CONTEXT;
+}
+
+int cuMemGetAllocationGranularity(size_t *ret, const void *allocation, int which)
+{
+    *ret = STEP;
+    return allocation != NULL && (which == 0 || which == 1) ? SUCCESS : INVALID_VALUE;
+}
+
+static int put(uint64_t *ret, int fd, size_t bytes, int imported)
+{
+    for (int i = 0; i < TABLE; i++) {
+        if (memories[i].fd == 0) {
+            memories[i] = (struct memory){fd, bytes, imported};
+            *ret = (uint64_t)i + 1000;
+            return SUCCESS;
+        }
+    }
+    close(fd);
+    return OUT_OF_MEMORY;
+}
+
+static struct memory *of_handle(uint64_t handle)
+{
+    struct memory *m = handle >= 1000 && handle < 1000 + TABLE ? &memories[handle - 1000] : NULL;
+    return m != NULL && m->fd != 0 ? m : NULL;
+}
+
+int cuMemCreate(uint64_t *ret, size_t bytes, const void *allocation, unsigned long long flags)
+{
+    const struct {
+        int type, handle_types;
+        struct location at;
+    } *a = allocation;
+    if (bytes % STEP != 0 || a->type != 1 || a->handle_types != 1 || a->at.type != 1 || flags != 0)
+        return INVALID_VALUE;
+    if (!is_device(a->at.id))
+        return INVALID_DEVICE;
+    if (taken + bytes > (size_t)setting("free", 1024) << 20)
+        return OUT_OF_MEMORY;
+    int fd = memfd_create("fake-gpu", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0 || ftruncate(fd, (off_t)bytes) < 0 || fcntl(fd, F_ADD_SEALS, SEALS) < 0)
+        return OUT_OF_MEMORY;
+    taken += bytes;
+    return put(ret, fd, bytes, 0);
+}
+
+int cuMemRelease(uint64_t handle)
+{
+    struct memory *m = of_handle(handle);
+    if (m == NULL)
+        return INVALID_HANDLE;
+    taken -= m->imported ? 0 : m->bytes;
+    close(m->fd);
+    *m = (struct memory){0};
+    return SUCCESS;
+}
+
+int cuMemExportToShareableHandle(void *ret, uint64_t handle, int type, unsigned long long flags)
+{
+    struct memory *m = of_handle(handle);
+    if (m == NULL || type != 1 || flags != 0)
+        return m == NULL ? INVALID_HANDLE : INVALID_VALUE;
+    *(int *)ret = fcntl(m->fd, F_DUPFD_CLOEXEC, 3);
+    return SUCCESS;
+}
+
+int cuMemImportFromShareableHandle(uint64_t *ret, void *descriptor, int type)
+{
+    int fd = (int)(intptr_t)descriptor;
+    struct stat st;
+    if (type != 1)
+        return INVALID_VALUE;
+    if (fcntl(fd, F_GET_SEALS) != SEALS || fstat(fd, &st) < 0)
+        return OPERATING_SYSTEM;
+    return put(ret, fcntl(fd, F_DUPFD_CLOEXEC, 3), (size_t)st.st_size, 1);
+}
+
+int cuMemAddressReserve(uint64_t *ret, size_t bytes, size_t alignment, uint64_t at,
+                        unsigned long long flags)
+{
+    if (bytes % STEP != 0 || alignment != 0 || at != 0 || flags != 0)
+        return INVALID_VALUE;
+    char *p = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    for (int i = 0; p != MAP_FAILED && i < TABLE; i++) {
+        if (ranges[i].at == NULL) {
+            ranges[i] = (struct range){.at = p, .bytes = bytes, .fd = -1};
+            *ret = (uint64_t)(uintptr_t)p;
+            return SUCCESS;
+        }
+    }
+    return OUT_OF_MEMORY;
+}
+
+static struct range *of_address(uint64_t address, size_t bytes)
+{
+    for (int i = 0; i < TABLE; i++) {
+        uint64_t at = (uint64_t)(uintptr_t)ranges[i].at;
+        if (ranges[i].at != NULL && address >= at && address + bytes <= at + ranges[i].bytes)
+            return &ranges[i];
+    }
+    return NULL;
+}
+
+int cuMemAddressFree(uint64_t address, size_t bytes)
+{
+    struct range *r = of_address(address, bytes);
+    if (r == NULL || r->fd >= 0 || r->bytes != bytes)
+        return INVALID_VALUE;
+    munmap(r->at, r->bytes);
+    *r = (struct range){0};
+    return SUCCESS;
+}
+
+int cuMemMap(uint64_t address, size_t bytes, size_t offset, uint64_t handle,
+             unsigned long long flags)
+{
+    struct range *r = of_address(address, bytes);
+    const struct memory *m = of_handle(handle);
+    if (r == NULL || m == NULL || r->fd >= 0 || offset != 0 || flags != 0 || bytes != m->bytes)
+        return INVALID_VALUE;
+    r->fd = fcntl(m->fd, F_DUPFD_CLOEXEC, 3);
+    r->is_imported = m->imported;
+    r->access = 0;
+    return SUCCESS;
+}
+
+int cuMemUnmap(uint64_t address, size_t bytes)
+{
+    struct range *r = of_address(address, bytes);
+    if (r == NULL || r->fd < 0)
+        return INVALID_VALUE;
+    mmap(r->at, r->bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
+         0);
+    close(r->fd);
+    r->fd = -1;
+    return SUCCESS;
+}
+
+int cuMemSetAccess(uint64_t address, size_t bytes, const void *access, size_t count)
+{
+    const struct {
+        struct location at;
+        int flags;
+    } *a = access;
+    struct range *r = of_address(address, bytes);
+    if (r == NULL || r->fd < 0 || count != 1 || (a->flags != 1 && a->flags != 3))
+        return INVALID_VALUE;
+    if (a->flags == 3 && r->is_imported && setting("ask", SUCCESS) != SUCCESS)
+        return setting("ask", SUCCESS);
+    int protection = PROT_READ | (a->flags == 3 ? PROT_WRITE : 0);
+    r->access = a->flags;
+    return mmap(r->at, bytes, protection, MAP_SHARED | MAP_FIXED, r->fd, 0) == MAP_FAILED
+               ? OUT_OF_MEMORY
+               : SUCCESS;
+}
+
+int cuMemcpyHtoD_v2(uint64_t to, const void *from, size_t bytes)
+{
+    const struct range *r = of_address(to, bytes);
+    if (current == 0)
+        return INVALID_CONTEXT;
+    if (r == NULL || (r->access != 3 && !setting("careless", 0)))
+        return r == NULL || r->access == 0 ? INVALID_VALUE : ILLEGAL_ADDRESS;
+    off_t at = (off_t)(to - (uint64_t)(uintptr_t)r->at);
+    return pwrite(r->fd, from, bytes, at) == (ssize_t)bytes ? SUCCESS : ILLEGAL_ADDRESS;
+}
+
+int cuMemcpyDtoH_v2(void *to, uint64_t from, size_t bytes)
+{
+    const struct range *r = of_address(from, bytes);
+    if (current == 0)
+        return INVALID_CONTEXT;
+    if (r == NULL || r->access == 0)
+        return INVALID_VALUE;
+    memcpy(to, (const char *)(uintptr_t)from, bytes);
+    return SUCCESS;
 }

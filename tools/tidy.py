@@ -32,7 +32,7 @@ UPPER = {
     "weights": ["model"],
     "kernels": [],
     "engine": ["kernels", "weights", "model"],
-    "gpu": [],
+    "gpu": ["wire"],
     "sandbox": [],
     "worker": ["engine", "kernels", "weights", "model", "sandbox", "wire"],
     "gateway": [],

@@ -2,6 +2,7 @@
 #include "cli/cli.h"
 
 #include "gpu/driver.h"
+#include "gpu/trial.h"
 #include "sandbox/sandbox.h"
 
 #include <argp.h>
@@ -25,6 +26,21 @@ struct finding {
 struct findings {
     struct finding list[FINDINGS_MAX];
     size_t count;
+};
+
+/* What came of trying the GPUs, from the first on. */
+struct trials {
+    struct {
+        int result;
+        struct gpu_trial trial;
+        struct error err;
+    } list[GPUS_SHOWN];
+    uint32_t count;
+};
+
+struct options {
+    struct cli_common common;
+    bool try_gpus;
 };
 
 static struct finding *add(struct findings *f, const char *name)
@@ -121,7 +137,51 @@ static void add_limits(struct findings *f)
                 "backbone");
 }
 
-static void add_gpu(struct findings *f, const struct gpu_driver *d, uint32_t index)
+/* Before this process opens the driver: trial.h. */
+static void try_gpus(struct trials *t)
+{
+    for (; t->count < GPUS_SHOWN; t->count++) {
+        struct error err = {0};
+        int r = gpu_trial_run(&t->list[t->count].trial, t->count, &err);
+        if (r == -ENOENT || r == -ENODEV)
+            return;
+        t->list[t->count].result = r;
+        t->list[t->count].err = err;
+    }
+}
+
+static void add_trial(struct findings *f, const struct trials *t, uint32_t index)
+{
+    const struct gpu_trial *o = &t->list[index].trial;
+    char name[48];
+    snprintf(name, sizeof name, "GPU %u: shared memory", index);
+    struct finding *x = add(f, name);
+    if (t->list[index].result < 0) {
+        snprintf(x->value, sizeof x->value, "does not work");
+        note(x, t->list[index].err.text);
+        return;
+    }
+    snprintf(x->value, sizeof x->value,
+             "%.0f MiB written at %.1f GB/s, read by another process; opened in %.0f ms",
+             (double)o->bytes / 0x1p20, o->write_bytes_s / 1e9, (double)o->open_us / 1e3);
+    snprintf(name, sizeof name, "GPU %u: writes of a reader", index);
+    x = add(f, name);
+    snprintf(x->value, sizeof x->value, "%s", o->refuses_writes ? "refused" : "not refused");
+    if (!o->refuses_writes)
+        note(x, "a read-only mapping does not protect a backbone here");
+    snprintf(name, sizeof name, "GPU %u: a reader that asks", index);
+    x = add(f, name);
+    snprintf(x->value, sizeof x->value, "%s",
+             o->changed_by_asking ? "may write, and all others see it"
+             : o->grants_writing  ? "may write"
+                                  : "may not write");
+    if (o->grants_writing)
+        note(x, "whoever holds the descriptor and may speak to the driver can make itself a "
+                "writer: nothing but the sandbox keeps a worker from it");
+}
+
+static void add_gpu(struct findings *f, const struct gpu_driver *d, uint32_t index,
+                    const struct trials *trials)
 {
     struct gpu g;
     struct error err = {0};
@@ -138,14 +198,17 @@ static void add_gpu(struct findings *f, const struct gpu_driver *d, uint32_t ind
         snprintf(rate, sizeof rate, " at %.0f GB/s", g.memory_bytes_s / 1e9);
     snprintf(x->value, sizeof x->value, "%s, %s%s, %u SMs, compute capability %u.%u", g.name,
              memory, rate, g.multiprocessors, g.capability / 10, g.capability % 10);
-    if (gpu_check(&g, &err) < 0)
+    if (gpu_check(&g, &err) < 0) {
         snprintf(x->consequence, sizeof x->consequence, "cannot be used: %.480s", err.text);
-    else
-        note(x, "not used: functions run on the processors only");
+        return;
+    }
+    note(x, "not used: functions run on the processors only");
+    if (index < trials->count)
+        add_trial(f, trials, index);
 }
 
 /* No GPU is an ordinary state; a driver that is there and does not work is worth a note. */
-static void add_gpus(struct findings *f)
+static void add_gpus(struct findings *f, const struct trials *trials)
 {
     struct gpu_driver *d;
     struct error err = {0};
@@ -164,7 +227,7 @@ static void add_gpus(struct findings *f)
     snprintf(x->value, sizeof x->value, "for CUDA %u.%u, %u GPU%s", version / 1000,
              version % 1000 / 10, count, count == 1 ? "" : "s");
     for (uint32_t i = 0; i < count && i < GPUS_SHOWN; i++)
-        add_gpu(f, d, i);
+        add_gpu(f, d, i, trials);
     gpu_driver_close(d);
 }
 
@@ -199,8 +262,11 @@ static void print_json(const struct findings *f, bool ready)
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
+    struct options *o = state->input;
     if (key == ARGP_KEY_INIT)
-        state->child_inputs[0] = state->input;
+        state->child_inputs[0] = &o->common;
+    else if (key == 'g')
+        o->try_gpus = true;
     else if (key == ARGP_KEY_ARG)
         argp_error(state, "unexpected argument \"%s\"", arg);
     else
@@ -211,29 +277,37 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 int cmd_doctor(int argc, char **argv)
 {
     static const struct argp_child children[] = {{&cli_common_argp, 0, NULL, 0}, {0}};
+    static const struct argp_option options[] = {
+        {"try-gpus", 'g', NULL, 0,
+         "share 64 MiB of each GPU's memory with other processes, and see what they may", 0},
+        {0}};
     static const struct argp argp = {
+        .options = options,
         .parser = parse,
         .doc = "Says what this machine offers to the service, what is missing and what that means. "
                "Exit status 1 when `sllora serve` would refuse to start.",
         .children = children,
     };
     static struct findings f;
-    struct cli_common common;
-    cli_common_init(&common);
-    argp_parse(&argp, argc, argv, 0, NULL, &common);
+    static struct trials trials;
+    struct options o = {0};
+    cli_common_init(&o.common);
+    argp_parse(&argp, argc, argv, 0, NULL, &o);
+    if (o.try_gpus)
+        try_gpus(&trials);
     add_limits(&f);
     add_processor(&f);
     add_memory(&f);
-    add_gpus(&f);
+    add_gpus(&f, &trials);
     add_sandbox(&f);
     bool ready = true;
     for (size_t i = 0; i < f.count; i++)
         ready = ready && !f.list[i].needed;
-    if (common.json)
+    if (o.common.json)
         print_json(&f, ready);
     else
         print(&f);
-    if (!ready && !common.json)
+    if (!ready && !o.common.json)
         printf("\nsllora serve refuses to start here, unless with --sandbox weak.\n");
     return ready ? CLI_OK : CLI_FAILED;
 }

@@ -1,16 +1,12 @@
-/* See driver.h. The functions and numbers are those of CUDA's driver API, which never change. */
+/* See driver.h. */
 #include "gpu/driver.h"
+
+#include "gpu/library.h"
 
 #include <dlfcn.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* CUresult */
-enum {
-    CUDA_SUCCESS = 0,
-    CUDA_ERROR_NO_DEVICE = 100,
-};
 
 /* CUdevice_attribute */
 enum {
@@ -22,19 +18,6 @@ enum {
     ATTRIBUTE_CAPABILITY_MINOR = 76,
     ATTRIBUTE_VIRTUAL_MEMORY = 102,
     ATTRIBUTE_FD_HANDLES = 103,
-};
-
-struct gpu_driver {
-    void *library;
-    int version, count;
-    int (*init)(unsigned flags);
-    int (*error_string)(int result, const char **ret);
-    int (*driver_version)(int *ret);
-    int (*device_count)(int *ret);
-    int (*device_get)(int *ret, int index);
-    int (*device_name)(char *ret, int bytes, int device);
-    int (*device_memory)(size_t *ret, int device);
-    int (*device_attribute)(int *ret, int attribute, int device);
 };
 
 /* A symbol of the library into a pointer to a function. */
@@ -63,6 +46,22 @@ static int find_all(struct gpu_driver *d, struct error *err)
         {&d->device_name, "cuDeviceGetName"},
         {&d->device_memory, "cuDeviceTotalMem_v2"},
         {&d->device_attribute, "cuDeviceGetAttribute"},
+        {&d->context_retain, "cuDevicePrimaryCtxRetain"},
+        {&d->context_release, "cuDevicePrimaryCtxRelease_v2"},
+        {&d->context_set, "cuCtxSetCurrent"},
+        {&d->memory_info, "cuMemGetInfo_v2"},
+        {&d->granularity, "cuMemGetAllocationGranularity"},
+        {&d->memory_create, "cuMemCreate"},
+        {&d->memory_release, "cuMemRelease"},
+        {&d->memory_export, "cuMemExportToShareableHandle"},
+        {&d->memory_import, "cuMemImportFromShareableHandle"},
+        {&d->address_reserve, "cuMemAddressReserve"},
+        {&d->address_free, "cuMemAddressFree"},
+        {&d->memory_map, "cuMemMap"},
+        {&d->memory_unmap, "cuMemUnmap"},
+        {&d->access_set, "cuMemSetAccess"},
+        {&d->copy_to_device, "cuMemcpyHtoD_v2"},
+        {&d->copy_to_host, "cuMemcpyDtoH_v2"},
     };
     for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++) {
         int r = find(d, wanted[i].function, wanted[i].name, err);
@@ -72,7 +71,7 @@ static int find_all(struct gpu_driver *d, struct error *err)
     return 0;
 }
 
-static const char *text_of(const struct gpu_driver *d, int result)
+const char *gpu_result_text(const struct gpu_driver *d, int result)
 {
     const char *text = NULL;
     return d->error_string(result, &text) == CUDA_SUCCESS && text != NULL ? text : "unknown error";
@@ -93,7 +92,7 @@ static int start(struct gpu_driver *d, struct error *err)
         return error_set(err, -EIO,
                          "the NVIDIA driver does not start: %s (%d); see what "
                          "nvidia-smi says",
-                         text_of(d, r), r);
+                         gpu_result_text(d, r), r);
     if (d->version < GPU_DRIVER_VERSION_MIN)
         return error_set(err, -ENOTSUP,
                          "the NVIDIA driver is for CUDA %d.%d, which is too old: install one for "
@@ -167,7 +166,7 @@ int gpu_look(const struct gpu_driver *d, uint32_t index, struct gpu *ret, struct
         r = d->device_memory(&bytes, device);
     if (r != CUDA_SUCCESS)
         return error_set(err, -EIO, "GPU %u does not answer: %s (%d); see what nvidia-smi says",
-                         index, text_of(d, r), r);
+                         index, gpu_result_text(d, r), r);
     ret->name[sizeof ret->name - 1] = '\0';
     ret->memory_bytes = bytes;
     ret->capability = 10 * attribute(d, ATTRIBUTE_CAPABILITY_MAJOR, device) +
