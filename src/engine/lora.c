@@ -3,8 +3,9 @@
 
 #include <assert.h>
 
-/* Rows of A that one chunk takes. */
+/* Rows of A, and rows of the batch, that one chunk takes. */
 #define LORA_CHUNK_RANKS 16u
+#define LORA_CHUNK_ROWS 64u
 #define CACHE_LINE_BYTES 64u
 
 struct shrink_job {
@@ -129,31 +130,41 @@ static void product(const struct forward *f, const struct linear *l, const struc
                             end, 0);
 }
 
-static void shrink_ranks(struct forward *f, const struct lora_group *g, const struct lora *l,
-                         const struct linear *linear, uint32_t index, uint32_t begin)
+/* Ranks from `begin` on for the group's rows from `first` on, as many as a chunk takes. */
+static void shrink_block(struct forward *f, const struct lora_group *g, const struct lora *l,
+                         const struct linear *linear, uint32_t index, uint32_t begin,
+                         uint32_t first)
 {
     uint32_t rank = l->a.rows;
     uint32_t end = begin + LORA_CHUNK_RANKS < rank ? begin + LORA_CHUNK_RANKS : rank;
-    float *t = shrunk_at(f, g, index);
+    uint32_t left = g->row_count - first;
+    uint32_t count = left < LORA_CHUNK_ROWS ? left : LORA_CHUNK_ROWS;
+    float *t = shrunk_at(f, g, index) + (size_t)first * rank;
     float scale = l->scale * g->scale;
     assert(l->a.cols == linear->weights->weight.cols);
-    product(f, linear, &l->a, NULL, g->row, g->row_count, t, rank, begin, end);
-    for (uint32_t r = 0; r < g->row_count; r++)
+    product(f, linear, &l->a, NULL, g->row + first, count, t, rank, begin, end);
+    for (uint32_t r = 0; r < count; r++)
         for (uint32_t i = begin; i < end; i++)
             t[(size_t)r * rank + i] *= scale;
 }
 
-/* Chunks of ranks that a group's adapter has to compute for one linear. */
-static uint32_t shrink_slices(const struct lora_group *g, const struct linear *linears,
+static uint32_t row_blocks(const struct lora_group *g)
+{
+    return (g->row_count + LORA_CHUNK_ROWS - 1) / LORA_CHUNK_ROWS;
+}
+
+/* Chunks that a group's adapter has to compute for one linear. */
+static uint32_t shrink_blocks(const struct lora_group *g, const struct linear *linears,
                               uint32_t index)
 {
     const struct lora *l = lora_of(g, &linears[index]);
     if (!l || shrunk_index(g, linears, index) != index)
         return 0;
-    return (l->a.rows + LORA_CHUNK_RANKS - 1) / LORA_CHUNK_RANKS;
+    return (l->a.rows + LORA_CHUNK_RANKS - 1) / LORA_CHUNK_RANKS * row_blocks(g);
 }
 
-/* A chunk is a slice of ranks of one adapted linear of one group, counted in that order. */
+/* A chunk is a slice of ranks for a block of rows of one adapted linear of one group, counted in
+ * the opposite order. */
 static void shrink_chunk(void *argument, uint32_t chunk, uint32_t thread)
 {
     const struct shrink_job *job = argument;
@@ -161,13 +172,14 @@ static void shrink_chunk(void *argument, uint32_t chunk, uint32_t thread)
     for (uint32_t g = 0; g < job->batch->group_count; g++) {
         const struct lora_group *group = &job->batch->groups[g];
         for (uint32_t i = 0; i < job->count; i++) {
-            uint32_t slices = shrink_slices(group, job->linears, i);
-            if (chunk < slices) {
-                shrink_ranks(job->forward, group, lora_of(group, &job->linears[i]),
-                             &job->linears[i], i, chunk * LORA_CHUNK_RANKS);
+            uint32_t blocks = shrink_blocks(group, job->linears, i);
+            if (chunk < blocks) {
+                shrink_block(job->forward, group, lora_of(group, &job->linears[i]),
+                             &job->linears[i], i, chunk / row_blocks(group) * LORA_CHUNK_RANKS,
+                             chunk % row_blocks(group) * LORA_CHUNK_ROWS);
                 return;
             }
-            chunk -= slices;
+            chunk -= blocks;
         }
     }
 }
@@ -181,11 +193,11 @@ void lora_shrink(struct forward *f, const struct batch *b, const struct linear *
     assert(count <= 3);
     for (uint32_t g = 0; g < b->group_count; g++) {
         for (uint32_t i = 0; i < count; i++) {
-            uint32_t slices = shrink_slices(&b->groups[g], linears, i);
-            if (slices == 0)
+            uint32_t blocks = shrink_blocks(&b->groups[g], linears, i);
+            if (blocks == 0)
                 continue;
             const struct lora *l = lora_of(&b->groups[g], &linears[i]);
-            chunks += slices;
+            chunks += blocks;
             work += (uint64_t)b->groups[g].row_count * l->a.rows * l->a.cols;
         }
     }

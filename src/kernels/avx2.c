@@ -286,8 +286,9 @@ static inline veci veci_high_halves(veci a)
     return veci_low_halves(_mm256_srli_epi16(a, 4));
 }
 
+#define INT8_HAS_OFFSET 0 /* of codes, in products of them */
+
 /* Codes of int8 as products take them: less their offset, and the sizes of that. */
-#define INT8_HAS_OFFSET 0
 typedef struct {
     veci codes, sizes;
 } veci_int8;

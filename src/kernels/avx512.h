@@ -271,8 +271,9 @@ static inline veci veci_dot(veci codes, veci x, veci acc)
     return _mm512_dpbusd_epi32(acc, codes, x);
 }
 
+#define INT8_HAS_OFFSET 1 /* of codes, in products of them */
+
 /* Codes of int8 as products take them: as they stand. */
-#define INT8_HAS_OFFSET 1
 typedef veci veci_int8;
 
 static inline veci_int8 veci_int8_of(veci codes)
@@ -287,9 +288,10 @@ static inline veci veci_dot_int8(veci_int8 w, veci x, veci acc)
 
 #else
 
+#define INT8_HAS_OFFSET 0 /* of codes, in products of them */
+
 /* Codes of int8 as products take them: the sizes of what they are less their offset, and which of
  * that is negative. */
-#define INT8_HAS_OFFSET 0
 typedef struct {
     veci sizes;
     __mmask64 negative;

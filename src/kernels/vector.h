@@ -1,7 +1,9 @@
 /*
  * The kernels of one instruction set, written once in terms of its vectors. Included at the end of
  * each instruction set's file, after it has defined vec, VEC_LANES, TILE_ROWS, LONE_ROW_OUTS,
- * PANEL_ROWS, the vec_ functions, VEC_TABLE and VEC_ISA; with DOT_LANES also the dot functions.
+ * PANEL_ROWS, QUANTISED_ROWS, the vec_ functions, VEC_TABLE and VEC_ISA; with DOT_LANES also the
+ * dot functions; INT8_HAS_OFFSET and veci_dot_int8; veci_dot, or with INT4_PARTS veci_dot_narrow
+ * and veci_join; UNPACK_ROWS, UNPACK_ROWS_MIN and UNPACK_VECS where vector_unpacked.h pays.
  *
  * The order of every sum is fixed by its inputs alone: element k goes into lane k mod VEC_LANES of
  * one accumulator (with bf16 on both sides: pair k / 2), in rising k, zeros pad the last vector,
@@ -11,6 +13,7 @@
 #include <assert.h>
 #include <immintrin.h>
 #include <math.h>
+#include <stdalign.h>
 #include <stdint.h>
 #include <string.h>
 

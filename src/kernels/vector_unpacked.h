@@ -5,7 +5,7 @@
  * so it is bitwise the same.
  */
 #define SLICE_INPUTS 128u
-#define SLICE_ROWS 60u
+#define SLICE_ROWS 66u
 _Static_assert(SLICE_ROWS % UNPACK_ROWS == 0 && UNPACK_ROWS == 6, "whole tiles, and their cases");
 
 /* to [inputs, outputs of a panel] */
@@ -85,8 +85,8 @@ INLINE void unpacked_block(float *y, size_t y_stride, const float *x, size_t x_s
                            const char *panel, const float *bias, uint32_t rows, uint32_t in,
                            uint32_t outs, int accumulate)
 {
-    float w[SLICE_INPUTS * KERNEL_PANEL_OUTS];
-    float sums[SLICE_ROWS * KERNEL_PANEL_OUTS];
+    alignas(64) float w[SLICE_INPUTS * KERNEL_PANEL_OUTS];
+    alignas(64) float sums[SLICE_ROWS * KERNEL_PANEL_OUTS];
     memset(sums, 0, rows * KERNEL_PANEL_OUTS * sizeof(float));
     for (uint32_t k = 0, inputs; k < in; k += inputs, panel += SLICE_INPUTS / 2 * STEP_BYTES) {
         inputs = in - k < SLICE_INPUTS ? in - k : SLICE_INPUTS;
