@@ -189,8 +189,9 @@ def test_a_request_lost_with_its_worker_costs_nothing(daemon):
     assert "lost with their worker, which cost nothing: 1" in daemon.ok("bill")
 
 
-def ask_quickly(port, count, body=json.dumps({"model": "f", "prompt": "a", "max_tokens": 1})):
+def ask_quickly(port, name, count):
     """So many requests over one connection, or as many as are taken; the answer to the last."""
+    body = json.dumps({"model": name, "prompt": "a", "max_tokens": 1})
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     for _ in range(count):
         connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
@@ -203,18 +204,20 @@ def ask_quickly(port, count, body=json.dumps({"model": "f", "prompt": "a", "max_
 
 def test_a_ledger_that_cannot_be_written(daemon):
     """Receipts wait in memory; before that is full of them requests are refused, and none is lost."""
-    daemon.deploy("f", DEMO)
+    names = ["f0", "f1", "f2", "f3"]
+    for name in names:
+        daemon.deploy(name, DEMO)
     lock = sqlite3.connect(daemon.data / "ledger.sqlite", isolation_level=None, timeout=30)
     lock.execute("BEGIN IMMEDIATE")
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda _: ask_quickly(daemon.port, 2**14), range(4)))
+    with concurrent.futures.ThreadPoolExecutor(len(names)) as pool:
+        answers = list(pool.map(lambda name: ask_quickly(daemon.port, name, 2**14), names))
     assert [status for status, _ in answers] == [503] * 4
     assert "cannot write its ledger" in answers[0][1]["error"]["message"]
     assert bill(daemon)[1]["requests"] == 0
     lock.execute("ROLLBACK")
     lock.close()
     waited = billed(daemon, 2**13)[1]["requests"]
-    assert ask_quickly(daemon.port, 1)[0] == 200
+    assert ask_quickly(daemon.port, "f0", 1)[0] == 200
     lines, totals = billed(daemon, waited + 1)
     check_sums(lines, totals)
     assert totals["requests"] == waited + 1
