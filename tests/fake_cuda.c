@@ -1,7 +1,7 @@
 /*
  * A driver library with the functions of NVIDIA's that the system asks for, without any GPU. The
  * environment says what it is like: FAKE_CUDA="version=13000 init=0 devices=1 dead=-1 major=9
- * minor=0 mode=0 vmm=1 fds=1 context=0 free=1024 ask=0 careless=0 hang=0", each with these values
+ * minor=0 mode=0 vmm=1 fds=1 context=0 free=1024 ask=0 careless=0", each with these values
  * where it is left out. Memory of the device is a file in memory, of which `free` MiB can be had at
  * a time; a reader that asks for write access gets the result `ask`, and with careless=1 a copy
  * through a read-only mapping arrives all the same.
@@ -116,8 +116,6 @@ static int current; /* its handle and 1 more */
 int cuDevicePrimaryCtxRetain(void **ret, int device)
 {
     *ret = (void *)(intptr_t)(device + 1);
-    while (setting("hang", 0))
-        pause();
     return is_device(device) ? setting("context", SUCCESS) : INVALID_DEVICE;
 }
 

@@ -19,9 +19,9 @@ struct finding {
     bool needed;                        /* `serve` refuses without it */
 };
 
-#define FINDINGS_MAX 64
 /* More are counted, and not described. */
 #define GPUS_SHOWN 16u
+#define FINDINGS_MAX (64u + 3 * GPUS_SHOWN) /* a GPU that was tried has three more */
 
 struct findings {
     struct finding list[FINDINGS_MAX];

@@ -4,8 +4,6 @@
  */
 #pragma once
 
-#include "base/error.h"
-
 #include <stddef.h>
 #include <stdint.h>
 

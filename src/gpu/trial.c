@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -67,20 +68,16 @@ static int compare(const struct gpu_memory *m, uint64_t *ret_others, struct erro
 
 /* --- children --- */
 
-static void say(int chan, const struct answer *a)
-{
-    (void)chan_send(chan, a, sizeof *a, NULL, 0, 0);
-}
-
 static _Noreturn void end(int chan, struct answer *a, int r, const struct error *err)
 {
     a->code = r;
     memcpy(a->text, err->text, sizeof a->text);
-    say(chan, a);
+    (void)chan_send(chan, a, sizeof *a, NULL, 0, 0);
     _exit(0);
 }
 
-/* 0 in the child, which has its end of the channel in *ret. */
+/* pid 0 in the child, which has its end of the channel in *ret and ends with its parent, also where
+ * the driver hangs. */
 static int child_start(struct child *ret, struct error *err)
 {
     int pair[2];
@@ -94,6 +91,8 @@ static int child_start(struct child *ret, struct error *err)
         close(pair[1]);
         return r;
     }
+    if (pid == 0)
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
     close(pair[pid == 0 ? 0 : 1]);
     *ret = (struct child){pid, pair[pid == 0 ? 1 : 0]};
     return 0;

@@ -80,3 +80,9 @@ def test_nothing_to_try():
     f = findings("major=7 minor=5", "--try-gpus")
     assert "compute capability" in f["GPU 0"]["consequence"]
     assert "GPU 0: shared memory" not in f
+
+
+def test_more_gpus_than_are_described():
+    f = findings("devices=20", "--try-gpus")
+    assert f["NVIDIA driver"]["value"] == "for CUDA 13.0, 20 GPUs"
+    assert "GPU 15: a reader that asks" in f and "GPU 16" not in f
