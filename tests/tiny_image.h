@@ -83,17 +83,18 @@ static inline struct tiny_image tiny_backbone(void)
     return tiny_finish(&w, fd);
 }
 
-/* Rank 2 on q and down. */
+/* Rank 2 on q, down and, in int8, on up. */
 static inline struct tiny_image tiny_adapter(const struct digest *backbone)
 {
     struct {
         struct adapter_config config;
         float scales[LINEAR_LAYER_COUNT + 2];
-    } c = {.config = {*backbone, 1, 2, 2 * (4 + 4) + 2 * (3 + 4)}};
+    } c = {.config = {*backbone, 1, 2, 2 * (4 + 4) + 2 * (3 + 4) + 2 * (4 + 3)}};
     struct image_writer w;
     int fd = memfd_create("tiny", MFD_CLOEXEC);
     c.scales[LINEAR_Q] = 2;
     c.scales[LINEAR_DOWN] = 0.5f;
+    c.scales[LINEAR_UP] = 1;
     image_writer_init(&w, fd, IMAGE_ADAPTER);
     image_writer_section(&w, IMAGE_CONFIG, &c, sizeof c.config + sizeof c.scales);
     image_writer_section(&w, IMAGE_META, "{}", 2);
@@ -101,5 +102,8 @@ static inline struct tiny_image tiny_adapter(const struct digest *backbone)
     tiny_check(image_writer_tensor(&w, TENSOR_Q, TENSOR_LORA_B, 0, IMAGE_BF16, 4, 2, NULL));
     tiny_check(image_writer_tensor(&w, TENSOR_DOWN, TENSOR_LORA_A, 0, IMAGE_F32, 2, 3, NULL));
     tiny_check(image_writer_tensor(&w, TENSOR_DOWN, TENSOR_LORA_B, 0, IMAGE_F32, 4, 2, NULL));
+    tiny_check(image_writer_tensor(&w, TENSOR_UP, TENSOR_LORA_A, 0, IMAGE_CODES, 2, 4, NULL));
+    tiny_check(image_writer_tensor(&w, TENSOR_UP, TENSOR_LORA_B, 0, IMAGE_CODE_PANELS, 3, 2, NULL));
+    tiny_check(image_writer_tensor(&w, TENSOR_UP, TENSOR_LORA_SCALES, 0, IMAGE_F32, 1, 2, NULL));
     return tiny_finish(&w, fd);
 }

@@ -30,6 +30,9 @@ MIXED = {
     "stream_many_set": 0.99,  # 32 set and one used, against one set: the same but for noise
 }
 
+# Of them, those in which an adapter is used: with adapters in int8 too.
+MIXED_USED = ("streams_own_adapters", "stream_one_adapter")
+
 # `sllora bench longctx` at this context, against what the added bytes predict.
 LONG_CONTEXT = 8192
 LONG = 0.9

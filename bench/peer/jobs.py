@@ -12,6 +12,7 @@ from measure import alternate, beside, fastest, line, spread
 from programs import Failed
 
 ADAPTER_RANK = 16
+ADAPTER_QUANTS = ("bf16", "int8")
 
 
 class Bench:
@@ -84,7 +85,7 @@ def speed_lines(bench, work, shape, quant):
 # --- adapters ---
 
 def mixed_lines(rounds):
-    """{case: the line of `sllora bench mixed` with the medians of the rounds}."""
+    """{(case, how adapters are kept): the line of `sllora bench mixed`, medians of the rounds}."""
     lines = {}
     for case in rounds[0]["cases"]:
         every = [r["cases"][case] for r in rounds]
@@ -98,13 +99,21 @@ def mixed_lines(rounds):
 
 
 def mixed_once(bench, shape, quant):
-    lines, others = bench.ours.bench("mixed", shape, quant, "--runs", 2)  # each side first once
-    return {"cases": {made["case"]: made for made in lines}, "others": others}
+    cases, others = {}, 0
+    for kept in ADAPTER_QUANTS:
+        lines, busy = bench.ours.bench("mixed", shape, quant, "--adapter-quant", kept,
+                                       "--runs", 2)  # each side first once
+        cases |= {(made["case"], kept): made for made in lines}
+        others = max(others, busy)
+    return {"cases": cases, "others": others}
 
 
 def mixed_rows(shape, quant, lines, reason=None):
-    return [table.ratio_row(table.name(case, shape, quant), goal, lines.get(case), reason)
-            for case, goal in goals.MIXED.items()]
+    wide = [table.ratio_row(table.name(case, shape, quant), goal, lines.get((case, "bf16")),
+                            reason) for case, goal in goals.MIXED.items()]
+    return wide + [table.ratio_row(table.name(case, shape, quant, "adapters in int8"),
+                                   goals.MIXED[case], lines.get((case, "int8")), reason)
+                   for case in goals.MIXED_USED]
 
 
 def streams_side(bench, shape, quant):
@@ -139,7 +148,7 @@ def adapters(bench, _work, shape, quant):
 
 
 def adapter_lines(bench, shape, quant):
-    """({case: line}, the line beside llama-server or None, why None)."""
+    """(mixed_lines(), the line beside llama-server or None, why None)."""
     sides = {None: lambda: mixed_once(bench, shape, quant)}
     sides[None]()
     said, reason = None, None
@@ -150,7 +159,8 @@ def adapter_lines(bench, shape, quant):
     results = alternate(sides, bench.rounds, bench.say)
     if said is None:
         return mixed_lines(results[None]), None, reason
-    own = [r["cases"]["streams_own_adapters"] | {"others": r["others"]} for r in results[None]]
+    own = [r["cases"]["streams_own_adapters", "bf16"] | {"others": r["others"]}
+           for r in results[None]]
     against = own[-1] | beside(own, said | {"results": results["server"]})
     return mixed_lines(results[None]), against, None
 

@@ -14,8 +14,9 @@
 #define BENCH_PEERS_MAX 4u
 
 struct bench_options {
-    const char *shape; /* NULL: the benchmark's own */
-    const char *quant; /* like the numbers: NULL or 0: the benchmark's own */
+    const char *shape;         /* NULL: the benchmark's own */
+    const char *quant;         /* like the numbers: NULL or 0: the benchmark's own */
+    const char *adapter_quant; /* of adapters */
     const char *kv_dtype;
     uint32_t batch;
     uint32_t tokens;

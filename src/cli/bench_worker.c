@@ -64,6 +64,7 @@ int bench_engine_lines(const struct bench_options *o, const char *name, bool has
     if (r < 0)
         return r;
     add(&c, "--quant", o->quant);
+    add(&c, "--adapter-quant", o->adapter_quant);
     add(&c, "--text", o->text);
     add(&c, "--kv-dtype", o->kv_dtype);
     add_number(&c, "--batch", o->batch);

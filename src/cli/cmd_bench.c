@@ -60,6 +60,7 @@ struct bench_arguments {
 enum {
     OPT_DIR = 256,
     OPT_KV_DTYPE,
+    OPT_ADAPTER_QUANT,
     OPT_MIB,
     OPT_CHECKPOINT,
     OPT_TEXT,
@@ -72,6 +73,8 @@ enum {
 static const struct argp_option options[] = {
     {"shape", 's', "NAME", 0, "qwen2.5-0.5b, llama-3.2-1b, ...: see sllora synth --help", 1},
     {"quant", 'q', "TYPE", 0, "how matrices are kept: " IMAGE_QUANT_WORDS " (bf16)", 1},
+    {"adapter-quant", OPT_ADAPTER_QUANT, "TYPE", 0,
+     "mixed: how adapters are kept: " IMAGE_ADAPTER_QUANT_WORDS " (bf16; f32 with --quant f32)", 1},
     {"kv-dtype", OPT_KV_DTYPE, "bf16|int8", 0,
      "how the KV cache is kept (bf16; f32 with --quant f32)", 1},
     {"batch", 'b', "N", 0,
@@ -98,22 +101,37 @@ static const struct argp_option options[] = {
     {0},
 };
 
+/* How things are kept. */
+static error_t parse_kept(int key, char *arg, struct argp_state *state)
+{
+    struct bench_arguments *a = state->input;
+    switch (key) {
+    case 'q':
+        if (!image_quant_parse(arg, &(uint32_t){0}))
+            argp_error(state, "--quant is %s, not \"%s\"", IMAGE_QUANT_WORDS, arg);
+        a->options.quant = arg;
+        return 0;
+    case OPT_ADAPTER_QUANT:
+        if (!image_adapter_quant_parse(arg, &(uint32_t){0}))
+            argp_error(state, "--adapter-quant is %s, not \"%s\"", IMAGE_ADAPTER_QUANT_WORDS, arg);
+        a->options.adapter_quant = arg;
+        return 0;
+    case OPT_KV_DTYPE:
+        if (strcmp(arg, "bf16") != 0 && strcmp(arg, "int8") != 0)
+            argp_error(state, "--kv-dtype is bf16 or int8, not \"%s\"", arg);
+        a->options.kv_dtype = arg;
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct bench_arguments *a = state->input;
     switch (key) {
     case 's':
         a->options.shape = arg;
-        return 0;
-    case 'q':
-        if (!image_quant_parse(arg, &(uint32_t){0}))
-            argp_error(state, "--quant is %s, not \"%s\"", IMAGE_QUANT_WORDS, arg);
-        a->options.quant = arg;
-        return 0;
-    case OPT_KV_DTYPE:
-        if (strcmp(arg, "bf16") != 0 && strcmp(arg, "int8") != 0)
-            argp_error(state, "--kv-dtype is bf16 or int8, not \"%s\"", arg);
-        a->options.kv_dtype = arg;
         return 0;
     case 'b':
         a->options.batch = (uint32_t)cli_whole(state, "batch", arg, 1, 64);
@@ -167,7 +185,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
             argp_error(state, "which one? sllora bench --help lists them");
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return parse_kept(key, arg, state);
     }
 }
 

@@ -16,6 +16,7 @@ enum {
     OPT_OWNER,
     OPT_ISOLATION,
     OPT_QUANT,
+    OPT_ADAPTER_QUANT,
     OPT_IF_GENERATION,
     OPT_ALLOW_NOOP,
     OPT_SLO_TTFT,
@@ -30,6 +31,7 @@ struct deploy_arguments {
     const char *owner;
     const char *isolation;
     const char *quant;
+    const char *adapter_quant;
     bool has_generation;
     uint64_t if_generation;
     bool allow_noop;
@@ -43,6 +45,8 @@ static const struct argp_option deploy_options[] = {
     {"isolation", OPT_ISOLATION, "function|owner|shared", 0,
      "who shares its process: nobody, its owner's functions, every shared one (owner)", 1},
     {"quant", OPT_QUANT, "bf16|int8|int4|f32", 0, "how matrices are kept (bf16)", 1},
+    {"adapter-quant", OPT_ADAPTER_QUANT, "bf16|int8|f32", 0,
+     "how the adapter's are kept (bf16; f32 with --quant f32)", 1},
     {"slo-ttft", OPT_SLO_TTFT, "MS", 0,
      "objective for the first token: what cannot meet it is refused at once", 1},
     {"slo-tpot", OPT_SLO_TPOT, "MS", 0, "objective for each further token", 1},
@@ -73,6 +77,9 @@ static error_t deploy_parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_QUANT:
         a->quant = arg;
+        return 0;
+    case OPT_ADAPTER_QUANT:
+        a->adapter_quant = arg;
         return 0;
     case OPT_IF_GENERATION:
         a->has_generation = true;
@@ -260,6 +267,8 @@ static int deploy_body(const struct deploy_arguments *a, json_t *body)
         r = json_object_set_new(body, "isolation", json_string(a->isolation));
     if (r == 0 && a->quant != NULL)
         r = json_object_set_new(body, "quant", json_string(a->quant));
+    if (r == 0 && a->adapter_quant != NULL)
+        r = json_object_set_new(body, "adapter_quant", json_string(a->adapter_quant));
     if (r == 0 && a->slo_ttft_ms > 0)
         r = json_object_set_new(body, "slo_ttft_ms", json_real(a->slo_ttft_ms));
     if (r == 0 && a->slo_tpot_ms > 0)

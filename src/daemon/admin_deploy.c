@@ -47,6 +47,16 @@ static int read_dtype(const char *word, uint32_t *ret, struct error *err)
     return error_set(err, -EINVAL, "quant is " IMAGE_QUANT_WORDS ", not \"%s\"", word);
 }
 
+/* Absent: as is usual on such a backbone. */
+static int read_adapter_dtype(const char *word, struct deploy_order *o, struct error *err)
+{
+    o->adapter_dtype = image_adapter_quant(o->dtype);
+    if (word[0] == '\0' || image_adapter_quant_parse(word, &o->adapter_dtype))
+        return 0;
+    return error_set(err, -EINVAL, "adapter_quant is " IMAGE_ADAPTER_QUANT_WORDS ", not \"%s\"",
+                     word);
+}
+
 static int read_conditions(const json_t *body, struct deploy_order *o, struct error *err)
 {
     const json_t *noop = json_object_get(body, "allow_noop");
@@ -95,7 +105,7 @@ static int check_names(const struct deploy_order *o, struct error *err)
 
 static int read_order(struct deploy_order *o, const json_t *body, struct error *err)
 {
-    char isolation[16], quant[16];
+    char isolation[16], quant[16], adapter_quant[16];
     if (!json_is_object(body))
         return error_set(err, -EINVAL, "the body must be a JSON object");
     int r = read_string(body, "name", o->f.name, sizeof o->f.name, true, err);
@@ -115,6 +125,10 @@ static int read_order(struct deploy_order *o, const json_t *body, struct error *
         r = read_string(body, "quant", quant, sizeof quant, false, err);
     if (r == 0)
         r = read_dtype(quant[0] != '\0' ? quant : "bf16", &o->dtype, err);
+    if (r == 0)
+        r = read_string(body, "adapter_quant", adapter_quant, sizeof adapter_quant, false, err);
+    if (r == 0)
+        r = read_adapter_dtype(adapter_quant, o, err);
     if (r == 0)
         r = read_ms(body, "slo_ttft_ms", &o->f.slo_ttft_us, err);
     if (r == 0)

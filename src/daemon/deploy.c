@@ -111,11 +111,9 @@ static void deploy_fail(struct deploy *j, const struct error *err)
     deploy_free(j);
 }
 
-/* An adapter is so small that there is nothing to gain by quantising it too. */
 static uint32_t packing_dtype(const struct deploy *j)
 {
-    uint32_t dtype = j->order.dtype;
-    return j->packing_adapter && dtype != IMAGE_F32 ? IMAGE_BF16 : dtype;
+    return j->packing_adapter ? j->order.adapter_dtype : j->order.dtype;
 }
 
 /* Opens the files of `dir`; their identities and the packing options make the key. */

@@ -14,9 +14,10 @@ struct deploy_order {
     char backbone_dir[4096];           /* else its files */
     char adapter_dir[ROOT_PATH_BYTES]; /* "": the bare backbone */
     int adapter_root_fd;               /* adapter_dir lies below it, borrowed; -1: anywhere */
-    uint32_t dtype;         /* enum image_dtype, of the backbone; see deploy.c for the adapter's */
-    bool allow_noop;        /* an adapter that changes nothing will do */
-    uint64_t if_generation; /* REGISTRY_ANY_GENERATION: whatever is there */
+    uint32_t dtype;                    /* enum image_dtype, of the backbone's matrices */
+    uint32_t adapter_dtype;            /* of the adapter's */
+    bool allow_noop;                   /* an adapter that changes nothing will do */
+    uint64_t if_generation;            /* REGISTRY_ANY_GENERATION: whatever is there */
 };
 
 struct deploy_result {

@@ -50,14 +50,14 @@ static bool is_meant(const struct daemon *d, uint32_t backbone, const char *base
            d->functions[function].backbone == backbone;
 }
 
-static int find_backbone(const struct daemon *d, const char *base, struct digest *ret,
-                         struct error *err)
+static int find_backbone(const struct daemon *d, const char *base,
+                         const struct registry_image **ret, struct error *err)
 {
     uint32_t found = 0;
     for (uint32_t i = 0; i < d->config.sched.backbones_max; i++) {
         if (!is_deployed(d, i) || !is_meant(d, i, base))
             continue;
-        *ret = d->backbones[i].image.digest;
+        *ret = &d->backbones[i].image;
         found++;
     }
     if (found == 1)
@@ -161,14 +161,17 @@ static void load(struct daemon *d, struct exchange *x, const json_t *body)
 {
     struct lora_names n;
     struct error err = {0};
-    struct deploy_order o = {.has_backbone = true, .f.isolation = ROUTE_OWNER, .dtype = IMAGE_BF16};
+    struct deploy_order o = {.has_backbone = true, .f.isolation = ROUTE_OWNER};
+    const struct registry_image *backbone = NULL;
     if (!read_names(x, body, &n) || !check_name(d, x, &n, &o.if_generation))
         return;
-    int r = find_backbone(d, n.base, &o.f.backbone, &err);
+    int r = find_backbone(d, n.base, &backbone, &err);
     if (r < 0) {
         refuse(x, r == -ENOENT ? 404 : 400, NULL, "base_model_name", err.text);
         return;
     }
+    o.f.backbone = backbone->digest;
+    o.adapter_dtype = image_adapter_quant(backbone->dtype);
     r = roots_resolve(&d->lora_roots, n.path, &o.adapter_root_fd, o.adapter_dir, &err);
     if (r < 0) {
         tell_failed(x, r, err.text);

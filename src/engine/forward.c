@@ -23,7 +23,9 @@
 
 _Static_assert((int)IMAGE_F32 == KERNEL_F32 && (int)IMAGE_BF16 == KERNEL_BF16 &&
                    (int)IMAGE_PANELS == KERNEL_PANELS && (int)IMAGE_INT8 == KERNEL_INT8 &&
-                   (int)IMAGE_INT4 == KERNEL_INT4 && (int)IMAGE_DTYPE_COUNT == KERNEL_DTYPE_COUNT,
+                   (int)IMAGE_INT4 == KERNEL_INT4 && (int)IMAGE_CODES == KERNEL_CODES &&
+                   (int)IMAGE_CODE_PANELS == KERNEL_CODE_PANELS &&
+                   (int)IMAGE_DTYPE_COUNT == KERNEL_DTYPE_COUNT,
                "a weight's dtype indexes the table of kernels");
 _Static_assert(IMAGE_PANEL_ROWS == KERNEL_PANEL_OUTS && IMAGE_GROUP_COLS == KERNEL_GROUP,
                "kernels read what the packer wrote");
@@ -153,7 +155,8 @@ static void round_chunk(void *argument, uint32_t row, uint32_t thread)
         k->quantise(a->quantised + row * kernel_quantised_bytes(job->in), x, job->in);
 }
 
-/* What adapters bring is bf16, whatever the backbone is: in rows, or whole matrices in panels. */
+/* What adapters bring is bf16, in rows, or whole matrices in panels, whatever the backbone is; or
+ * codes, which take x as it is. */
 static void round_inputs(struct forward *f, const struct batch *b, const struct linear *linears,
                          uint32_t count)
 {

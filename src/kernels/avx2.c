@@ -73,6 +73,18 @@ static inline vec vec_load_bf16_part(const uint16_t *from, uint32_t n)
     return vec_load_bf16(padded);
 }
 
+static inline vec vec_load_codes(const int8_t *from)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)from)));
+}
+
+static inline vec vec_load_codes_part(const int8_t *from, uint32_t n)
+{
+    int8_t padded[VEC_LANES] = {0};
+    memcpy(padded, from, n);
+    return vec_load_codes(padded);
+}
+
 /* Of two bf16 a lane, the first and the second. */
 static inline vec vec_of_low_halves(vec pairs)
 {

@@ -67,6 +67,16 @@ static inline vec vec_load_bf16_part(const uint16_t *from, uint32_t n)
     return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
 }
 
+static inline vec vec_load_codes(const int8_t *from)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)from)));
+}
+
+static inline vec vec_load_codes_part(const int8_t *from, uint32_t n)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(lanes_below(n), from)));
+}
+
 /* Of two bf16 a lane, the first and the second. */
 static inline vec vec_of_low_halves(vec pairs)
 {

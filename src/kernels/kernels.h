@@ -33,6 +33,11 @@ enum kernel_dtype {
      * offset 8, a word is 8 inputs: the low halves of its bytes, then the high halves. */
     KERNEL_INT8,
     KERNEL_INT4,
+    /* Signed bytes that stand for themselves: what they are worth is known to the caller, who gives
+     * it to x or y. A matrix [outs, in] in rows; and in panels of KERNEL_PANEL_OUTS outputs, for
+     * each input in turn the byte of each output. Outputs that are missing are 0 there. */
+    KERNEL_CODES,
+    KERNEL_CODE_PANELS,
     KERNEL_DTYPE_COUNT,
 };
 
@@ -53,11 +58,13 @@ static inline size_t kernel_group_bytes(enum kernel_dtype dtype)
     return KERNEL_PANEL_OUTS * sizeof(uint16_t) + (dtype == KERNEL_INT4 ? codes / 2 : codes);
 }
 
-/* Bytes of one panel of KERNEL_PANELS, KERNEL_INT8 or KERNEL_INT4. */
+/* Bytes of one panel of a dtype that has panels. */
 static inline size_t kernel_panel_bytes(enum kernel_dtype dtype, uint32_t in)
 {
     if (dtype == KERNEL_PANELS)
         return (size_t)((in + 1) / 2) * KERNEL_PANEL_OUTS * 2 * sizeof(uint16_t);
+    if (dtype == KERNEL_CODE_PANELS)
+        return (size_t)in * KERNEL_PANEL_OUTS;
     return kernel_groups(in) * kernel_group_bytes(dtype);
 }
 
@@ -84,8 +91,7 @@ enum kernel_isa {
  * y[r, o] = sum_i x[r, i] * w[o, i]  for o in [out_begin, out_end), r in [0, rows)
  * x [rows, in] with x_stride floats between rows; w [*, in] of the function's dtype; y with
  * y_stride floats between rows, indexed by the absolute o. bias [*] by absolute o, or NULL.
- * accumulate != 0: added to what y holds. For KERNEL_PANELS out_begin is a multiple of
- * KERNEL_PANEL_OUTS.
+ * accumulate != 0: added to what y holds. In panels out_begin is a multiple of KERNEL_PANEL_OUTS.
  *
  * Calls split over threads by output should read 128 KiB of weights or more each (for one row,
  * 1 MiB reaches the memory's speed, 64 KiB three quarters of it).

@@ -30,6 +30,8 @@ static uint16_t bf16_of_float(float value)
 
 static inline float element(const void *from, enum kernel_dtype dtype, size_t index)
 {
+    if (dtype == KERNEL_CODES)
+        return ((const int8_t *)from)[index];
     return dtype == KERNEL_BF16 ? float_of_bf16(((const uint16_t *)from)[index])
                                 : ((const float *)from)[index];
 }
@@ -67,28 +69,58 @@ static void matmul_bf16(float *y, size_t y_stride, const float *x, size_t x_stri
            accumulate);
 }
 
-/* Input k of output o stands in its panel at pair k / 2. */
-static size_t panel_index(uint32_t in, uint32_t o, uint32_t k)
+/* Input k of output o stands in its panel at k, or in bf16 at pair k / 2. */
+static size_t panel_index(enum kernel_dtype dtype, uint32_t in, uint32_t o, uint32_t k)
 {
+    if (dtype == KERNEL_CODE_PANELS)
+        return ((size_t)(o / KERNEL_PANEL_OUTS) * in + k) * KERNEL_PANEL_OUTS +
+               o % KERNEL_PANEL_OUTS;
     size_t pair = (size_t)(o / KERNEL_PANEL_OUTS) * ((in + 1) / 2) + k / 2;
     return (pair * KERNEL_PANEL_OUTS + o % KERNEL_PANEL_OUTS) * 2 + k % 2;
+}
+
+static inline void matmul_of_panels(float *y, size_t y_stride, const float *x, size_t x_stride,
+                                    const void *w, enum kernel_dtype dtype, const float *bias,
+                                    uint32_t rows, uint32_t in, uint32_t out_begin,
+                                    uint32_t out_end, int accumulate)
+{
+    const enum kernel_dtype single = dtype == KERNEL_PANELS ? KERNEL_BF16 : KERNEL_CODES;
+    assert(out_begin % KERNEL_PANEL_OUTS == 0);
+    for (uint32_t r = 0; r < rows; r++) {
+        for (uint32_t o = out_begin; o < out_end; o++) {
+            double sum = 0;
+            for (uint32_t i = 0; i < in; i++)
+                sum +=
+                    (double)x[r * x_stride + i] * element(w, single, panel_index(dtype, in, o, i));
+            float *to = &y[r * y_stride + o];
+            float value = (float)sum + (bias != NULL ? bias[o] : 0.0f);
+            *to = accumulate ? *to + value : value;
+        }
+    }
 }
 
 static void matmul_panels(float *y, size_t y_stride, const float *x, size_t x_stride, const void *w,
                           const float *bias, uint32_t rows, uint32_t in, uint32_t out_begin,
                           uint32_t out_end, int accumulate)
 {
-    assert(out_begin % KERNEL_PANEL_OUTS == 0);
-    for (uint32_t r = 0; r < rows; r++) {
-        for (uint32_t o = out_begin; o < out_end; o++) {
-            double sum = 0;
-            for (uint32_t i = 0; i < in; i++)
-                sum += (double)x[r * x_stride + i] * element(w, KERNEL_BF16, panel_index(in, o, i));
-            float *to = &y[r * y_stride + o];
-            float value = (float)sum + (bias != NULL ? bias[o] : 0.0f);
-            *to = accumulate ? *to + value : value;
-        }
-    }
+    matmul_of_panels(y, y_stride, x, x_stride, w, KERNEL_PANELS, bias, rows, in, out_begin, out_end,
+                     accumulate);
+}
+
+static void matmul_codes(float *y, size_t y_stride, const float *x, size_t x_stride, const void *w,
+                         const float *bias, uint32_t rows, uint32_t in, uint32_t out_begin,
+                         uint32_t out_end, int accumulate)
+{
+    matmul(y, y_stride, x, x_stride, w, KERNEL_CODES, bias, rows, in, out_begin, out_end,
+           accumulate);
+}
+
+static void matmul_code_panels(float *y, size_t y_stride, const float *x, size_t x_stride,
+                               const void *w, const float *bias, uint32_t rows, uint32_t in,
+                               uint32_t out_begin, uint32_t out_end, int accumulate)
+{
+    matmul_of_panels(y, y_stride, x, x_stride, w, KERNEL_CODE_PANELS, bias, rows, in, out_begin,
+                     out_end, accumulate);
 }
 
 /* --- quantised matmul --- */
@@ -361,7 +393,7 @@ static void load_row_bf16(float *to, const void *w, uint32_t in, uint32_t row)
 static void load_row_panels(float *to, const void *w, uint32_t in, uint32_t row)
 {
     for (uint32_t i = 0; i < in; i++)
-        to[i] = element(w, KERNEL_BF16, panel_index(in, row, i));
+        to[i] = element(w, KERNEL_BF16, panel_index(KERNEL_PANELS, in, row, i));
 }
 
 /* --- rows --- */
@@ -493,8 +525,11 @@ static uint64_t ceiling_int8(uint64_t rounds, float *factor)
 
 const struct kernels kernels_ref = {
     .isa = KERNEL_ISA_REF,
-    .matmul =
-        {[KERNEL_F32] = matmul_f32, [KERNEL_BF16] = matmul_bf16, [KERNEL_PANELS] = matmul_panels},
+    .matmul = {[KERNEL_F32] = matmul_f32,
+               [KERNEL_BF16] = matmul_bf16,
+               [KERNEL_PANELS] = matmul_panels,
+               [KERNEL_CODES] = matmul_codes,
+               [KERNEL_CODE_PANELS] = matmul_code_panels},
     .matmul_quantised = {[KERNEL_INT8] = matmul_int8, [KERNEL_INT4] = matmul_int4},
     .quantise = quantise,
     .kv_store = {[KERNEL_KV_F32] = kv_store_f32,

@@ -56,23 +56,34 @@ INLINE float vec_largest(vec a)
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 
-/* --- elements of either dtype --- */
+/* --- elements of dtypes that lie in rows --- */
+
+INLINE size_t element_bytes(enum kernel_dtype dtype)
+{
+    return dtype == KERNEL_BF16    ? sizeof(uint16_t)
+           : dtype == KERNEL_CODES ? sizeof(int8_t)
+                                   : sizeof(float);
+}
 
 INLINE const void *element_at(const void *from, enum kernel_dtype dtype, size_t index)
 {
-    return (const char *)from + index * (dtype == KERNEL_BF16 ? sizeof(uint16_t) : sizeof(float));
+    return (const char *)from + index * element_bytes(dtype);
 }
 
 INLINE vec vec_load(const void *from, enum kernel_dtype dtype, size_t index)
 {
-    return dtype == KERNEL_BF16 ? vec_load_bf16((const uint16_t *)from + index)
-                                : vec_load_f32((const float *)from + index);
+    const void *at = element_at(from, dtype, index);
+    return dtype == KERNEL_BF16    ? vec_load_bf16(at)
+           : dtype == KERNEL_CODES ? vec_load_codes(at)
+                                   : vec_load_f32(at);
 }
 
 INLINE vec vec_load_part(const void *from, enum kernel_dtype dtype, size_t index, uint32_t n)
 {
-    return dtype == KERNEL_BF16 ? vec_load_bf16_part((const uint16_t *)from + index, n)
-                                : vec_load_f32_part((const float *)from + index, n);
+    const void *at = element_at(from, dtype, index);
+    return dtype == KERNEL_BF16    ? vec_load_bf16_part(at, n)
+           : dtype == KERNEL_CODES ? vec_load_codes_part(at, n)
+                                   : vec_load_f32_part(at, n);
 }
 
 /* --- exp --- */
@@ -105,6 +116,7 @@ INLINE vec vec_exp(vec x)
 #include "kernels/vector_unpacked.h"
 #endif
 #include "kernels/vector_quantised.h"
+#include "kernels/vector_codes.h"
 #include "kernels/vector_blocks.h"
 
 /* --- conversions --- */
@@ -412,8 +424,11 @@ static uint64_t ceiling_int8(uint64_t rounds, float *factor)
 
 const struct kernels VEC_TABLE = {
     .isa = VEC_ISA,
-    .matmul =
-        {[KERNEL_F32] = matmul_f32, [KERNEL_BF16] = matmul_bf16, [KERNEL_PANELS] = matmul_panels},
+    .matmul = {[KERNEL_F32] = matmul_f32,
+               [KERNEL_BF16] = matmul_bf16,
+               [KERNEL_PANELS] = matmul_panels,
+               [KERNEL_CODES] = matmul_codes,
+               [KERNEL_CODE_PANELS] = matmul_code_panels},
 #ifdef DOT_LANES
     .matmul_half = {[KERNEL_BF16] = matmul_half, [KERNEL_PANELS] = matmul_half_panels},
 #elif defined(MATMUL_HALF_PANELS)

@@ -2,7 +2,7 @@
  * Part of vector.h: products with a matrix that lies in rows. Tiles of a few rows of x and a few
  * outputs share what they load.
  */
-/* What a product takes: x as float or as bf16, w of either dtype. */
+/* What a product takes: x as float or as bf16, w of any dtype. */
 struct operands {
     enum kernel_dtype x;
     enum kernel_dtype w;
@@ -74,7 +74,7 @@ INLINE void tile(float *y, size_t y_stride, const void *x, size_t x_stride, cons
                  int accumulate, const int row_count, const int out_count)
 {
     const uint32_t lanes = STEP_LANES(types);
-    const int step_bytes = out_count * (int)lanes * (types.w == KERNEL_BF16 ? 2 : 4);
+    const int step_bytes = out_count * (int)lanes * (int)element_bytes(types.w);
     vec acc[TILE_ROWS][TILE_OUTS];
 #pragma GCC unroll 8
     for (int r = 0; r < row_count; r++)
@@ -123,7 +123,7 @@ INLINE void strip(float *y, size_t y_stride, const void *x, size_t x_stride, con
                   uint32_t outs, int accumulate, const int row_count, const uint32_t tile_outs)
 {
     const char *row = w;
-    size_t row_bytes = (size_t)in * (types.w == KERNEL_BF16 ? sizeof(uint16_t) : sizeof(float));
+    size_t row_bytes = in * element_bytes(types.w);
     size_t tile_bytes = tile_outs * row_bytes;
     size_t distance = tile_bytes > AHEAD_BYTES ? tile_bytes : AHEAD_BYTES;
     uint32_t o = 0;
@@ -146,12 +146,14 @@ INLINE void matmul(float *y, size_t y_stride, const void *x, size_t x_stride, co
                    const struct operands types, const float *bias, uint32_t rows, uint32_t in,
                    uint32_t out_begin, uint32_t out_end, int accumulate)
 {
-    size_t row_bytes = in * (types.w == KERNEL_BF16 ? sizeof(uint16_t) : sizeof(float));
+    size_t row_bytes = in * element_bytes(types.w);
     uint32_t block_outs = (uint32_t)(BLOCK_WEIGHT_BYTES / row_bytes) / TILE_OUTS * TILE_OUTS;
     if (block_outs < TILE_OUTS)
         block_outs = TILE_OUTS;
     const char *w_end = element_at(w, types.w, (size_t)out_end * in);
     uint32_t tile_count = rows / TILE_ROWS + (rows % TILE_ROWS != 0);
+    /* While one sum waits for itself it could take in half as much of bytes as of bf16. */
+    const uint32_t lone_row_outs = types.w == KERNEL_CODES ? TILE_OUTS : LONE_ROW_OUTS;
     if (rows == 1) {
         /* Nothing came before that could have fetched the first weights. */
         const char *first = element_at(w, types.w, (size_t)out_begin * in);
@@ -174,7 +176,7 @@ INLINE void matmul(float *y, size_t y_stride, const void *x, size_t x_stride, co
         strip(yr, y_stride, xr, x_stride, wo, types, w_end, b, in, outs, accumulate, n,            \
               tile_outs);                                                                          \
         break;
-                CASE(1, LONE_ROW_OUTS)
+                CASE(1, lone_row_outs)
                 CASE(2, TILE_OUTS)
                 CASE(3, TILE_OUTS)
 #if TILE_ROWS > 3
@@ -203,6 +205,14 @@ static void matmul_bf16(float *y, size_t y_stride, const float *x, size_t x_stri
                         uint32_t out_end, int accumulate)
 {
     matmul(y, y_stride, x, x_stride, w, (struct operands){KERNEL_F32, KERNEL_BF16}, bias, rows, in,
+           out_begin, out_end, accumulate);
+}
+
+static void matmul_codes(float *y, size_t y_stride, const float *x, size_t x_stride, const void *w,
+                         const float *bias, uint32_t rows, uint32_t in, uint32_t out_begin,
+                         uint32_t out_end, int accumulate)
+{
+    matmul(y, y_stride, x, x_stride, w, (struct operands){KERNEL_F32, KERNEL_CODES}, bias, rows, in,
            out_begin, out_end, accumulate);
 }
 

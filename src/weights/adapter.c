@@ -124,7 +124,20 @@ static int place_lora(struct adapter *a, const struct model_config *c, const str
         l->dora = data;
         return 0;
     }
+    if (t->part == TENSOR_LORA_SCALES) {
+        if (t->rows != 1 || t->dtype != IMAGE_F32)
+            return wrong_shape(t, 1, t->cols, err);
+        if (l->rank_scales != NULL)
+            return is_twice(t, err);
+        l->rank_scales = data;
+        l->rank_scale_count = t->cols;
+        return 0;
+    }
     bool is_a = t->part == TENSOR_LORA_A;
+    if (image_is_codes(t->dtype) &&
+        (t->role == TENSOR_EMBED || t->dtype != (is_a ? IMAGE_CODES : IMAGE_CODE_PANELS)))
+        return error_set(err, -EBADMSG, "part %u of %s of layer %u cannot be codes like these",
+                         t->part, image_role_name(t->role), t->layer);
     uint32_t rank = is_a ? t->rows : t->cols;
     if ((is_a ? t->cols : t->rows) != (is_a ? inputs : outputs) || rank > ADAPTER_RANK_MAX)
         return wrong_shape(t, outputs, inputs, err);
@@ -142,9 +155,19 @@ static int place(struct adapter *a, const struct backbone *b, const struct image
         return error_set(err, -EBADMSG,
                          "%s of layer %u is quantised, an adapter's matrices are not",
                          image_role_name(t->role), t->layer);
+    if (image_is_codes(t->dtype) && t->part == TENSOR_WHOLE)
+        return error_set(err, -EBADMSG, "%s of layer %u is codes, which only lora_A and lora_B are",
+                         image_role_name(t->role), t->layer);
     a->weight_bytes += t->bytes;
-    a->is_pure_lora &= t->part == TENSOR_LORA_A || t->part == TENSOR_LORA_B;
+    a->is_pure_lora &= t->part != TENSOR_WHOLE && t->part != TENSOR_DORA;
     return t->part == TENSOR_WHOLE ? place_whole(a, b, t, err) : place_lora(a, b->config, t, err);
+}
+
+static void share_a(struct lora *l, const struct lora *from)
+{
+    l->a = from->a;
+    l->rank_scales = from->rank_scales;
+    l->rank_scale_count = from->rank_scale_count;
 }
 
 /* k and v read q's A, up reads gate's: they are one matrix in the checkpoint. */
@@ -152,9 +175,25 @@ static void share_fused(struct adapter *a)
 {
     for (uint32_t i = 0; i < a->config->layer_count; i++) {
         struct lora *l = &a->loras[i * LINEAR_LAYER_COUNT];
-        l[LINEAR_K].a = l[LINEAR_V].a = l[LINEAR_Q].a;
-        l[LINEAR_UP].a = l[LINEAR_GATE].a;
+        share_a(&l[LINEAR_K], &l[LINEAR_Q]);
+        share_a(&l[LINEAR_V], &l[LINEAR_Q]);
+        share_a(&l[LINEAR_UP], &l[LINEAR_GATE]);
     }
+}
+
+/* Both are codes or none is, and only codes have scales: a finite one for each rank. */
+static bool are_scaled(const struct lora *l)
+{
+    bool codes = image_is_codes(l->a.dtype);
+    if (l->a.data == NULL)
+        return l->rank_scales == NULL;
+    if (codes != image_is_codes(l->b.dtype) || codes != (l->rank_scales != NULL) ||
+        (codes && l->rank_scale_count != l->a.rows))
+        return false;
+    for (uint32_t i = 0; i < l->rank_scale_count; i++)
+        if (!isfinite(l->rank_scales[i]))
+            return false;
+    return true;
 }
 
 /* A and B in pairs, one rank each, a finite scale exactly where there is a pair. */
@@ -166,6 +205,9 @@ static int check_loras(struct adapter *a, const float *scales, struct error *err
         if ((l->a.data == NULL) != (l->b.data == NULL) || l->a.rows != l->b.cols ||
             (l->a.data == NULL && l->dora != NULL))
             return error_set(err, -EBADMSG, "lora_A and lora_B of matrix %u do not fit", i);
+        if (!are_scaled(l))
+            return error_set(err, -EBADMSG, "lora_A, lora_B and the scales of matrix %u do not fit",
+                             i);
         if (!isfinite(scales[i]) || (l->a.data == NULL && scales[i] != 0))
             return error_set(err, -EBADMSG, "the scale of matrix %u is %g", i, (double)scales[i]);
         l->scale = scales[i];
@@ -175,7 +217,8 @@ static int check_loras(struct adapter *a, const float *scales, struct error *err
         return error_set(err, -EBADMSG, "the adapter changes nothing");
     uint64_t parameter_count = 0;
     for (uint32_t i = 0; i < a->image.tensor_count; i++)
-        parameter_count += (uint64_t)a->image.tensors[i].rows * a->image.tensors[i].cols;
+        if (a->image.tensors[i].part != TENSOR_LORA_SCALES)
+            parameter_count += (uint64_t)a->image.tensors[i].rows * a->image.tensors[i].cols;
     if (rank_max != a->config->rank_max || parameter_count != a->config->parameter_count)
         return error_set(err, -EBADMSG, "the adapter's summary does not fit its tensors");
     return 0;

@@ -5,6 +5,10 @@
  * 2024) multiplies the outputs, without the bias, by magnitude / norm of the adapted row: the norms
  * need the backbone, so the packer computes them.
  *
+ * In int8 a row of A and a column of B are codes, each with a scale of its own: the largest size in
+ * it / 127. Both scales of a rank go to the number between them, so that products are made of codes
+ * alone. What is looked up (the embedding's LoRA) and what is carried whole stay bf16.
+ *
  * What an adapter carries whole (modules_to_save, trained biases) takes the place of the
  * backbone's: `view` is the backbone with those tensors exchanged.
  */
@@ -30,6 +34,8 @@ struct lora {
                         * share it. The embedding's is [rank, vocab] */
     struct weight b;   /* [out, rank] */
     const float *dora; /* [out] or NULL */
+    const float *rank_scales; /* [rank], of A x, where a and b are codes; else NULL */
+    uint32_t rank_scale_count;
     float scale;
 };
 

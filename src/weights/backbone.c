@@ -157,6 +157,8 @@ static int place(struct backbone *b, const struct image_tensor *t, struct error 
     if (t->rows != rows || t->cols != cols)
         return error_set(err, -EBADMSG, "%s of layer %u is [%u, %u], the model needs [%u, %u]",
                          name, t->layer, t->rows, t->cols, rows, cols);
+    if (image_is_codes(t->dtype))
+        return error_set(err, -EBADMSG, "%s of layer %u is kept as adapters are", name, t->layer);
     const void *data = b->image.base + t->offset;
     const void *before = NULL;
     if (backbone_role_is_matrix(t->role)) {

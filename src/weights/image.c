@@ -45,6 +45,9 @@ size_t image_dtype_bytes(uint32_t dtype)
     case IMAGE_BF16:
     case IMAGE_PANELS:
         return 2;
+    case IMAGE_CODES:
+    case IMAGE_CODE_PANELS:
+        return 1;
     default:
         return 0;
     }
@@ -68,6 +71,8 @@ uint64_t image_panel_bytes(uint32_t dtype, uint32_t cols)
 {
     if (dtype == IMAGE_PANELS)
         return IMAGE_PANEL_ROWS * round_up(cols, 2) * sizeof(uint16_t);
+    if (dtype == IMAGE_CODE_PANELS)
+        return (uint64_t)IMAGE_PANEL_ROWS * cols;
     return round_up(cols, IMAGE_GROUP_COLS) / IMAGE_GROUP_COLS * image_group_bytes(dtype);
 }
 

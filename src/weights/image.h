@@ -70,6 +70,11 @@ enum image_dtype {
      */
     IMAGE_INT8 = 3,
     IMAGE_INT4 = 4,
+    /* Of adapters in int8: signed bytes, in rows (lora_A), and in panels of IMAGE_PANEL_ROWS rows
+     * with, for each column in turn, the byte of each row (lora_B). What a rank's bytes are worth
+     * is its TENSOR_LORA_SCALES. */
+    IMAGE_CODES = 5,
+    IMAGE_CODE_PANELS = 6,
     IMAGE_DTYPE_COUNT,
 };
 
@@ -94,6 +99,24 @@ static inline bool image_quant_parse(const char *word, uint32_t *ret_dtype)
         return true;
     }
     return false;
+}
+
+/* How an adapter is kept: unless asked otherwise in bf16, on a backbone in f32 in f32. */
+#define IMAGE_ADAPTER_QUANT_WORDS "bf16, int8 or f32"
+
+static inline uint32_t image_adapter_quant(uint32_t backbone_dtype)
+{
+    return backbone_dtype == IMAGE_F32 ? IMAGE_F32 : IMAGE_BF16;
+}
+
+static inline bool image_adapter_quant_parse(const char *word, uint32_t *ret_dtype)
+{
+    return image_quant_parse(word, ret_dtype) && *ret_dtype != IMAGE_INT4;
+}
+
+static inline bool image_is_codes(uint32_t dtype)
+{
+    return dtype == IMAGE_CODES || dtype == IMAGE_CODE_PANELS;
 }
 
 #define IMAGE_PANEL_ROWS 32u
@@ -138,9 +161,10 @@ enum tensor_role {
 
 enum tensor_part {
     TENSOR_WHOLE = 0,
-    TENSOR_LORA_A = 1, /* [rank, inputs], adapters only */
-    TENSOR_LORA_B = 2, /* [outputs, rank] */
-    TENSOR_DORA = 3,   /* [outputs], f32: magnitude / norm of the adapted row */
+    TENSOR_LORA_A = 1,      /* [rank, inputs], adapters only */
+    TENSOR_LORA_B = 2,      /* [outputs, rank] */
+    TENSOR_DORA = 3,        /* [outputs], f32: magnitude / norm of the adapted row */
+    TENSOR_LORA_SCALES = 4, /* [rank], f32: of codes of A times codes of B, where they are codes */
     TENSOR_PART_COUNT,
 };
 
@@ -176,9 +200,8 @@ int image_open(struct image *ret, const void *base, uint64_t bytes, enum image_k
 /* The bytes of a section; *ret_bytes may be 0. */
 const void *image_section(const struct image *im, enum image_section section, uint64_t *ret_bytes);
 
-size_t image_dtype_bytes(uint32_t dtype); /* of one value; 0: no such dtype, or quantised */
-/* Bytes of a panel of IMAGE_PANELS, IMAGE_INT8 or IMAGE_INT4; of one group of it, 0 where it has
- * none. */
+size_t image_dtype_bytes(uint32_t dtype); /* of one value; 0: no such dtype, or in groups */
+/* Bytes of a panel, 0 for a dtype that has none; of one group of it, likewise. */
 uint64_t image_panel_bytes(uint32_t dtype, uint32_t cols);
 uint64_t image_group_bytes(uint32_t dtype);
 /* Bytes of a tensor; false when that is no number of bytes an image can hold. */

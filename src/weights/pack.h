@@ -19,8 +19,8 @@ struct pack_file {
 #define PACK_META_BYTES_MAX (32u << 10)
 
 struct pack_options {
-    /* Of matrices; vectors are always f32. A word of --quant, see image.h; an adapter's is bf16 or
-     * f32. */
+    /* Of matrices; vectors are always f32. A word of --quant, see image.h; an adapter's is bf16,
+     * int8 or f32. */
     enum image_dtype dtype;
     /* Called after every block; NULL: nobody wants to know. */
     void (*progress)(void *user, const char *what, uint64_t bytes_done, uint64_t bytes_total);

@@ -2,10 +2,12 @@
  */
 #include "weights/adapter_parts.h"
 
+#include "weights/codes.h"
 #include "weights/pack_job.h"
 
 #include <assert.h>
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +19,10 @@ struct packing {
     void *config; /* struct adapter_config and the scales */
     struct buf meta;
     const struct backbone *backbone;
+    const struct pack_options *options; /* as asked for; the job's matrices are bf16 or f32 */
+    /* [modules] of those that become codes: scales of A's rows, of B's columns and the products of
+     * both, [rank] each; owned. NULL: none do. */
+    float **scales;
 };
 
 /* The rows of a module's tensor that belong to one of its parts. */
@@ -38,13 +44,53 @@ static struct pack_item part_item(const struct packing *p, const struct adapter_
     return item;
 }
 
+/* Memory for a module's scales, which items point to before the shapes are known to fit. */
+static int begin_codes(struct packing *p, const struct adapter_module *m, float **ret,
+                       struct error *err)
+{
+    *ret = NULL;
+    if (p->options->dtype != IMAGE_INT8 || m->name->kind == NAMES_EMBEDDING)
+        return 0;
+    float **slot = &p->scales[m - p->parts.modules];
+    *slot = *ret = calloc(3 * (size_t)m->peft.rank, sizeof **slot);
+    return *ret != NULL ? 0 : error_set(err, -ENOMEM, "out of memory");
+}
+
+/* The scales of a module whose tensors were found to fit: B's over all its parts, as they share
+ * what A makes. */
+static int find_scales(float *scales, const struct packing *p, const struct adapter_module *m,
+                       struct error *err)
+{
+    uint32_t rank = m->peft.rank, outputs = 0, inputs = 0;
+    float *of_a = scales, *of_b = scales + rank, *products = scales + 2 * (size_t)rank;
+    bool present = adapter_lora_shape(p->backbone->config, m->name->parts[0], &outputs, &inputs);
+    assert(present);
+    if (m->name->part_count > 1)
+        outputs = names_rows(p->backbone->config, m->name);
+    int r = pack_job_largest(m->a, rank, inputs, false, of_a, err);
+    if (r == 0)
+        r = pack_job_largest(m->b, outputs, rank, true, of_b, err);
+    for (uint32_t i = 0; r == 0 && i < rank; i++) {
+        of_a[i] = codes_scale(of_a[i]);
+        of_b[i] = codes_scale(of_b[i]);
+        products[i] = of_a[i] * of_b[i];
+        if (!isfinite(products[i]))
+            r = error_set(err, -EINVAL,
+                          "%s: tensors %s and %s hold values that int8 cannot hold: pack the "
+                          "adapter with bf16",
+                          m->a->file->name, m->a->tensor->name, m->b->tensor->name);
+    }
+    return r;
+}
+
 /* A once, B and DoRA's scales for each part. */
-static int add_lora(struct pack_job *j, const struct packing *p, const struct adapter_module *m,
+static int add_lora(struct pack_job *j, struct packing *p, const struct adapter_module *m,
                     struct error *err)
 {
     const struct model_config *c = p->backbone->config;
     uint32_t rank = m->peft.rank;
-    int r = 0;
+    float *scales;
+    int r = begin_codes(p, m, &scales, err);
     for (uint32_t i = 0; r == 0 && i < m->name->part_count; i++) {
         uint32_t outputs = 0;
         uint32_t inputs = 0;
@@ -57,10 +103,12 @@ static int add_lora(struct pack_job *j, const struct packing *p, const struct ad
                                         .layer = m->layer,
                                         .rows = rank,
                                         .cols = inputs,
+                                        .scales = scales,
                                         .is_looked_up = true};
             r = pack_job_add(j, &a, err);
         }
         struct pack_item b = part_item(p, m, i, m->b, TENSOR_LORA_B, outputs, rank);
+        b.scales = scales != NULL ? scales + rank : NULL;
         if (r == 0)
             r = pack_job_add(j, &b, err);
         if (r == 0 && m->dora != NULL) {
@@ -69,7 +117,12 @@ static int add_lora(struct pack_job *j, const struct packing *p, const struct ad
             r = pack_job_add(j, &d, err);
         }
     }
-    return r;
+    if (r < 0 || scales == NULL)
+        return r;
+    struct pack_item products = part_item(p, m, 0, NULL, TENSOR_LORA_SCALES, 1, rank);
+    products.values = scales + 2 * (size_t)rank;
+    r = pack_job_add(j, &products, err);
+    return r < 0 ? r : find_scales(scales, p, m, err);
 }
 
 static int add_whole(struct pack_job *j, const struct packing *p, const struct adapter_module *m,
@@ -126,7 +179,7 @@ static int add_bias(struct pack_job *j, const struct packing *p, const struct ad
     return pack_job_add(j, &item, err);
 }
 
-static int add_module(struct pack_job *j, const struct packing *p, const struct adapter_module *m,
+static int add_module(struct pack_job *j, struct packing *p, const struct adapter_module *m,
                       struct error *err)
 {
     int r = m->whole != NULL ? add_whole(j, p, m, err) : 0;
@@ -141,6 +194,9 @@ static int add_module(struct pack_job *j, const struct packing *p, const struct 
 
 static int add_modules(struct pack_job *j, struct packing *p, struct error *err)
 {
+    p->scales = calloc(p->parts.module_count, sizeof *p->scales);
+    if (p->scales == NULL && p->parts.module_count > 0)
+        return error_set(err, -ENOMEM, "out of memory");
     for (uint32_t i = 0; i < p->parts.module_count; i++) {
         int r = add_module(j, p, &p->parts.modules[i], err);
         if (r < 0)
@@ -208,7 +264,7 @@ static int describe(const struct pack_job *j, struct packing *p, const struct ad
                        "{\"kind\":\"adapter\",\"backbone\":\"%s\",\"dtype\":\"%s\","
                        "\"parameters\":%llu,\"tensors\":%u,\"matched\":%u,\"unmatched\":0,"
                        "\"rank_max\":%u,\"modules\":[",
-                       backbone, image_quant_name(j->options->dtype),
+                       backbone, image_quant_name(p->options->dtype),
                        (unsigned long long)c->parameter_count, j->writer.tensor_count,
                        p->parts.source.tensor_count, c->rank_max);
     if (r == 0)
@@ -258,10 +314,12 @@ int pack_adapter(const struct pack_file *files, uint32_t file_count,
                  const struct digest *backbone_digest, int out_fd, struct pack_result *ret,
                  struct error *err)
 {
-    struct packing p = {.backbone = b};
+    struct packing p = {.backbone = b, .options = options};
+    struct pack_options others = *options; /* of what does not become codes */
     struct pack_job j;
     struct pack_result result = {0};
-    pack_job_init(&j, options, "packing the adapter", out_fd, IMAGE_ADAPTER);
+    others.dtype = options->dtype == IMAGE_F32 ? IMAGE_F32 : IMAGE_BF16;
+    pack_job_init(&j, &others, "packing the adapter", out_fd, IMAGE_ADAPTER);
     buf_init(&p.meta, PACK_META_BYTES_MAX);
     int r = adapter_parts_open(&p.parts, files, file_count, b, options, err);
     if (r == 0)
@@ -276,6 +334,9 @@ int pack_adapter(const struct pack_file *files, uint32_t file_count,
     } else {
         buf_free(&p.meta);
     }
+    for (uint32_t i = 0; p.scales != NULL && i < p.parts.module_count; i++)
+        free(p.scales[i]);
+    free(p.scales);
     adapter_parts_close(&p.parts);
     free(p.config);
     pack_job_free(&j);

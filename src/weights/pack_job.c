@@ -2,11 +2,13 @@
 #include "weights/pack_job.h"
 
 #include "model/jsonfile.h"
+#include "weights/codes.h"
 #include "weights/convert.h"
 #include "weights/panel.h"
 
 #include <assert.h>
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,10 +28,11 @@ void pack_job_free(struct pack_job *j)
     j->items = NULL;
 }
 
-/* Vectors are always f32: norms, biases, DoRA's scales. */
+/* Vectors are always f32: norms, biases, DoRA's scales and those of codes. */
 static bool is_vector(const struct pack_item *i)
 {
-    return i->part == TENSOR_DORA || (i->part == TENSOR_WHOLE && !backbone_role_is_matrix(i->role));
+    return i->part == TENSOR_DORA || i->part == TENSOR_LORA_SCALES ||
+           (i->part == TENSOR_WHOLE && !backbone_role_is_matrix(i->role));
 }
 
 /* A row that is looked up costs no time worth mentioning, so it can be more exact than int4. */
@@ -38,6 +41,8 @@ static enum image_dtype dtype_of(const struct pack_job *j, const struct pack_ite
     enum image_dtype dtype = j->options->dtype;
     if (is_vector(i))
         return IMAGE_F32;
+    if (i->scales != NULL)
+        return i->part == TENSOR_LORA_B ? IMAGE_CODE_PANELS : IMAGE_CODES;
     if (i->is_looked_up)
         return dtype == IMAGE_INT4 ? IMAGE_INT8 : dtype;
     return dtype == IMAGE_BF16 ? IMAGE_PANELS : dtype;
@@ -91,7 +96,8 @@ int pack_job_add(struct pack_job *j, const struct pack_item *item, struct error 
     if (r < 0)
         return r;
     j->items[index] = *item;
-    j->parameter_count += (uint64_t)item->rows * item->cols;
+    if (item->part != TENSOR_LORA_SCALES)
+        j->parameter_count += (uint64_t)item->rows * item->cols;
     if (item->source != NULL)
         item->source->used = true;
     return 0;
@@ -165,13 +171,26 @@ static int copy_rows(struct pack_job *j, uint32_t index, void *from, void *to, s
     return 0;
 }
 
-/* One tensor, a panel at a time. */
+/* As panel_make, for the rows of an item from `row` on. */
+static size_t make_panel(void *panel, const struct pack_item *item, enum image_dtype dtype,
+                         const void *rows, uint32_t row, uint32_t row_count)
+{
+    if (item->scales == NULL)
+        return panel_make(panel, dtype, rows, row_count, item->cols);
+    if (dtype == IMAGE_CODES)
+        codes_of_rows(panel, rows, item->scales + row, row_count, item->cols);
+    else
+        codes_panel(panel, rows, item->scales, row_count, item->cols);
+    return PANEL_ALL;
+}
+
+/* One tensor, as many rows at a time as a panel has. */
 static int copy_panels(struct pack_job *j, uint32_t index, struct error *err)
 {
     const struct pack_item *item = &j->items[index];
     enum image_dtype dtype = j->writer.tensors[index].dtype;
     size_t values = (size_t)IMAGE_PANEL_ROWS * item->cols;
-    size_t panel_bytes = image_panel_bytes(dtype, item->cols);
+    size_t panel_bytes = dtype == IMAGE_CODES ? values : image_panel_bytes(dtype, item->cols);
     char *from = malloc(values * sizeof(float));
     void *rows = malloc(values * sizeof(float));
     void *panel = malloc(panel_bytes);
@@ -186,8 +205,9 @@ static int copy_panels(struct pack_job *j, uint32_t index, struct error *err)
                         panel_source_dtype(dtype), err);
         if (r < 0)
             break;
-        size_t bad = panel_make(panel, dtype, rows, count, item->cols);
-        r = bad == PANEL_ALL ? write_block(j, panel, panel_bytes, err)
+        size_t bad = make_panel(panel, item, dtype, rows, row, count);
+        size_t bytes = dtype == IMAGE_CODES ? (size_t)count * item->cols : panel_bytes;
+        r = bad == PANEL_ALL ? write_block(j, panel, bytes, err)
                              : refuse_size(item, dtype, first + bad, err);
     }
     free(from);
@@ -200,9 +220,34 @@ static int copy_item(struct pack_job *j, uint32_t index, char *block, struct err
 {
     if (j->items[index].source == NULL)
         return write_block(j, j->items[index].values, j->writer.tensors[index].bytes, err);
-    if (image_panel_bytes(j->writer.tensors[index].dtype, j->items[index].cols) > 0)
+    if (j->items[index].scales != NULL ||
+        image_panel_bytes(j->writer.tensors[index].dtype, j->items[index].cols) > 0)
         return copy_panels(j, index, err);
     return copy_rows(j, index, block, block + BLOCK_VALUES * sizeof(float), err);
+}
+
+int pack_job_largest(struct source_tensor *t, uint32_t rows, uint32_t cols, bool of_columns,
+                     float *ret, struct error *err)
+{
+    const struct pack_item item = {.source = t, .cols = cols};
+    uint64_t count = (uint64_t)rows * cols;
+    uint32_t row = 0, col = 0;
+    char *block = malloc(2 * BLOCK_VALUES * sizeof(float));
+    float *values = (void *)(block + BLOCK_VALUES * sizeof(float));
+    int r = block != NULL ? 0 : error_set(err, -ENOMEM, "out of memory");
+    memset(ret, 0, (of_columns ? cols : rows) * sizeof *ret);
+    for (uint64_t done = 0, n; r == 0 && done < count; done += n) {
+        n = count - done < BLOCK_VALUES ? count - done : BLOCK_VALUES;
+        r = load_values(&item, done, n, block, values, IMAGE_F32, err);
+        for (uint64_t i = 0; r == 0 && i < n; i++) {
+            float *largest = &ret[of_columns ? col : row];
+            *largest = fmaxf(*largest, fabsf(values[i]));
+            col = col + 1 < cols ? col + 1 : 0;
+            row += col == 0 ? 1 : 0;
+        }
+    }
+    free(block);
+    return r;
 }
 
 int pack_job_run(struct pack_job *j, struct pack_result *ret, struct error *err)

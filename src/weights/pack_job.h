@@ -9,6 +9,9 @@
 struct pack_item {
     struct source_tensor *source; /* or NULL: `values` */
     const float *values; /* [rows * cols], owned by the caller until pack_job_run is done */
+    /* Of what becomes codes, see codes.h: of the rows of lora_A, of the columns of lora_B; owned by
+     * the caller, who fills them before pack_job_run. NULL: it does not. */
+    const float *scales;
     enum tensor_role role;
     enum tensor_part part;
     uint32_t layer;
@@ -36,6 +39,10 @@ void pack_job_free(struct pack_job *j);
 /* The next tensor of the image. The source's shape must be [source_rows, cols]; a vector's, whose
  * rows are 1, may be [cols] too. */
 int pack_job_add(struct pack_job *j, const struct pack_item *item, struct error *err);
+
+/* The largest size in each row of a tensor [rows, cols], or in each column. */
+int pack_job_largest(struct source_tensor *t, uint32_t rows, uint32_t cols, bool of_columns,
+                     float *ret, struct error *err);
 
 /* Lays out, streams every tensor and finishes the image. */
 int pack_job_run(struct pack_job *j, struct pack_result *ret, struct error *err);

@@ -35,6 +35,7 @@ struct arguments {
 static const struct argp_option options[] = {
     {"shape", 's', "NAME", 0, "the name printed with the result", 0},
     {"quant", 'q', IMAGE_QUANT_WORDS, 0, "how matrices are kept", 0},
+    {"adapter-quant", 'a', IMAGE_ADAPTER_QUANT_WORDS, 0, "how adapters are kept", 0},
     {"kv-dtype", 'k', "bf16|int8", 0, "how the KV cache is kept, not for kernels", 0},
     {"batch", 'b', "N", 0, "sequences", 0},
     {"tokens", 'n', "N", 0, "tokens of the prompt, or to decode", 0},
@@ -69,6 +70,8 @@ static void finish(struct argp_state *state, struct arguments *a)
     if (b->dir == NULL)
         argp_error(state, "needed: the name of a benchmark and a directory");
     b->name = benches[a->index].name;
+    if (b->adapter_dtype == IMAGE_DTYPE_COUNT)
+        b->adapter_dtype = image_adapter_quant(b->dtype);
     b->batch = b->batch > 0 ? b->batch : benches[a->index].batch;
     b->tokens = b->tokens > 0 ? b->tokens : benches[a->index].tokens;
     b->runs = b->runs > 0 ? b->runs : benches[a->index].runs;
@@ -89,6 +92,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case 'q':
         if (!image_quant_parse(arg, &b->dtype))
             argp_error(state, "quant is %s, not \"%s\"", IMAGE_QUANT_WORDS, arg);
+        return 0;
+    case 'a':
+        if (!image_adapter_quant_parse(arg, &b->adapter_dtype))
+            argp_error(state, "adapter-quant is %s, not \"%s\"", IMAGE_ADAPTER_QUANT_WORDS, arg);
         return 0;
     case 'k':
         if (strcmp(arg, "bf16") != 0 && strcmp(arg, "int8") != 0)
@@ -135,7 +142,8 @@ int bench_main(int argc, char **argv)
                                      .parser = parse,
                                      .args_doc = "NAME DIR",
                                      .doc = "Measures the engine; started by `sllora bench`."};
-    static struct arguments a = {.bench = {.shape = "own", .dtype = IMAGE_BF16}};
+    static struct arguments a = {
+        .bench = {.shape = "own", .dtype = IMAGE_BF16, .adapter_dtype = IMAGE_DTYPE_COUNT}};
     struct error err = {0};
     argp_parse(&argp, argc, argv, 0, NULL, &a);
     struct bench *b = &a.bench;

@@ -80,6 +80,7 @@ static int compare(const struct bench *b, struct mixed *m, const struct comparis
     bench_set_count(line, "adapters", s->adapter_count);
     bench_set_count(line, "adapters_set", c->with.set);
     bench_set_count(line, "rank", m->adapters[0].adapter.config->rank_max);
+    bench_set_text(line, "adapter_quant", image_quant_name(b->adapter_dtype));
     bench_set_spread(line, "tok_s", with, b->runs);
     bench_set_count(line, "base_adapters", c->base.streams.adapter_count);
     bench_set_count(line, "base_adapters_set", c->base.set);

@@ -176,7 +176,7 @@ static int pack_one(const struct bench *b, const char *dir, int image, struct be
                     struct error *err)
 {
     struct pack_file files[FILES_MAX];
-    struct pack_options o = {.dtype = b->dtype == IMAGE_F32 ? IMAGE_F32 : IMAGE_BF16};
+    struct pack_options o = {.dtype = b->adapter_dtype};
     struct pack_result packed;
     uint32_t count = open_files(dir, files);
     int r = pack_adapter(files, count, &o, &b->backbone, &b->digest, image, &packed, err);

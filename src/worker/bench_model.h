@@ -27,10 +27,11 @@
 #define BENCH_PROMPT_TOKENS 64u /* of what only decodes; llama-batched-bench is asked the same */
 
 struct bench {
-    const char *name;     /* of the benchmark */
-    const char *dir;      /* the checkpoint, or where a file may be written */
-    const char *shape;    /* as it is printed */
-    uint32_t dtype;       /* enum image_dtype of matrices, as asked for */
+    const char *name;  /* of the benchmark */
+    const char *dir;   /* the checkpoint, or where a file may be written */
+    const char *shape; /* as it is printed */
+    uint32_t dtype;    /* enum image_dtype of matrices, as asked for */
+    uint32_t adapter_dtype;
     const char *kv_dtype; /* bf16 or int8; NULL: the engine's own choice */
     uint32_t batch;       /* sequences */
     uint32_t tokens;      /* to decode, or of the prompt */

@@ -239,7 +239,16 @@ static int print_shape(const struct bench *b, struct pool *pool, const struct on
 
 static const char *weights_name(uint32_t dtype)
 {
-    return dtype == IMAGE_PANELS ? "bf16 panels" : image_quant_name(dtype);
+    switch (dtype) {
+    case IMAGE_PANELS:
+        return "bf16 panels";
+    case IMAGE_CODES:
+        return "codes";
+    case IMAGE_CODE_PANELS:
+        return "code panels";
+    default:
+        return image_quant_name(dtype);
+    }
 }
 
 static uint32_t add_shape(struct shape *shapes, uint32_t count, const struct weight *w,
@@ -256,7 +265,7 @@ static uint32_t add_shape(struct shape *shapes, uint32_t count, const struct wei
 int kernels_products(const struct bench *b, struct pool *pool, const struct onednn *peer,
                      struct error *err)
 {
-    struct shape shapes[LINEAR_COUNT + 4];
+    struct shape shapes[LINEAR_COUNT + 8];
     uint32_t count = 0, hidden = b->backbone.config->hidden, ffn = b->backbone.config->ffn;
     for (uint32_t i = 0; i < LINEAR_LAYER_COUNT; i++)
         count = add_shape(shapes, count, &b->backbone.layers[0].linears[i].weight, ROWS_MAX);
@@ -267,7 +276,11 @@ int kernels_products(const struct bench *b, struct pool *pool, const struct oned
     const struct weight adapter[] = {{NULL, rows, RANK, hidden},
                                      {NULL, rows, RANK, ffn},
                                      {NULL, panels, hidden, RANK},
-                                     {NULL, panels, ffn, RANK}};
+                                     {NULL, panels, ffn, RANK},
+                                     {NULL, IMAGE_CODES, RANK, hidden},
+                                     {NULL, IMAGE_CODES, RANK, ffn},
+                                     {NULL, IMAGE_CODE_PANELS, hidden, RANK},
+                                     {NULL, IMAGE_CODE_PANELS, ffn, RANK}};
     for (size_t i = 0; i < sizeof adapter / sizeof adapter[0]; i++)
         count = add_shape(shapes, count, &adapter[i], ROWS_MAX);
     int r = 0;

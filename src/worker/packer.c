@@ -182,8 +182,8 @@ static int run(struct packer *p, struct pack_result *ret, struct error *err)
     const struct pack_options o = {
         .dtype = p->request.dtype, .progress = on_progress, .user = p, .adapted_norms = dora_norms};
     bool is_adapter = p->request.kind == WIRE_PACK_ADAPTER;
-    bool is_quantised = image_group_bytes(p->request.dtype) > 0;
-    if (image_quant_name(p->request.dtype) == NULL || (is_adapter && is_quantised))
+    if (image_quant_name(p->request.dtype) == NULL ||
+        (is_adapter && p->request.dtype == IMAGE_INT4))
         return error_set(err, -EPROTO, "PACK asks for unknown numbers");
     if (is_adapter)
         r = pack_for_backbone(p, &o, ret, err);

@@ -54,6 +54,8 @@ static void touch_adapter(const struct adapter *a)
         touch_weight(&a->loras[i].b);
         if (a->loras[i].dora != NULL)
             touch(a->loras[i].dora, a->loras[i].b.rows * sizeof(float));
+        if (a->loras[i].rank_scales != NULL)
+            touch(a->loras[i].rank_scales, a->loras[i].a.rows * sizeof(float));
     }
     touch_backbone(&a->view);
 }

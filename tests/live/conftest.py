@@ -79,10 +79,12 @@ class Daemon:
     def describe(self, name):
         return self.json("describe", name)[0]
 
-    def deploy(self, name, backbone, adapter=None, owner=None, isolation=None, quant=None):
+    def deploy(self, name, backbone, adapter=None, owner=None, isolation=None, quant=None,
+               adapter_quant=None):
         flags = ["--backbone", backbone]
         for flag, value in (("--adapter", adapter), ("--owner", owner),
-                            ("--isolation", isolation), ("--quant", quant)):
+                            ("--isolation", isolation), ("--quant", quant),
+                            ("--adapter-quant", adapter_quant)):
             flags += [flag, value] if value else []
         return self.ok("deploy", name, *flags)
 

@@ -36,7 +36,7 @@ def test_each_quantisation_is_a_backbone_of_its_own(deployed):
     assert all(f["certificate"]["backbone"] == f["backbone"]["digest"] for f in functions)
     sizes = [b["bytes"] for b in backbones]
     assert sizes == sorted(sizes, reverse=True) and sizes[1] > 3 * sizes[3]
-    # An adapter is not quantised with its backbone.
+    # An adapter is not quantised with its backbone, only where it is asked for.
     assert [f["certificate"]["dtype"] for f in functions] == ["f32", "bf16", "bf16", "bf16"]
     # Known again, one by one, and after a restart.
     deployed.stop()
@@ -61,6 +61,19 @@ def test_answers_are_near_to_bf16(deployed):
         assert sum(cynic) > sum(bare)
 
 
+@pytest.mark.parametrize("quant", ["bf16", "int4"])
+def test_adapters_in_int8(daemon, quant):
+    """Half the bytes, another image, and answers that hardly differ."""
+    for name, adapter_quant in (("wide", "bf16"), ("narrow", "int8")):
+        daemon.deploy(name, DEMO, ADAPTERS / "cynic", quant=quant, adapter_quant=adapter_quant)
+    wide, narrow = (daemon.describe(name) for name in ("wide", "narrow"))
+    assert wide["backbone"]["digest"] == narrow["backbone"]["digest"]
+    assert narrow["certificate"]["dtype"] == "int8" and wide["certificate"]["dtype"] == "bf16"
+    assert narrow["certificate"]["parameters"] == wide["certificate"]["parameters"]
+    assert narrow["adapter"]["bytes"] < 0.6 * wide["adapter"]["bytes"]
+    assert 0 < distance(logprobs(daemon, "wide"), logprobs(daemon, "narrow")) < 0.03
+
+
 @pytest.mark.parametrize("case", ["llama-mha", "phi3", "gemma3", "qwen3-tied"])
 @pytest.mark.parametrize("quant", ["int8", "int4"])
 def test_families(daemon, case, quant):
@@ -75,3 +88,6 @@ def test_families(daemon, case, quant):
 def test_other_words_are_refused(daemon):
     done = daemon.cli("deploy", "f", "--backbone", DEMO, "--quant", "int3")
     assert done.returncode == 1 and "bf16, int8, int4 or f32" in done.stderr
+    for word in ("int4", "int3"):
+        done = daemon.cli("deploy", "f", "--backbone", DEMO, "--adapter-quant", word)
+        assert done.returncode == 1 and "bf16, int8 or f32" in done.stderr

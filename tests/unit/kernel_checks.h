@@ -77,11 +77,13 @@ static inline uint16_t bf16_truncate(float value)
 
 static inline size_t element_bytes(enum kernel_dtype dtype)
 {
-    return dtype == KERNEL_F32 ? 4 : 2;
+    return dtype == KERNEL_F32 ? 4 : dtype == KERNEL_CODES ? 1 : 2;
 }
 
 static inline double element(const void *from, enum kernel_dtype dtype, size_t index)
 {
+    if (dtype == KERNEL_CODES)
+        return ((const int8_t *)from)[index];
     return dtype == KERNEL_F32 ? ((const float *)from)[index]
                                : bf16_expand(((const uint16_t *)from)[index]);
 }
@@ -90,7 +92,9 @@ static inline void fill(struct rng *rng, void *to, enum kernel_dtype dtype, size
 {
     for (size_t i = 0; i < count; i++) {
         float value = (float)rng_normal(rng);
-        if (dtype == KERNEL_BF16)
+        if (dtype == KERNEL_CODES)
+            ((int8_t *)to)[i] = (int8_t)rng_u64(rng);
+        else if (dtype == KERNEL_BF16)
             ((uint16_t *)to)[i] = bf16_truncate(value);
         else
             ((float *)to)[i] = value;

@@ -96,6 +96,12 @@ static inline void fixture_codes(struct fixture_memory *m, uint32_t dtype, uint8
 static inline double fixture_value(const struct weight *w, uint32_t row, uint32_t col)
 {
     const uint16_t *halves = w->data;
+    const int8_t *codes = w->data;
+    if (w->dtype == IMAGE_CODES)
+        return codes[(size_t)row * w->cols + col];
+    if (w->dtype == IMAGE_CODE_PANELS)
+        return codes[((size_t)(row / IMAGE_PANEL_ROWS) * w->cols + col) * IMAGE_PANEL_ROWS +
+                     row % IMAGE_PANEL_ROWS];
     if (w->dtype == IMAGE_F32)
         return (double)((const float *)w->data)[(size_t)row * w->cols + col];
     if (w->dtype == IMAGE_BF16)
@@ -124,6 +130,10 @@ static inline struct weight fixture_weight(struct fixture_memory *m, uint32_t dt
         abort();
     void *data = fixture_alloc(m, bytes);
     w.data = data;
+    for (uint64_t i = 0; image_is_codes(dtype) && i < bytes; i++)
+        ((int8_t *)data)[i] = (int8_t)(rng_below(&m->rng, 255) - 127);
+    if (image_is_codes(dtype))
+        return w;
     if (image_group_bytes(dtype) > 0) {
         fixture_codes(m, dtype, data, bytes, sigma);
         return w;
@@ -202,12 +212,19 @@ static inline void fixture_model_free(struct fixture_model *m)
 #define FIXTURE_DORA (1u << 17)
 #define FIXTURE_WHOLE (1u << 18) /* norms, biases, the embedding and one o matrix of its own */
 
+#define FIXTURE_CODES_SIGMA 73.6 /* of whole numbers from -127 to 127 */
+
 /* LoRA on `outputs` x `inputs`; `modules` as above. */
 static inline void fixture_lora(struct fixture_adapter *a, struct lora *l, uint32_t dtype,
                                 uint32_t rank, uint32_t outputs, uint32_t inputs, uint32_t modules)
 {
-    l->a = fixture_weight(&a->memory, dtype, rank, inputs, 1 / sqrt(inputs));
-    l->b = fixture_weight(&a->memory, fixture_multiplied(dtype), outputs, rank, 1 / sqrt(rank));
+    bool codes = dtype == IMAGE_INT8;
+    l->a = fixture_weight(&a->memory, codes ? IMAGE_CODES : dtype, rank, inputs, 1 / sqrt(inputs));
+    l->b = fixture_weight(&a->memory, codes ? IMAGE_CODE_PANELS : fixture_multiplied(dtype),
+                          outputs, rank, 1 / sqrt(rank));
+    double unit = 1 / sqrt((double)inputs * rank) / FIXTURE_CODES_SIGMA / FIXTURE_CODES_SIGMA;
+    l->rank_scales = codes ? fixture_vector(&a->memory, rank, unit, unit / 5) : NULL;
+    l->rank_scale_count = codes ? rank : 0;
     l->scale = 0.25f + 0.5f * (float)rng_unit(&a->memory.rng);
     if (modules & FIXTURE_DORA)
         l->dora = fixture_vector(&a->memory, outputs, 1, 0.2);
@@ -233,7 +250,8 @@ static inline void fixture_whole(struct fixture_adapter *a, uint32_t dtype)
     *o = fixture_weight(&a->memory, fixture_multiplied(dtype), o->rows, o->cols, 1 / sqrt(o->cols));
 }
 
-/* Every second adapted matrix has half the rank, as PEFT's rank_pattern allows. */
+/* Every second adapted matrix has half the rank, as PEFT's rank_pattern allows. In IMAGE_INT8 A
+ * and B are codes, all else is bf16. */
 static inline struct fixture_adapter *fixture_adapter_new(const struct fixture_model *model,
                                                           uint32_t dtype, uint32_t rank,
                                                           uint32_t modules, uint64_t seed)
@@ -266,11 +284,12 @@ static inline struct fixture_adapter *fixture_adapter_new(const struct fixture_m
     if (modules & FIXTURE_HEAD)
         fixture_lora(a, &a->adapter.loras[adapter_linear_index(c->layer_count, 0, LINEAR_HEAD)],
                      dtype, rank, c->vocab_count, c->hidden, modules);
+    uint32_t others = dtype == IMAGE_INT8 ? IMAGE_BF16 : dtype;
     if (modules & FIXTURE_EMBED)
-        fixture_lora(a, &a->adapter.loras[adapter_embed_index(c->layer_count)], dtype, rank,
+        fixture_lora(a, &a->adapter.loras[adapter_embed_index(c->layer_count)], others, rank,
                      c->hidden, c->vocab_count, modules);
     if (modules & FIXTURE_WHOLE)
-        fixture_whole(a, dtype);
+        fixture_whole(a, others);
     return a;
 }
 

@@ -83,6 +83,8 @@ static void reference_linear(const struct reference *ref, uint32_t layer, enum l
         for (uint32_t r = 0; r < l->a.rows; r++)
             for (uint32_t i = 0; i < w->cols; i++)
                 t[r] += fixture_value(&l->a, r, i) * halves[i];
+        for (uint32_t r = 0; l->rank_scales && r < l->a.rows; r++)
+            t[r] *= (double)l->rank_scales[r];
         reference_lora(l, t, y, w->rows);
     }
     for (uint32_t o = 0; weights.bias && o < w->rows; o++)
@@ -393,6 +395,21 @@ static void test_whole_adapters_match_reference(void **state)
     }
 }
 
+/* Adapters in int8: nothing is rounded any more when they are applied. */
+static void test_codes_match_reference(void **state)
+{
+    static const uint32_t kinds[] = {FIXTURE_LINEARS,
+                                     FIXTURE_LINEARS | FIXTURE_HEAD | FIXTURE_EMBED | FIXTURE_DORA};
+    (void)state;
+    for (uint32_t i = 0; i < FIXTURE_FAMILIES * 2; i++) {
+        struct fixture_model *m = fixture_model_new(&fixture_families[i / 2], IMAGE_F32, 60 + i);
+        struct fixture_adapter *a = fixture_adapter_new(m, IMAGE_INT8, 19, kinds[i % 2], i);
+        compare(m, &a->adapter, IMAGE_F32, 1e-4);
+        fixture_adapter_free(a);
+        fixture_model_free(m);
+    }
+}
+
 /* The reference rounds what goes into the cache too, and with products of pairs of bf16 everything
  * they take. What is left are values that fall to the other side of a rounding: without one, logits
  * differ by 1e-6 to 1e-5. Queries and weights of attention are many such values, and one of them
@@ -409,11 +426,11 @@ static void test_bf16_matches_reference(void **state)
     }
 }
 
-/* Adapters stay bf16 on a quantised backbone. Where no value falls to the other side of a rounding,
- * logits differ by 1e-6 to 1e-5; one that does is off by one of 127 steps, ten times as much as in
- * bf16, and shows in everything after it. So most logits must be near, and none far: with AMX a
- * whole matrix of an adapter rounds its inputs beside quantised ones of the backbone, two kinds of
- * roundings one after the other, and one of them was seen to end in 0.64. */
+/* Adapters may be bf16 on a quantised backbone. Where no value falls to the other side of a
+ * rounding, logits differ by 1e-6 to 1e-5; one that does is off by one of 127 steps, ten times as
+ * much as in bf16, and shows in everything after it. So most logits must be near, and none far:
+ * with AMX a whole matrix of an adapter rounds its inputs beside quantised ones of the backbone,
+ * two kinds of roundings one after the other, and one of them was seen to end in 0.64. */
 static void test_quantised_matches_reference(void **state)
 {
     static const uint32_t dtypes[] = {IMAGE_INT8, IMAGE_INT4};
@@ -439,6 +456,7 @@ int main(void)
         cmocka_unit_test(test_families_match_reference),
         cmocka_unit_test(test_adapters_match_reference),
         cmocka_unit_test(test_whole_adapters_match_reference),
+        cmocka_unit_test(test_codes_match_reference),
         cmocka_unit_test(test_bf16_matches_reference),
         cmocka_unit_test(test_quantised_matches_reference),
     };
