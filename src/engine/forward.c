@@ -424,6 +424,7 @@ static uint64_t lay_out(struct forward *f, uint8_t *base, uint32_t threads)
         a->sin[kind] = forward_carve(base, &at, row * f->ropes[kind].half_dim);
     }
     a->shrunk = forward_carve(base, &at, row * ADAPTER_RANK_MAX * 3);
+    a->uses = forward_carve(base, &at, 3 * (uint64_t)f->rows_max * sizeof(*a->uses));
     for (uint32_t t = 0; t < threads; t++) {
         struct forward_scratch *s = &f->scratch[t];
         s->sample = forward_carve(base, &at, c->vocab_count * sizeof(*s->sample));

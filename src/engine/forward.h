@@ -47,7 +47,16 @@ struct batch {
     uint32_t group_count;
 };
 
-/* All floats, all in one mapping. */
+/* What the adapter of a group does to a linear. */
+struct lora_use {
+    const struct lora *lora; /* NULL: no LoRA on this matrix */
+    float *shrunk;           /* [rows of the group, rank]: scaled A x */
+    bool shrinks;            /* no linear before it has the same A */
+    bool apart; /* DoRA, or a matrix or bias of its own: its rows are multiplied apart */
+    struct linear_weights own; /* the backbone's where it has none */
+};
+
+/* All in one mapping. */
 struct activations {
     uint8_t *base;
     uint64_t bytes;
@@ -61,9 +70,10 @@ struct activations {
     float *y;           /* [rows, hidden]: what attention or MLP adds to the residual stream */
     float *cos[MODEL_LAYER_KIND_COUNT]; /* [rows, rotary_dim / 2] */
     float *sin[MODEL_LAYER_KIND_COUNT]; /* [rows, rotary_dim / 2] */
-    float *shrunk; /* [3, rows, ADAPTER_RANK_MAX]: A x of up to three matrices */
-    float *gate;   /* [rows, ffn] */
-    float *logits; /* [FORWARD_LOGIT_ROWS_MAX, vocab]: where gate was, which is done then */
+    float *shrunk;         /* [3, rows, ADAPTER_RANK_MAX]: A x of up to three matrices */
+    struct lora_use *uses; /* [3, rows]: of up to three matrices by as many groups as there are */
+    float *gate;           /* [rows, ffn] */
+    float *logits;         /* [FORWARD_LOGIT_ROWS_MAX, vocab]: where gate was, which is done then */
 };
 
 /* What one thread needs to attend and to sample. */

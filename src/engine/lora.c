@@ -84,23 +84,40 @@ void lora_embed(struct forward *f, const struct batch *b)
 
 /* --- A x --- */
 
-/* Parts of a fused projection have one A: the first of them has shrunk for all. */
-static uint32_t shrunk_index(const struct lora_group *g, const struct linear *linears,
-                             uint32_t index)
+static struct lora_use *use_of(const struct forward *f, uint32_t linear, uint32_t group)
 {
-    const struct lora *l = lora_of(g, &linears[index]);
+    return &f->act.uses[(size_t)linear * f->rows_max + group];
+}
+
+/* Parts of a fused projection have one A: the first of them shrinks for all. */
+static uint32_t shrunk_index(const struct forward *f, uint32_t index, uint32_t group,
+                             const struct lora *l)
+{
     for (uint32_t i = 0; i < index; i++) {
-        const struct lora *before = lora_of(g, &linears[i]);
+        const struct lora *before = use_of(f, i, group)->lora;
         if (before && before->a.data == l->a.data)
             return i;
     }
     return index;
 }
 
-/* [row_count of the group, rank], packed. */
-static float *shrunk_at(const struct forward *f, const struct lora_group *g, uint32_t index)
+/* Once for each pass, as every chunk of it asks for all groups. */
+static void find_uses(struct forward *f, const struct batch *b, const struct linear *linears,
+                      uint32_t count)
 {
-    return f->act.shrunk + ((size_t)index * f->rows_max + g->row) * ADAPTER_RANK_MAX;
+    for (uint32_t i = 0; i < count; i++)
+        for (uint32_t g = 0; g < b->group_count; g++) {
+            const struct lora_group *group = &b->groups[g];
+            const struct linear_weights *shared = linears[i].weights;
+            struct lora_use use = {.lora = lora_of(group, &linears[i]),
+                                   .own = weights_of(group, &linears[i])};
+            uint32_t at = use.lora ? shrunk_index(f, i, g, use.lora) : i;
+            use.shrinks = use.lora && at == i;
+            use.shrunk = f->act.shrunk + ((size_t)at * f->rows_max + group->row) * ADAPTER_RANK_MAX;
+            use.apart = (use.lora && use.lora->dora) ||
+                        use.own.weight.data != shared->weight.data || use.own.bias != shared->bias;
+            *use_of(f, i, g) = use;
+        }
 }
 
 /* Where output 0 of a row stands or would stand, as kernels count outputs. */
@@ -132,15 +149,15 @@ static void product(const struct forward *f, const struct linear *l, const struc
 }
 
 /* Ranks from `begin` on for the group's rows from `first` on, as many as a chunk takes. */
-static void shrink_block(struct forward *f, const struct lora_group *g, const struct lora *l,
-                         const struct linear *linear, uint32_t index, uint32_t begin,
-                         uint32_t first)
+static void shrink_block(struct forward *f, const struct lora_group *g, const struct lora_use *use,
+                         const struct linear *linear, uint32_t begin, uint32_t first)
 {
+    const struct lora *l = use->lora;
     uint32_t rank = l->a.rows;
     uint32_t end = begin + LORA_CHUNK_RANKS < rank ? begin + LORA_CHUNK_RANKS : rank;
     uint32_t left = g->row_count - first;
     uint32_t count = left < LORA_CHUNK_ROWS ? left : LORA_CHUNK_ROWS;
-    float *t = shrunk_at(f, g, index) + (size_t)first * rank;
+    float *t = use->shrunk + (size_t)first * rank;
     float scale = l->scale * g->scale;
     assert(l->a.cols == linear->weights->weight.cols);
     product(f, linear, &l->a, NULL, g->row + first, count, t, rank, begin, end);
@@ -155,19 +172,17 @@ static uint32_t row_blocks(const struct lora_group *g)
 }
 
 /* Chunks that a group's adapter has to compute for one linear. */
-static uint32_t shrink_blocks(const struct lora_group *g, const struct linear *linears,
-                              uint32_t index)
+static uint32_t shrink_blocks(const struct lora_group *g, const struct lora_use *use)
 {
-    const struct lora *l = lora_of(g, &linears[index]);
-    if (!l || shrunk_index(g, linears, index) != index)
+    if (!use->shrinks)
         return 0;
-    return (l->a.rows + LORA_CHUNK_RANKS - 1) / LORA_CHUNK_RANKS * row_blocks(g);
+    return (use->lora->a.rows + LORA_CHUNK_RANKS - 1) / LORA_CHUNK_RANKS * row_blocks(g);
 }
 
 /* A slice of ranks for a block of rows of one adapted linear of one group. */
 struct shrink_part {
     const struct lora_group *group;
-    const struct lora *lora;
+    const struct lora_use *use;
     uint32_t index; /* of the linear */
     uint32_t rank;
     uint32_t row; /* in the group */
@@ -179,9 +194,10 @@ static bool part_of(const struct shrink_job *job, uint32_t chunk, struct shrink_
     for (uint32_t g = 0; g < job->batch->group_count; g++) {
         const struct lora_group *group = &job->batch->groups[g];
         for (uint32_t i = 0; i < job->count; i++) {
-            uint32_t blocks = shrink_blocks(group, job->linears, i);
+            const struct lora_use *use = use_of(job->forward, i, g);
+            uint32_t blocks = shrink_blocks(group, use);
             if (chunk < blocks) {
-                *ret = (struct shrink_part){group, lora_of(group, &job->linears[i]), i,
+                *ret = (struct shrink_part){group, use, i,
                                             chunk / row_blocks(group) * LORA_CHUNK_RANKS,
                                             chunk % row_blocks(group) * LORA_CHUNK_ROWS};
                 return true;
@@ -195,9 +211,10 @@ static bool part_of(const struct shrink_job *job, uint32_t chunk, struct shrink_
 /* Another part's weights lie elsewhere: their beginning is asked for before it is waited for. */
 static void fetch_part(const struct shrink_part *p)
 {
-    size_t row = p->lora->a.cols * image_dtype_bytes(p->lora->a.dtype);
-    const char *from = (const char *)p->lora->a.data + p->rank * row;
-    uint32_t left = p->lora->a.rows - p->rank;
+    const struct weight *a = &p->use->lora->a;
+    size_t row = a->cols * image_dtype_bytes(a->dtype);
+    const char *from = (const char *)a->data + p->rank * row;
+    uint32_t left = a->rows - p->rank;
     size_t bytes = (left < LORA_CHUNK_RANKS ? left : LORA_CHUNK_RANKS) * row;
     for (size_t at = 0; at < bytes && at < LORA_FETCH_BYTES; at += CACHE_LINE_BYTES)
         __builtin_prefetch(from + at, 0, 2);
@@ -210,10 +227,10 @@ static void shrink_chunk(void *argument, uint32_t chunk, uint32_t thread)
     (void)thread;
     if (!part_of(job, chunk, &part))
         return;
-    if (part_of(job, chunk + 1, &next) && next.lora != part.lora)
+    if (part_of(job, chunk + 1, &next) && next.use != part.use)
         fetch_part(&next);
-    shrink_block(job->forward, part.group, part.lora, &job->linears[part.index], part.index,
-                 part.rank, part.row);
+    shrink_block(job->forward, part.group, part.use, &job->linears[part.index], part.rank,
+                 part.row);
 }
 
 void lora_shrink(struct forward *f, const struct batch *b, const struct linear *linears,
@@ -223,14 +240,15 @@ void lora_shrink(struct forward *f, const struct batch *b, const struct linear *
     uint32_t chunks = 0;
     uint64_t work = 0;
     assert(count <= 3);
+    find_uses(f, b, linears, count);
     for (uint32_t g = 0; g < b->group_count; g++) {
         for (uint32_t i = 0; i < count; i++) {
-            uint32_t blocks = shrink_blocks(&b->groups[g], linears, i);
+            const struct lora_use *use = use_of(f, i, g);
+            uint32_t blocks = shrink_blocks(&b->groups[g], use);
             if (blocks == 0)
                 continue;
-            const struct lora *l = lora_of(&b->groups[g], &linears[i]);
             chunks += blocks;
-            work += (uint64_t)b->groups[g].row_count * l->a.rows * l->a.cols;
+            work += (uint64_t)b->groups[g].row_count * use->lora->a.rows * use->lora->a.cols;
         }
     }
     if (chunks)
@@ -248,25 +266,23 @@ static void multiply(const struct forward *f, const struct linear *l,
         product(f, l, &w->weight, bias, row, count, row_of(l, row), l->y_stride, begin, end);
 }
 
-static void expand(const struct forward *f, const struct lora_group *g,
-                   const struct linear *linears, uint32_t at, uint32_t begin, uint32_t end)
+static void expand(const struct forward *f, const struct lora_group *g, const struct lora_use *use,
+                   const struct linear *linear, uint32_t begin, uint32_t end)
 {
-    const struct linear *linear = &linears[at];
-    const struct lora *l = lora_of(g, linear);
+    const struct lora *l = use->lora;
     if (l)
-        f->kernels->matmul[l->b.dtype](row_of(linear, g->row), linear->y_stride,
-                                       shrunk_at(f, g, shrunk_index(g, linears, at)), l->b.cols,
-                                       l->b.data, NULL, g->row_count, l->b.cols, begin, end, 1);
+        f->kernels->matmul[l->b.dtype](row_of(linear, g->row), linear->y_stride, use->shrunk,
+                                       l->b.cols, l->b.data, NULL, g->row_count, l->b.cols, begin,
+                                       end, 1);
 }
 
 /* The slices that adapters bring to a chunk are short and lie far apart, so that each would be
  * waited for by itself. Asked for together, before the product that they add to, they are there
  * when it is done. */
-static void fetch_slices(const struct batch *b, const struct linear *linear, uint32_t begin,
-                         uint32_t end)
+static void fetch_slices(const struct lora_use *uses, uint32_t count, uint32_t begin, uint32_t end)
 {
-    for (uint32_t i = 0; i < b->group_count; i++) {
-        const struct lora *l = lora_of(&b->groups[i], linear);
+    for (uint32_t i = 0; i < count; i++) {
+        const struct lora *l = uses[i].lora;
         if (!l)
             continue;
         size_t panel = image_panel_bytes(l->b.dtype, l->b.cols);
@@ -294,25 +310,25 @@ void lora_apply(const struct forward *f, const struct batch *b, const struct lin
 {
     const struct linear *linear = &linears[at];
     const struct linear_weights *shared = linear->weights;
+    const struct lora_use *uses = use_of(f, at, 0);
     uint32_t row = 0; /* the first that is not done yet */
-    fetch_slices(b, linear, begin, end);
+    fetch_slices(uses, b->group_count, begin, end);
     for (uint32_t i = 0; i < b->group_count; i++) {
         const struct lora_group *g = &b->groups[i];
-        const struct lora *l = lora_of(g, linear);
-        const float *dora = l ? l->dora : NULL;
-        struct linear_weights own = weights_of(g, linear);
-        if (!dora && own.weight.data == shared->weight.data && own.bias == shared->bias)
+        const struct lora *l = uses[i].lora;
+        if (!uses[i].apart)
             continue;
         multiply(f, linear, shared, shared->bias, row, g->row - row, begin, end);
-        multiply(f, linear, &own, dora ? NULL : own.bias, g->row, g->row_count, begin, end);
+        multiply(f, linear, &uses[i].own, l && l->dora ? NULL : uses[i].own.bias, g->row,
+                 g->row_count, begin, end);
         row = g->row + g->row_count;
     }
     multiply(f, linear, shared, shared->bias, row, b->row_count - row, begin, end);
     for (uint32_t i = 0; i < b->group_count; i++) {
         const struct lora_group *g = &b->groups[i];
-        const struct lora *l = lora_of(g, linear);
-        expand(f, g, linears, at, begin, end);
+        const struct lora *l = uses[i].lora;
+        expand(f, g, &uses[i], linear, begin, end);
         if (l && l->dora)
-            rescale(g, linear, l->dora, weights_of(g, linear).bias, begin, end);
+            rescale(g, linear, l->dora, uses[i].own.bias, begin, end);
     }
 }

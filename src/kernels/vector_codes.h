@@ -3,9 +3,9 @@
  * output; few inputs (the rank of an adapter) and many outputs, which whoever calls has fetched.
  */
 
-/* One row has a sum for each vector of a panel, too few to hide each other's latency: then several
+/* One row has a sum for each vector of a panel, too few to hide each other's latency: then two
  * panels go side by side. */
-#define LONE_ROW_PANELS (8 / PANEL_VECS)
+#define LONE_ROW_PANELS 2
 
 /* panel_count panels that have outs outputs together. */
 INLINE void codes_tile(float *y, size_t y_stride, const float *x, size_t x_stride, const int8_t *w,
@@ -29,8 +29,7 @@ INLINE void codes_tile(float *y, size_t y_stride, const float *x, size_t x_strid
                 vec c = vec_load_codes(codes + v * VEC_LANES);
 #pragma GCC unroll 8
                 for (int r = 0; r < row_count; r++)
-                    acc[r][p][v] =
-                        vec_fma(vec_set1(x[(size_t)r * x_stride + k]), c, acc[r][p][v]);
+                    acc[r][p][v] = vec_fma(vec_set1(x[(size_t)r * x_stride + k]), c, acc[r][p][v]);
             }
         }
 #pragma GCC unroll 8
@@ -44,7 +43,7 @@ INLINE void codes_tile(float *y, size_t y_stride, const float *x, size_t x_strid
         }
 }
 
-/* One panel, or with one row several whole ones, for all rows. */
+/* One panel, or with one row two whole ones, for all rows. */
 INLINE void codes_strip(float *y, size_t y_stride, const float *x, size_t x_stride, const int8_t *w,
                         const float *bias, uint32_t rows, uint32_t in, uint32_t outs,
                         int accumulate)

@@ -241,7 +241,8 @@ int pack_job_largest(struct source_tensor *t, uint32_t rows, uint32_t cols, bool
         r = load_values(&item, done, n, block, values, IMAGE_F32, err);
         for (uint64_t i = 0; r == 0 && i < n; i++) {
             float *largest = &ret[of_columns ? col : row];
-            *largest = fmaxf(*largest, fabsf(values[i]));
+            float size = fabsf(values[i]);
+            *largest = size > *largest ? size : *largest;
             col = col + 1 < cols ? col + 1 : 0;
             row += col == 0 ? 1 : 0;
         }

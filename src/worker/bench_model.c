@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #define FILES_MAX 256u
 
@@ -82,17 +81,19 @@ static int open_image(const char *dir, struct error *err)
                    : error_set(err, -errno, "cannot make a file in %s: %s", dir, strerror(errno));
 }
 
-static int share_image(struct bench *b, int image, uint64_t bytes, struct error *err)
+/* As a worker sees an image. */
+static int share_image(struct share_view *ret, int image, const struct digest *digest,
+                       uint64_t bytes, struct error *err)
 {
     struct share *share;
     int r = share_create(&share, bytes, NULL, err);
     if (r < 0)
         return r;
-    r = share_fill(share, image, &b->digest, NULL, NULL, err);
+    r = share_fill(share, image, digest, NULL, NULL, err);
     if (r == 0)
         r = share_seal(share, err);
     if (r == 0)
-        r = share_map(&b->view, share_reader_fd(share), IMAGE_BYTES_MAX, true, err);
+        r = share_map(ret, share_reader_fd(share), IMAGE_BYTES_MAX, true, err);
     share_free(share);
     return r;
 }
@@ -113,7 +114,7 @@ int bench_model_open(struct bench *b, struct error *err)
         return r;
     buf_free(&packed.meta);
     b->digest = packed.digest;
-    r = share_image(b, image, packed.bytes, err);
+    r = share_image(&b->view, image, &b->digest, packed.bytes, err);
     return r < 0 ? r : backbone_open(&b->backbone, b->view.data, b->view.bytes, err);
 }
 
@@ -185,8 +186,7 @@ static int pack_one(const struct bench *b, const char *dir, int image, struct be
         return r;
     buf_free(&packed.meta);
     ret->digest = packed.digest;
-    ret->map_bytes = packed.bytes;
-    return 0;
+    return share_image(&ret->view, image, &ret->digest, packed.bytes, err);
 }
 
 static int open_adapter(const struct bench *b, const char *dir, struct bench_adapter *ret,
@@ -196,11 +196,8 @@ static int open_adapter(const struct bench *b, const char *dir, struct bench_ada
     int r = image < 0 ? image : pack_one(b, dir, image, ret, err);
     if (r < 0)
         return r;
-    void *map = mmap(NULL, ret->map_bytes, PROT_READ, MAP_SHARED | MAP_POPULATE, image, 0);
-    if (map == MAP_FAILED)
-        return error_set(err, -errno, "cannot map an adapter's image: %s", strerror(errno));
-    ret->map = map;
-    return adapter_open(&ret->adapter, map, ret->map_bytes, &b->backbone, &b->digest, err);
+    return adapter_open(&ret->adapter, ret->view.data, ret->view.bytes, &b->backbone, &b->digest,
+                        err);
 }
 
 int bench_adapters_open(const struct bench *b, struct bench_adapter *ret, uint32_t count,
@@ -224,8 +221,8 @@ void bench_adapters_close(struct bench_adapter *adapters, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++) {
         adapter_close(&adapters[i].adapter);
-        if (adapters[i].map != NULL)
-            munmap(adapters[i].map, adapters[i].map_bytes);
+        if (adapters[i].view.data != NULL)
+            share_unmap(&adapters[i].view);
     }
 }
 

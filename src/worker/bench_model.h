@@ -85,8 +85,7 @@ double bench_token_operations(const struct bench *b, bool with_head);
 double bench_seen_positions(const struct bench *b, uint32_t positions);
 
 struct bench_adapter {
-    void *map;
-    size_t map_bytes;
+    struct share_view view;
     struct digest digest;
     struct adapter adapter;
 };
