@@ -6,7 +6,6 @@
 /* Rows of A, and rows of the batch, that one chunk takes. */
 #define LORA_CHUNK_RANKS 16u
 #define LORA_CHUNK_ROWS 64u
-#define LORA_FETCH_BYTES (8u << 10) /* what memory delivers in a third of a microsecond */
 #define CACHE_LINE_BYTES 64u
 
 struct shrink_job {
@@ -179,58 +178,26 @@ static uint32_t shrink_blocks(const struct lora_group *g, const struct lora_use 
     return (use->lora->a.rows + LORA_CHUNK_RANKS - 1) / LORA_CHUNK_RANKS * row_blocks(g);
 }
 
-/* A slice of ranks for a block of rows of one adapted linear of one group. */
-struct shrink_part {
-    const struct lora_group *group;
-    const struct lora_use *use;
-    uint32_t index; /* of the linear */
-    uint32_t rank;
-    uint32_t row; /* in the group */
-};
-
-/* Chunks count through the parts in the opposite order. False: there are not so many. */
-static bool part_of(const struct shrink_job *job, uint32_t chunk, struct shrink_part *ret)
+/* A chunk is a slice of ranks for a block of rows of one adapted linear of one group, counted in
+ * the opposite order. */
+static void shrink_chunk(void *argument, uint32_t chunk, uint32_t thread)
 {
+    const struct shrink_job *job = argument;
+    (void)thread;
     for (uint32_t g = 0; g < job->batch->group_count; g++) {
         const struct lora_group *group = &job->batch->groups[g];
         for (uint32_t i = 0; i < job->count; i++) {
             const struct lora_use *use = use_of(job->forward, i, g);
             uint32_t blocks = shrink_blocks(group, use);
             if (chunk < blocks) {
-                *ret = (struct shrink_part){group, use, i,
-                                            chunk / row_blocks(group) * LORA_CHUNK_RANKS,
-                                            chunk % row_blocks(group) * LORA_CHUNK_ROWS};
-                return true;
+                shrink_block(job->forward, group, use, &job->linears[i],
+                             chunk / row_blocks(group) * LORA_CHUNK_RANKS,
+                             chunk % row_blocks(group) * LORA_CHUNK_ROWS);
+                return;
             }
             chunk -= blocks;
         }
     }
-    return false;
-}
-
-/* Another part's weights lie elsewhere: their beginning is asked for before it is waited for. */
-static void fetch_part(const struct shrink_part *p)
-{
-    const struct weight *a = &p->use->lora->a;
-    size_t row = a->cols * image_dtype_bytes(a->dtype);
-    const char *from = (const char *)a->data + p->rank * row;
-    uint32_t left = a->rows - p->rank;
-    size_t bytes = (left < LORA_CHUNK_RANKS ? left : LORA_CHUNK_RANKS) * row;
-    for (size_t at = 0; at < bytes && at < LORA_FETCH_BYTES; at += CACHE_LINE_BYTES)
-        __builtin_prefetch(from + at, 0, 2);
-}
-
-static void shrink_chunk(void *argument, uint32_t chunk, uint32_t thread)
-{
-    const struct shrink_job *job = argument;
-    struct shrink_part part, next;
-    (void)thread;
-    if (!part_of(job, chunk, &part))
-        return;
-    if (part_of(job, chunk + 1, &next) && next.use != part.use)
-        fetch_part(&next);
-    shrink_block(job->forward, part.group, part.use, &job->linears[part.index], part.rank,
-                 part.row);
 }
 
 void lora_shrink(struct forward *f, const struct batch *b, const struct linear *linears,

@@ -643,8 +643,10 @@ void picture_world_end(struct picture_world *w)
     for (uint32_t i = 0; i < c->workers_max; i++)
         if (w->workers[i].exists)
             worker_told(w, i);
+    /* What was asked for at the last instant, as when a daemon stops, has not begun. */
     for (uint32_t i = 0; i < c->copies_max; i++)
-        if (w->copies[i].exists && w->copies[i].is_loading && !w->copies[i].is_along)
+        if (w->copies[i].exists && w->copies[i].is_loading && !w->copies[i].is_along &&
+            w->copies[i].began_us < now_of(w))
             copy_told(w, &w->copies[i], false);
     for (uint32_t i = 0; i < c->devices_max + c->nodes_max; i++)
         picture_take_memory(w->picture, i, &w->places[i], now_of(w));

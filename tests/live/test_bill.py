@@ -206,7 +206,7 @@ def test_a_ledger_that_cannot_be_written(daemon):
     """Receipts wait in memory; before that is full of them requests are refused, and none is lost."""
     names = ["f0", "f1", "f2", "f3"]
     for name in names:
-        daemon.deploy(name, DEMO)
+        daemon.deploy(name, DEMO, isolation="function")
     lock = sqlite3.connect(daemon.data / "ledger.sqlite", isolation_level=None, timeout=30)
     lock.execute("BEGIN IMMEDIATE")
     with concurrent.futures.ThreadPoolExecutor(len(names)) as pool:

@@ -224,7 +224,6 @@ static void run_load(struct fair *f)
         end_turn(f);
         check_waits(f);
     }
-    stage_free(f->g);
 }
 
 /* Whatever comes from the others, who has a request waits for no more turns of theirs, and no
@@ -246,6 +245,7 @@ static void test_turns_come_round(void **state)
             print_message("load %u, %u domains: at most %u turns of %u, %.1f ms of %.1f\n", f->load,
                           f->domains, f->worst_turns, bound_turns(f), (double)f->worst_us / 1e3,
                           (double)bound_us(f) / 1e3);
+        stage_free(f->g);
     }
     free(f);
     print_message("the longest wait was %u %% of the bound\n", closest);
