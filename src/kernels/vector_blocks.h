@@ -19,6 +19,8 @@ INLINE void tile_of_kind(float *y, size_t y_stride, const char *x, size_t x_byte
 {
     if (types.w == KERNEL_BF16)
         panel_tile(y, y_stride, x, x_bytes, w, types, fetch, bias, in, outs, accumulate, row_count);
+    else if (types.w == KERNEL_CODE_PANELS)
+        codes_tile(y, y_stride, x, x_bytes, w, bias, in, outs, accumulate, row_count);
     else
         quantised_tile(y, y_stride, x, x_bytes, w, fetch, bias, in, outs, accumulate,
                        types.w == KERNEL_INT4, row_count);
@@ -128,6 +130,15 @@ static void matmul_half_panels(float *y, size_t y_stride, const uint16_t *x, siz
                        out_end, accumulate);
 }
 #endif
+
+static void matmul_code_panels(float *y, size_t y_stride, const float *x, size_t x_stride,
+                               const void *w, const float *bias, uint32_t rows, uint32_t in,
+                               uint32_t out_begin, uint32_t out_end, int accumulate)
+{
+    matmul_over_panels(y, y_stride, (const char *)x, x_stride * sizeof(*x), w,
+                       (struct operands){KERNEL_F32, KERNEL_CODE_PANELS}, bias, rows, in, out_begin,
+                       out_end, accumulate);
+}
 
 static void matmul_int8(float *y, size_t y_stride, const void *x, const void *w, const float *bias,
                         uint32_t rows, uint32_t in, uint32_t out_begin, uint32_t out_end,

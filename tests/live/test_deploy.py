@@ -376,6 +376,13 @@ def test_clients_load_nothing_without_a_root(daemon):
     assert [f["name"] for f in daemon.json("ls")] == ["base"]
 
 
+def test_loaded_ones_are_as_exact_as_their_backbone(daemon_with):
+    d = daemon_with("--lora-root", ADAPTERS)
+    d.deploy("base", DEMO, quant="f32")
+    assert Loader(d, ADAPTERS).load("a", NAMES[0]).status_code == 200
+    assert d.describe("a")["certificate"]["dtype"] == "f32"
+
+
 def test_load_list_use_and_unload(loader):
     d = loader.daemon
     answer = loader.load("a", NAMES[0], is_3d_lora_weight=False)
