@@ -26,7 +26,8 @@ const struct backbone *lora_view(const struct forward *f, const struct batch *b,
 /* Token embeddings of all rows into f->act.x. */
 void lora_embed(struct forward *f, const struct batch *b);
 
-/* A x, scaled, for every adapted one of `count` <= 3 linears of a layer, into f->act.shrunk. */
+/* Finds what adapters do to `count` <= 3 linears of a layer (f->act.uses), and A x, scaled, for
+ * every adapted one of them (f->act.shrunk). Before each lora_apply of these. */
 void lora_shrink(struct forward *f, const struct batch *b, const struct linear *linears,
                  uint32_t count);
 

@@ -285,7 +285,7 @@ static void test_forgeries(void **state)
 
     f = forge(&p.narrow); /* twice at one, not at all at the other */
     tensor_of(&f, TENSOR_DOWN, TENSOR_LORA_SCALES)->role = TENSOR_UP;
-    expect_refusal(&p, &f, "");
+    expect_refusal(&p, &f, "part 4 of up of layer 0 is there twice");
 
     f = forge(&p.narrow);
     retype(tensor_of(&f, TENSOR_DOWN, TENSOR_LORA_B), IMAGE_CODES);
