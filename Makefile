@@ -2,6 +2,7 @@
 
 BUILD    ?= build
 CC       := gcc
+CXX      := g++
 SAN      ?=
 WARN     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith \
             -Wcast-qual -Wvla -Wformat=2 -Werror
@@ -11,7 +12,7 @@ LDFLAGS  := $(if $(SAN),-fsanitize=$(SAN)) -Wl,--as-needed -Wl,-z,relro,-z,now
 DEPFLAGS  = -MMD -MP
 
 # Every folder of src/ is one static library; the programs and tests link the ones they need.
-DIRS     := base policy sched wire model weights kernels engine gpu sandbox worker gateway store \
+DIRS     := base policy sched wire model weights kernels engine gpu gpubench sandbox worker gateway store \
             daemon sim cli
 MAINS    := src/worker/main.c src/cli/main.c
 srcs      = $(filter-out $(MAINS),$(wildcard src/$(1)/*.c))
@@ -29,6 +30,16 @@ KERNEL_FLAGS_avx512vnni := $(KERNEL_FLAGS_avx512) -mavx512vnni
 KERNEL_FLAGS_avx512bf16 := $(KERNEL_FLAGS_avx512vnni) -mavx512bf16
 KERNEL_FLAGS_amx        := $(KERNEL_FLAGS_avx512vnni) -mamx-tile -mamx-bf16 -mamx-int8
 
+# The kernels for GPUs, for every architecture of today and as PTX for later ones, where there is a
+# compiler for them (`make cuda` brings one). Without it the programs run on processors only.
+NVCC       ?= $(firstword $(shell command -v nvcc) \
+                          $(wildcard /usr/local/cuda/bin/nvcc .venv-cuda/lib/python3*/site-packages/nvidia/cu13/bin/nvcc))
+CUDA_ARCHS := 80 89 90a 100
+NVCCFLAGS  := -std=c++17 -O3 -Isrc -Isrc/kernels/cuda \
+              $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
+              -gencode arch=compute_80,code=compute_80
+CUDA_IMAGE := $(BUILD)/cuda/$(if $(NVCC),kernels.fatbin,none)
+
 LLHTTP_OBJ := $(patsubst %,$(BUILD)/llhttp/%.o,api http llhttp)
 
 # A peer of the kernels' benchmark, where somebody has installed libdnnl-dev.
@@ -36,7 +47,7 @@ ONEDNN := $(if $(wildcard /usr/include/oneapi/dnnl/dnnl.h),$(BUILD)/sllora-onedn
 
 # Reverse order of use: a library may call only what stands to its right (checked by `make tidy`).
 SLLORA_LIBS := cli daemon sim gateway store sched policy sandbox gpu wire base
-WORKER_LIBS := worker engine kernels weights model sandbox wire base
+WORKER_LIBS := worker gpubench engine kernels weights model sandbox gpu wire base
 SLLORA_SYS  := -levent -ljansson -lsqlite3 -lcurl -lcrypto -lseccomp -lm
 # The worker's libraries are linked in: looking them up and relocating them is half of a start.
 WORKER_SYS  := -Wl,-Bstatic -ljansson -lpcre2-8 -lutf8proc -lcrypto -lseccomp -Wl,-Bdynamic \
@@ -55,7 +66,7 @@ UNIT  := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test_*
 FAKE_CUDA := $(BUILD)/tests/fake/libcuda.so.1
 FUZZ  := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: help all demo test unit live differential check bench sim tidy format setup clean
+.PHONY: help all demo test unit live differential check bench sim tidy format cuda setup clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -105,6 +116,9 @@ tidy: ## include direction, line and function length, banned calls, leftover mar
 format: ## rewrite the sources in the house format
 	@clang-format -i $$(git ls-files 'src/*.c' 'src/*.h' 'tests/*.c' 'tests/*.h' 'bench/*.c')
 
+cuda: ## install a compiler for GPU kernels from PyPI; the next build embeds them
+	@tools/setup.sh --cuda
+
 setup: ## install the packages of packages.apt and the Python environment of the live tests
 	@tools/setup.sh
 
@@ -129,6 +143,20 @@ $(BUILD)/obj/sim/profiles.o: src/sim/profiles.S $(wildcard profiles/*.json)
 	@mkdir -p $(@D)
 	@echo "  AS    $<"
 	@$(CC) -c -o $@ $<
+
+$(BUILD)/libkernels.a: $(BUILD)/obj/kernels/cuda_image.o
+$(BUILD)/obj/kernels/cuda_image.o: src/kernels/cuda/image.S $(CUDA_IMAGE)
+	@mkdir -p $(@D)
+	@$(CC) -c -DIMAGE='"$(CUDA_IMAGE)"' -o $@ $<
+
+$(BUILD)/cuda/kernels.fatbin: $(wildcard src/kernels/cuda/*.cu src/kernels/cuda/*.cuh) src/kernels/cuda/cuda.h
+	@mkdir -p $(@D)
+	@echo "  NVCC  $@"
+	@$(NVCC) $(NVCCFLAGS) -fatbin -o $@ src/kernels/cuda/kernels.cu
+
+$(BUILD)/cuda/none:
+	@mkdir -p $(@D)
+	@echo "built without nvcc: no kernels for GPUs" > $@
 
 $(BUILD)/obj/kernels/%.o: src/kernels/%.c
 	@mkdir -p $(@D)
@@ -161,6 +189,17 @@ $(BUILD)/sllora-worker: $(BUILD)/obj/worker/main.o $(foreach l,$(WORKER_LIBS),$(
 	@echo "  LD    $@"
 	@$(CC) $(LDFLAGS) -o $@ $^ $(WORKER_SYS)
 
+# What the engine is made of, and nothing that a machine for something else may lack.
+GPU_BENCH_OBJ := $(patsubst %,$(BUILD)/obj/%.o,base/clock base/digest base/error base/rng \
+                     model/config_check weights/adapter weights/backbone weights/image \
+                     gpu/device gpu/driver gpu/memory gpu/range kernels/cuda_image) \
+                 $(patsubst src/%.c,$(BUILD)/obj/%.o, \
+                     $(foreach d,gpubench engine kernels,$(call srcs,$(d))))
+$(BUILD)/gpu-bench: bench/gpu/main.c $(GPU_BENCH_OBJ)
+	@mkdir -p $(@D)
+	@echo "  LD    $@"
+	@$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lpthread -lm -ldl
+
 $(BUILD)/sllora-onednn: bench/onednn.c
 	@mkdir -p $(@D)
 	@echo "  LD    $@"
@@ -176,10 +215,25 @@ $(BUILD)/tests/test_%: tests/unit/test_%.c $(TEST_LIBS) $(LLHTTP_OBJ)
 	@$(CC) $(CFLAGS) -Itests $(DEPFLAGS) -Wno-missing-prototypes $(LDFLAGS) -o $@ $< \
 	    -Wl,--start-group $(TEST_LIBS) -Wl,--end-group $(LLHTTP_OBJ) $(TEST_SYS)
 
-$(FAKE_CUDA): tests/fake_cuda.c
+$(BUILD)/tests/fake/%.o: tests/%.c
 	@mkdir -p $(@D)
+	@echo "  CC    $<"
+	@$(CC) $(CFLAGS) -Itests -Wno-missing-prototypes $(DEPFLAGS) -fPIC -c -o $@ $<
+
+# The kernels for GPUs, on the CPU. Not sanitized: a thread of theirs has a stack that nobody knows.
+$(BUILD)/tests/fake/kernels.o: tests/cuda_emulation/kernels.cc
+	@mkdir -p $(@D)
+	@echo "  CXX   $<"
+	@$(CXX) -std=c++17 -O2 -g -Wall -Wextra -Wshadow -Wno-unknown-pragmas \
+	    -Werror -fno-exceptions -fno-rtti \
+	    -Itests/cuda_emulation -Isrc $(DEPFLAGS) -fPIC -c -o $@ $<
+
+# It computes with the kernels for GPUs.
+$(BUILD)/tests/test_parity: | $(FAKE_CUDA)
+
+$(FAKE_CUDA): $(patsubst %,$(BUILD)/tests/fake/%.o,fake_cuda fake_cuda_work kernels)
 	@echo "  LD    $@"
-	@$(CC) $(CFLAGS) -Wno-missing-prototypes -shared -fPIC $(LDFLAGS) -o $@ $<
+	@$(CXX) -shared -Wl,-soname,libcuda.so.1 -Wl,-Bsymbolic $(LDFLAGS) -o $@ $^
 
 $(BUILD)/tests/fuzz_%: tests/fuzz/fuzz_%.c tests/fuzz/driver.c $(TEST_LIBS) $(LLHTTP_OBJ)
 	@mkdir -p $(@D)

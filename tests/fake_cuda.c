@@ -1,11 +1,15 @@
 /*
  * A driver library with the functions of NVIDIA's that the system asks for, without any GPU. The
  * environment says what it is like: FAKE_CUDA="version=13000 init=0 devices=1 dead=-1 major=9
- * minor=0 mode=0 vmm=1 fds=1 context=0 free=1024 ask=0 careless=0", each with these values
+ * minor=0 mode=0 vmm=1 fds=1 context=0 free=1024 ask=0 careless=0 module=0", each with these values
  * where it is left out. Memory of the device is a file in memory, of which `free` MiB can be had at
  * a time; a reader that asks for write access gets the result `ask`, and with careless=1 a copy
- * through a read-only mapping arrives all the same.
+ * through a read-only mapping arrives all the same. `module` is what loading kernels results in.
+ *
+ * Here: devices and their memory. Streams and kernels are in fake_cuda_work.c.
  */
+#include "fake_cuda.h"
+
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -15,18 +19,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum {
-    SUCCESS = 0,
-    INVALID_VALUE = 1,
-    OUT_OF_MEMORY = 2,
-    INVALID_DEVICE = 101,
-    INVALID_CONTEXT = 201,
-    OPERATING_SYSTEM = 304,
-    INVALID_HANDLE = 400,
-    ILLEGAL_ADDRESS = 700,
-};
-
-static int setting(const char *name, int otherwise)
+int setting(const char *name, int otherwise)
 {
     const char *all = getenv("FAKE_CUDA");
     char key[32];
@@ -44,7 +37,11 @@ int cuInit(unsigned flags)
 
 int cuGetErrorString(int result, const char **ret)
 {
-    *ret = result == INVALID_DEVICE ? "invalid device ordinal" : "system not yet initialized";
+    *ret = result == INVALID_DEVICE    ? "invalid device ordinal"
+           : result == ILLEGAL_ADDRESS ? "an illegal memory access was encountered"
+           : result == NOT_FOUND       ? "named symbol not found"
+           : result == NO_BINARY       ? "no kernel image is available for execution on the device"
+                                       : "system not yet initialized";
     return result == 9999 ? INVALID_VALUE : SUCCESS;
 }
 
@@ -112,6 +109,17 @@ int cuDeviceGetAttribute(int *ret, int attribute, int device)
 /* --- a process on a device --- */
 
 static int current; /* its handle and 1 more */
+static int has_faulted;
+
+int usable(int result)
+{
+    return has_faulted ? ILLEGAL_ADDRESS : current > 0 ? result : INVALID_CONTEXT;
+}
+
+void end_by_fault(void)
+{
+    has_faulted = 1;
+}
 
 int cuDevicePrimaryCtxRetain(void **ret, int device)
 {
@@ -133,7 +141,9 @@ int cuCtxSetCurrent(void *context)
 /* --- memory --- */
 
 #define STEP ((size_t)2 << 20)
-#define TABLE 16
+#define TABLE 512
+#define PAGE ((size_t)4096)
+#define ALLOCATION_ALIGN ((size_t)256)
 #define SEALS (F_SEAL_SHRINK | F_SEAL_GROW)
 
 /* How much of the device this process has; of others nothing is known. */
@@ -149,6 +159,7 @@ static struct range {
     char *at;
     size_t bytes;
     int fd, is_imported, access;
+    char *pages; /* NULL: a range of addresses; else memory that was allocated at once */
 } ranges[TABLE];
 
 struct location {
@@ -159,7 +170,7 @@ int cuMemGetInfo_v2(size_t *ret_free, size_t *ret_total)
 {
     *ret_total = (size_t)150 << 30;
     *ret_free = ((size_t)setting("free", 1024) << 20) - taken;
-    return current > 0 ? SUCCESS : INVALID_CONTEXT;
+    return usable(SUCCESS);
 }
 
 int cuMemGetAllocationGranularity(size_t *ret, const void *allocation, int which)
@@ -193,7 +204,7 @@ int cuMemCreate(uint64_t *ret, size_t bytes, const void *allocation, unsigned lo
         int type, handle_types;
         struct location at;
     } *a = allocation;
-    if (bytes % STEP != 0 || a->type != 1 || a->handle_types != 1 || a->at.type != 1 || flags != 0)
+    if (bytes % STEP != 0 || a->type != 1 || (a->handle_types | 1) != 1 || a->at.type != 1 || flags != 0)
         return INVALID_VALUE;
     if (!is_device(a->at.id))
         return INVALID_DEVICE;
@@ -266,7 +277,7 @@ static struct range *of_address(uint64_t address, size_t bytes)
 int cuMemAddressFree(uint64_t address, size_t bytes)
 {
     struct range *r = of_address(address, bytes);
-    if (r == NULL || r->fd >= 0 || r->bytes != bytes)
+    if (r == NULL || r->pages != NULL || r->fd >= 0 || r->bytes != bytes)
         return INVALID_VALUE;
     munmap(r->at, r->bytes);
     *r = (struct range){0};
@@ -278,7 +289,8 @@ int cuMemMap(uint64_t address, size_t bytes, size_t offset, uint64_t handle,
 {
     struct range *r = of_address(address, bytes);
     const struct memory *m = of_handle(handle);
-    if (r == NULL || m == NULL || r->fd >= 0 || offset != 0 || flags != 0 || bytes != m->bytes)
+    if (r == NULL || r->pages != NULL || m == NULL || r->fd >= 0 || offset != 0 || flags != 0 ||
+        bytes != m->bytes)
         return INVALID_VALUE;
     r->fd = fcntl(m->fd, F_DUPFD_CLOEXEC, 3);
     r->is_imported = m->imported;
@@ -316,24 +328,71 @@ int cuMemSetAccess(uint64_t address, size_t bytes, const void *access, size_t co
                : SUCCESS;
 }
 
+/* Memory that ends where nothing may be touched, up to the alignment, and begins as NaN. */
+int cuMemAlloc_v2(uint64_t *ret, size_t bytes)
+{
+    if (bytes == 0 || usable(SUCCESS) != SUCCESS)
+        return bytes == 0 ? INVALID_VALUE : usable(SUCCESS);
+    if (bytes > (size_t)setting("free", 1024) << 20 || taken + bytes > (size_t)setting("free", 1024)
+                                                                           << 20)
+        return OUT_OF_MEMORY;
+    const size_t aligned = (bytes + ALLOCATION_ALIGN - 1) / ALLOCATION_ALIGN * ALLOCATION_ALIGN;
+    const size_t inside = (aligned + PAGE - 1) / PAGE * PAGE;
+    char *p = mmap(NULL, inside + 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED || mprotect(p + PAGE, inside, PROT_READ | PROT_WRITE) < 0)
+        return OUT_OF_MEMORY;
+    for (int i = 0; i < TABLE; i++) {
+        if (ranges[i].at != NULL)
+            continue;
+        char *at = p + PAGE + inside - aligned;
+        memset(at, 0xff, aligned);
+        ranges[i] = (struct range){.at = at, .bytes = bytes, .fd = -1, .access = 3, .pages = p};
+        taken += bytes;
+        *ret = (uint64_t)(uintptr_t)at;
+        return SUCCESS;
+    }
+    munmap(p, inside + 2 * PAGE);
+    return OUT_OF_MEMORY;
+}
+
+int cuMemFree_v2(uint64_t address)
+{
+    struct range *r = of_address(address, 0);
+    if (r == NULL || r->pages == NULL || address != (uint64_t)(uintptr_t)r->at)
+        return INVALID_VALUE;
+    const size_t inside = ((size_t)(r->at - r->pages) + r->bytes + PAGE - 1) / PAGE * PAGE;
+    munmap(r->pages, inside + PAGE);
+    taken -= r->bytes;
+    *r = (struct range){0};
+    return usable(SUCCESS);
+}
+
+int is_memory(uint64_t address, size_t bytes, int to_write)
+{
+    const struct range *r = of_address(address, bytes);
+    if (r == NULL || r->access == 0)
+        return INVALID_VALUE;
+    return to_write && r->access != 3 ? ILLEGAL_ADDRESS : SUCCESS;
+}
+
 int cuMemcpyHtoD_v2(uint64_t to, const void *from, size_t bytes)
 {
     const struct range *r = of_address(to, bytes);
-    if (current == 0)
-        return INVALID_CONTEXT;
-    if (r == NULL || (r->access != 3 && !setting("careless", 0)))
-        return r == NULL || r->access == 0 ? INVALID_VALUE : ILLEGAL_ADDRESS;
+    const int result = is_memory(to, bytes, !setting("careless", 0));
+    if (usable(SUCCESS) != SUCCESS || result != SUCCESS)
+        return usable(result);
+    if (r->pages != NULL) {
+        memcpy((char *)(uintptr_t)to, from, bytes);
+        return SUCCESS;
+    }
     off_t at = (off_t)(to - (uint64_t)(uintptr_t)r->at);
     return pwrite(r->fd, from, bytes, at) == (ssize_t)bytes ? SUCCESS : ILLEGAL_ADDRESS;
 }
 
 int cuMemcpyDtoH_v2(void *to, uint64_t from, size_t bytes)
 {
-    const struct range *r = of_address(from, bytes);
-    if (current == 0)
-        return INVALID_CONTEXT;
-    if (r == NULL || r->access == 0)
-        return INVALID_VALUE;
-    memcpy(to, (const char *)(uintptr_t)from, bytes);
-    return SUCCESS;
+    const int result = usable(is_memory(from, bytes, 0));
+    if (result == SUCCESS)
+        memcpy(to, (const char *)(uintptr_t)from, bytes);
+    return result;
 }

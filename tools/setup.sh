@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs what building and testing need: the Debian packages of packages.apt, and .venv with the
 # real clients that the live tests drive the daemon with and the published chat templates (not with
-# --no-python: only tests need them). Says what it does; does nothing twice.
+# --no-python: only tests need them). With --cuda also .venv-cuda with NVIDIA's compiler for GPU
+# kernels. Says what it does; does nothing twice.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -26,6 +27,16 @@ if [ -n "$missing" ]; then
 fi
 
 [ "${1:-}" = --no-python ] && exit 0
+if [ "${1:-}" = --cuda ]; then
+    stamp=.venv-cuda/.installed
+    if ! cmp -s tools/cuda.txt "$stamp"; then
+        echo "setup: making .venv-cuda with nvcc"
+        /usr/bin/python3 -m venv .venv-cuda
+        .venv-cuda/bin/pip install -q --disable-pip-version-check -r tools/cuda.txt
+        cp tools/cuda.txt "$stamp"
+    fi
+    exit 0
+fi
 stamp=.venv/.installed
 if ! cmp -s tests/live/requirements.txt "$stamp"; then
     echo "setup: making .venv with the Python clients of the live tests"

@@ -102,12 +102,19 @@ int engine_open(struct engine **ret, const struct backbone *b, const struct engi
     e->kv_is_most = true;
     if (e->options.context_max == 0)
         e->options.context_max = b->config->context_max;
+    const struct forward_options work = {.kv_type = kv,
+                                         .threads = e->options.threads,
+                                         .rows_max = e->options.rows_max,
+                                         .context_max = e->options.context_max,
+                                         .sequences_max = e->options.sequences_max,
+                                         .gpu = options->gpu,
+                                         .backbone_address = options->backbone_address};
     rc = allocate_tables(e, err);
     if (rc == 0)
-        rc = kv_open(&e->kv, b->config, kv, e->options.kv_bytes, e->options.prefix_cache, err);
+        rc = kv_open(&e->kv, b->config, kv, e->options.kv_bytes, e->options.prefix_cache,
+                     options->gpu, err);
     if (rc == 0)
-        rc = forward_open(&e->forward, b, &e->kv, kv, e->options.threads, e->options.rows_max,
-                          e->options.context_max, err);
+        rc = forward_open(&e->forward, b, &e->kv, &work, err);
     if (rc < 0) {
         engine_close(e);
         return rc;
@@ -160,6 +167,13 @@ static bool adapter_fits(const struct adapter *a, const struct backbone *b)
     return a->config->layer_count == b->config->layer_count && a->view.config == b->config;
 }
 
+static void forget_adapter(struct engine *e, uint32_t slot)
+{
+    if (e->adapters[slot])
+        e->forward.ops->adapter_close(&e->forward, e->adapters[slot]);
+    e->adapters[slot] = NULL;
+}
+
 int engine_adapter_set(struct engine *e, uint32_t slot, const struct adapter *a,
                        const struct digest *digest, struct error *err)
 {
@@ -171,6 +185,10 @@ int engine_adapter_set(struct engine *e, uint32_t slot, const struct adapter *a,
                          slot);
     if (!adapter_fits(a, e->backbone))
         return error_set(err, -EINVAL, "the adapter's matrices do not have this backbone's shapes");
+    int rc = e->forward.ops->adapter_open(&e->forward, a, err);
+    if (rc < 0)
+        return rc;
+    forget_adapter(e, slot);
     e->adapters[slot] = a;
     e->adapter_digests[slot] = *digest;
     return 0;
@@ -182,7 +200,7 @@ int engine_adapter_clear(struct engine *e, uint32_t slot)
         return -EINVAL;
     if (slot_in_use(e, slot))
         return -EBUSY;
-    e->adapters[slot] = NULL;
+    forget_adapter(e, slot);
     return 0;
 }
 
@@ -417,8 +435,9 @@ int engine_step(struct engine *e, struct engine_output *outputs, uint32_t output
     struct engine_step_stats stats = {0};
     if (output_max == 0)
         return error_set(err, -EINVAL, "a step needs room for at least one output");
-    if (e->output_index == e->output_count)
-        step_run(e, &stats);
+    int rc = e->output_index == e->output_count ? step_run(e, &stats, err) : 0;
+    if (rc < 0)
+        return rc;
     uint32_t left = e->output_count - e->output_index;
     stats.output_count = left < output_max ? left : output_max;
     memcpy(outputs, e->outputs + e->output_index, stats.output_count * sizeof(*outputs));
@@ -444,7 +463,7 @@ uint64_t engine_kv_bytes(const struct engine *e)
 
 uint64_t engine_activation_bytes(const struct engine *e)
 {
-    return forward_bytes(&e->forward);
+    return e->forward.ops->bytes(&e->forward);
 }
 
 void engine_prompt_rows(struct engine *e, uint32_t rows)
@@ -465,14 +484,15 @@ uint64_t engine_kv_limit(struct engine *e, uint64_t bytes, bool is_most)
 
 void engine_trim(struct engine *e)
 {
-    forward_trim(&e->forward);
+    e->forward.ops->trim(&e->forward);
     kv_trim(&e->kv);
 }
 
 /* --- logits of a whole prompt --- */
 
-static void prompt_logits(struct engine *e, const uint32_t *tokens, uint32_t token_count,
-                          const struct adapter *a, const struct kv_blocks *kv, float *ret_logits)
+static int prompt_logits(struct engine *e, const uint32_t *tokens, uint32_t token_count,
+                         const struct adapter *a, const struct kv_blocks *kv, float *ret_logits,
+                         struct error *err)
 {
     size_t vocab_count = e->backbone->config->vocab_count;
     uint32_t rows_max = e->options.rows_max;
@@ -492,8 +512,12 @@ static void prompt_logits(struct engine *e, const uint32_t *tokens, uint32_t tok
             forward_logits(&e->forward, &b, rows, n, ret_logits + (done + r) * vocab_count);
             r += n;
         }
+        int rc = e->forward.ops->finish(&e->forward, err);
+        if (rc < 0)
+            return rc;
         done += count;
     }
+    return 0;
 }
 
 int engine_logits(struct engine *e, const uint32_t *tokens, uint32_t token_count,
@@ -508,8 +532,9 @@ int engine_logits(struct engine *e, const uint32_t *tokens, uint32_t token_count
     if (kv_blocks_init(&kv, token_count) < 0)
         return error_set(err, -ENOMEM, "no memory for a sequence of %u tokens", token_count);
     if (kv_grow(&e->kv, &kv, token_count))
-        prompt_logits(e, tokens, token_count, adapter_slot >= 0 ? e->adapters[adapter_slot] : NULL,
-                      &kv, ret_logits);
+        rc = prompt_logits(e, tokens, token_count,
+                           adapter_slot >= 0 ? e->adapters[adapter_slot] : NULL, &kv, ret_logits,
+                           err);
     else
         rc = error_set(err, -ENOSPC, "the KV cache has no room for %u tokens now", token_count);
     kv_blocks_free(&e->kv, &kv);

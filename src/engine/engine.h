@@ -27,6 +27,8 @@
  * takes half of bf16's memory and two floats more for a position of a KV head. */
 enum engine_kv_dtype { ENGINE_KV_AUTO, ENGINE_KV_BF16, ENGINE_KV_INT8, ENGINE_KV_DTYPE_COUNT };
 
+struct gpu_device; /* gpu/device.h */
+
 struct engine_options {
     uint32_t threads;       /* 0: the processors this process may use */
     uint32_t sequences_max; /* at one time */
@@ -36,6 +38,8 @@ struct engine_options {
     uint32_t context_max;   /* 0: the model's */
     enum engine_kv_dtype kv_dtype;
     bool prefix_cache; /* keep the KV blocks of known tokens for prompts that begin with them */
+    struct gpu_device *gpu;    /* borrowed, as long as the engine; NULL: the host computes */
+    uint64_t backbone_address; /* of the backbone's image in the GPU's memory */
 };
 
 struct engine_sampling {
@@ -110,6 +114,10 @@ struct engine_step_stats {
 
 struct engine; /* opaque */
 
+/* A GPU with the engine's kernels, for engine_options; see gpu_device_open for the errors. Closed
+ * with gpu_device_close, after the engines on it. */
+int engine_gpu_open(struct gpu_device **ret, uint32_t index, struct error *err);
+
 /* `b` stays open as long as the engine. */
 int engine_open(struct engine **ret, const struct backbone *b, const struct engine_options *options,
                 struct error *err);
@@ -117,7 +125,8 @@ void engine_close(struct engine *e);
 
 /* The adapter stays open until engine_adapter_clear; a slot in use by a sequence cannot be cleared
  * (-EBUSY) or set again. `digest` names everything that the adapter computes with: cached keys and
- * values are found by it, in whatever slot it is, and outlive a clear. */
+ * values are found by it, in whatever slot it is, and outlive a clear. On a GPU the adapter is
+ * copied there: -ENOMEM when it has no room. */
 int engine_adapter_set(struct engine *e, uint32_t slot, const struct adapter *a,
                        const struct digest *digest, struct error *err);
 int engine_adapter_clear(struct engine *e, uint32_t slot);
@@ -157,7 +166,8 @@ uint64_t engine_kv_limit(struct engine *e, uint64_t bytes, bool is_most);
  * rows_max. Writes at most `output_max` outputs and keeps the rest: calls that find some left give
  * those out and compute nothing. When the KV pool runs out, the youngest sequence starts over later
  * (its outputs go on where they were), or ends with ENGINE_OUT_OF_KV when even the whole pool
- * cannot hold it. 0, or -EINVAL when output_max is 0. */
+ * cannot hold it. 0, -EINVAL when output_max is 0, or on a GPU what failed there: then nothing
+ * counts that the step computed, and the engine is of no use any more. */
 int engine_step(struct engine *e, struct engine_output *outputs, uint32_t output_max,
                 struct engine_step_stats *ret_stats, struct error *err);
 

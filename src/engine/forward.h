@@ -4,6 +4,9 @@
  * (everything but attention) and could be done for many workers in one place; sequence work (KV
  * cache, attention) is private. The border is forward_attend().
  *
+ * What a device does is behind a table of operations, the boxes of the diagram: on the host's
+ * processors in ops_host.c, on a GPU in ops_gpu.c.
+ *
  * Nothing is allocated per step: activations are one mapping, sized from rows_max, touched lazily.
  */
 #pragma once
@@ -47,6 +50,17 @@ struct batch {
     uint32_t group_count;
 };
 
+/* y = x W^T + bias and the adapters' share, over the rows of the batch. */
+struct linear {
+    const struct linear_weights *weights; /* the backbone's */
+    const float *x;                       /* [rows, cols] */
+    float *y;                             /* [rows, y_stride], from output y_begin of each row on */
+    size_t y_stride;                      /* weight rows, where y has all outputs */
+    uint32_t y_begin;
+    uint32_t layer;
+    enum linear_index index;
+};
+
 /* What the adapter of a group does to a linear. */
 struct lora_use {
     const struct lora *lora; /* NULL: no LoRA on this matrix */
@@ -84,7 +98,65 @@ struct forward_scratch {
     float *up;                     /* [rows, outputs of a chunk] */
 };
 
+struct forward;
+struct forward_gpu;
+struct gpu_device;
+
+struct forward_options {
+    enum kernel_kv kv_type; /* what `kv` holds */
+    uint32_t threads;
+    uint32_t rows_max;
+    uint32_t context_max;
+    uint32_t sequences_max;    /* of one batch */
+    struct gpu_device *gpu;    /* borrowed; NULL: the host computes */
+    uint64_t backbone_address; /* of the backbone's image on it */
+};
+
+#define NORM_NONE NORM_LAYER_COUNT
+
+/*
+ * What a device does. Arrays of act are the device's own: only it reads and writes them, but for
+ * act.logits, which are the host's.
+ */
+struct forward_ops {
+    int (*open)(struct forward *f, const struct forward_options *o, struct error *err);
+    void (*close)(struct forward *f);
+    /* act.x: the rows' tokens as embeddings; and what follows from their positions. */
+    void (*begin)(struct forward *f, const struct batch *b);
+    /* y = the norm of x, [rows, count, width]; y may be x. */
+    void (*norm)(struct forward *f, const struct batch *b, uint32_t layer, enum norm_index norm,
+                 float *y, const float *x, uint32_t width, uint32_t count);
+    /* Up to three linears that read the same input. */
+    void (*linears)(struct forward *f, const struct batch *b, const struct linear *linears,
+                    uint32_t count);
+    /* y of the first = act(first) * second */
+    void (*gated)(struct forward *f, const struct batch *b, const struct linear linears[2]);
+    /* The border: act.q, k, v of all rows in, attention output in act.h out. */
+    void (*attend)(struct forward *f, const struct batch *b, uint32_t layer);
+    /* act.x += act.y, or its post_norm; act.h = next_norm of that, if not NORM_NONE */
+    void (*residual)(struct forward *f, const struct batch *b, uint32_t layer,
+                     enum norm_index post_norm, enum norm_index next_norm);
+    /* What is multiplied after the next operation; a hint. */
+    void (*expect)(const struct forward *f, const struct linear_weights *first, uint32_t count,
+                   bool beside);
+    /* See forward_logits. */
+    void (*logits)(struct forward *f, const struct batch *b, const uint32_t *rows, uint32_t count,
+                   float *ret_logits);
+    /* Waits until all is done: 0, or what failed, after which nothing that was computed counts. */
+    int (*finish)(struct forward *f, struct error *err);
+    /* Before the first batch with this adapter, and after the last. */
+    int (*adapter_open)(struct forward *f, const struct adapter *a, struct error *err);
+    void (*adapter_close)(struct forward *f, const struct adapter *a);
+    uint64_t (*bytes)(const struct forward *f);
+    void (*trim)(struct forward *f);
+};
+
+extern const struct forward_ops forward_host_ops;
+extern const struct forward_ops forward_gpu_ops;
+
 struct forward {
+    const struct forward_ops *ops;
+    struct forward_gpu *gpu;         /* of forward_gpu_ops; NULL on the host */
     const struct backbone *backbone; /* borrowed */
     const struct kernels *kernels;
     struct pool *pool;  /* owned */
@@ -104,10 +176,8 @@ struct forward {
     uint32_t logit_rows_touched;
 };
 
-/* `kv` holds what is of kv_type. */
 int forward_open(struct forward *ret, const struct backbone *b, struct kv_pool *kv,
-                 enum kernel_kv kv_type, uint32_t threads, uint32_t rows_max, uint32_t context_max,
-                 struct error *err);
+                 const struct forward_options *o, struct error *err);
 void forward_close(struct forward *f);
 
 /* Leaves the residual stream of the last layer in f->act.x, and the keys and values of the rows in
@@ -134,8 +204,13 @@ void forward_run(struct forward *f, uint64_t work, pool_fn *fn, void *argument,
 /* Hands out `bytes` of a mapping at *offset; only counts while base is NULL. */
 void *forward_carve(uint8_t *base, uint64_t *offset, uint64_t bytes);
 
-/* The most that activations and scratch of an engine take. */
+/* What follows from the model alone. */
+struct forward forward_shape(const struct backbone *b, uint32_t rows_max);
+
+/* The groups of `b` that the given rows fall into, over the positions of the rows in the list. */
+uint32_t forward_pick_groups(const struct batch *b, const uint32_t *rows, uint32_t count,
+                             struct lora_group *ret);
+
+/* The most that activations and scratch of an engine on the host take. */
 uint64_t forward_work_bytes(const struct backbone *b, uint32_t threads, uint32_t rows_max,
                             uint32_t context_max);
-uint64_t forward_bytes(const struct forward *f);
-void forward_trim(struct forward *f);

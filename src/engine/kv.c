@@ -8,6 +8,8 @@
 #include <sys/mman.h>
 
 #include "engine/engine.h"
+#include "gpu/device.h"
+#include "gpu/range.h"
 
 #define KV_PAGE_BYTES 4096u
 
@@ -18,6 +20,15 @@ static int open_tables(struct kv_pool *p, struct error *err)
     if (!p->given_back || !p->holders)
         return error_set(err, -ENOMEM, "no memory for a table of %u KV blocks", p->block_count);
     return p->keeps_prefixes ? prefix_open(&p->prefix, p->block_count, err) : 0;
+}
+
+static int open_range(struct kv_pool *p, const struct gpu_device *gpu, struct error *err)
+{
+    int rc =
+        gpu_range_open(&p->range, gpu_device_context(gpu), p->block_count * p->block_bytes, err);
+    if (rc == 0)
+        p->base = (uint8_t *)(uintptr_t)gpu_range_address(p->range);
+    return rc;
 }
 
 static int open_mapping(struct kv_pool *p, struct error *err)
@@ -39,7 +50,7 @@ uint64_t kv_block_bytes(const struct model_config *c, enum kernel_kv type)
 }
 
 int kv_open(struct kv_pool *ret, const struct model_config *c, enum kernel_kv type, uint64_t bytes,
-            bool keeps_prefixes, struct error *err)
+            bool keeps_prefixes, const struct gpu_device *gpu, struct error *err)
 {
     struct kv_pool p = {.kv_head_count = c->kv_head_count, .keeps_prefixes = keeps_prefixes};
     static_assert(ENGINE_KV_BLOCK_TOKENS == KERNEL_KV_TOKENS, "one block, one layout");
@@ -58,7 +69,7 @@ int kv_open(struct kv_pool *ret, const struct model_config *c, enum kernel_kv ty
 
     int rc = open_tables(&p, err);
     if (rc == 0)
-        rc = open_mapping(&p, err);
+        rc = gpu ? open_range(&p, gpu, err) : open_mapping(&p, err);
     if (rc < 0) {
         kv_close(&p);
         return rc;
@@ -69,7 +80,9 @@ int kv_open(struct kv_pool *ret, const struct model_config *c, enum kernel_kv ty
 
 void kv_close(struct kv_pool *p)
 {
-    if (p->base)
+    if (p->range)
+        gpu_range_close(p->range);
+    else if (p->base)
         munmap(p->base, p->block_count * p->block_bytes);
     free(p->given_back);
     free(p->holders);
@@ -115,24 +128,51 @@ void kv_blocks_free(struct kv_pool *p, struct kv_blocks *b)
     memset(b, 0, sizeof(*b));
 }
 
-/* Blocks that were used before go first: their memory is already there. What is known goes last. */
-static uint32_t take(struct kv_pool *p)
+/* Memory for a block that has none. */
+static bool warm(struct kv_pool *p, uint32_t block)
 {
-    uint32_t block;
-    if (p->given_count > p->cold_count) {
-        block = p->given_back[--p->given_count];
-    } else if (present_count(p) >= p->limit_count) {
-        block = prefix_take(&p->prefix);
-    } else if (p->given_count > 0) {
-        block = p->given_back[--p->given_count];
+    struct error why = {0};
+    return !p->range || gpu_range_take(p->range, block * p->block_bytes, p->block_bytes, &why) == 0;
+}
+
+static void cool(struct kv_pool *p, uint32_t block)
+{
+    if (p->range)
+        gpu_range_give_back(p->range, block * p->block_bytes, p->block_bytes);
+    else
+        madvise(p->base + block * p->block_bytes, p->block_bytes, MADV_DONTNEED);
+}
+
+/* Blocks that were used before go first: their memory is already there. What is known goes last.
+ * PREFIX_NONE: there is no memory. */
+static uint32_t find_block(struct kv_pool *p)
+{
+    if (p->given_count > p->cold_count)
+        return p->given_back[--p->given_count];
+    if (present_count(p) >= p->limit_count)
+        return prefix_take(&p->prefix);
+    uint32_t block = p->given_count > 0 ? p->given_back[p->given_count - 1] : p->fresh_index;
+    if (!warm(p, block))
+        return p->keeps_prefixes ? prefix_take(&p->prefix) : PREFIX_NONE;
+    if (p->given_count > 0) {
+        p->given_count--;
         p->cold_count--;
     } else {
-        block = p->fresh_index++;
+        p->fresh_index++;
     }
+    return block;
+}
+
+static bool take(struct kv_pool *p, uint32_t *ret)
+{
+    uint32_t block = find_block(p);
+    if (block == PREFIX_NONE)
+        return false;
     assert(block < p->block_count && p->holders[block] == 0);
     p->holders[block] = 1;
     p->held_count++;
-    return block;
+    *ret = block;
+    return true;
 }
 
 static void let_go(struct kv_pool *p, uint32_t block)
@@ -155,9 +195,14 @@ bool kv_grow(struct kv_pool *p, struct kv_blocks *b, uint64_t token_count)
         return true;
     if (need - b->count > kv_free_count(p))
         return false;
-    while (b->count < need)
-        b->ids[b->count++] = take(p);
-    return true;
+    uint32_t before = b->count;
+    while (b->count < need && take(p, &b->ids[b->count]))
+        b->count++;
+    if (b->count == need)
+        return true;
+    while (b->count > before)
+        let_go(p, b->ids[--b->count]);
+    return false;
 }
 
 void kv_hold(struct kv_pool *p, struct kv_blocks *b, uint32_t index, uint32_t block)
@@ -185,14 +230,13 @@ void kv_release(struct kv_pool *p, struct kv_blocks *b)
 
 void kv_trim(struct kv_pool *p)
 {
-    if (p->given_count == p->fresh_index) {
-        madvise(p->base, p->fresh_index * p->block_bytes, MADV_DONTNEED);
-        p->fresh_index = p->given_count = p->cold_count = 0;
+    if (p->given_count < p->fresh_index || p->range) {
+        for (; p->cold_count < p->given_count; p->cold_count++)
+            cool(p, p->given_back[p->cold_count]);
         return;
     }
-    for (; p->cold_count < p->given_count; p->cold_count++)
-        madvise(p->base + p->given_back[p->cold_count] * p->block_bytes, p->block_bytes,
-                MADV_DONTNEED);
+    madvise(p->base, p->fresh_index * p->block_bytes, MADV_DONTNEED);
+    p->fresh_index = p->given_count = p->cold_count = 0;
 }
 
 uint64_t kv_limit(struct kv_pool *p, uint64_t bytes)

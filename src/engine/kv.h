@@ -1,7 +1,8 @@
 /*
  * The paged KV cache: one mapping cut into blocks of ENGINE_KV_BLOCK_TOKENS positions, given to
- * sequences as they grow. One decision: address space is reserved once, memory comes with the first
- * touch and goes with kv_trim, so an idle pool costs nothing.
+ * sequences as they grow. One decision: address space is reserved once, memory comes when a block
+ * is first taken and goes with kv_trim, so an idle pool costs nothing. On the host it comes with
+ * the first touch; on a GPU somebody has to ask.
  *
  * A block is fresh (never taken), held by one or more sequences, given back, or idle: held by none,
  * but its content is known to the prefix index. All but the held ones are free.
@@ -19,8 +20,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct gpu_range;
+struct gpu_device;
+
 struct kv_pool {
-    uint8_t *base; /* owned mapping, block_count * block_bytes */
+    uint8_t *base; /* owned mapping, block_count * block_bytes; on a GPU an address there */
+    struct gpu_range *range; /* owned: that mapping on a GPU; NULL on the host */
     uint64_t block_bytes;
     uint64_t head_bytes; /* one head's keys and values in a block */
     uint32_t kv_head_count;
@@ -47,9 +52,10 @@ struct kv_blocks {
 /* Of one block: whole pages. */
 uint64_t kv_block_bytes(const struct model_config *c, enum kernel_kv type);
 
-/* `bytes` is rounded down to whole blocks; less than one is refused. */
+/* `bytes` is rounded down to whole blocks; less than one is refused. `gpu`: where it is to lie, or
+ * NULL for the host. */
 int kv_open(struct kv_pool *ret, const struct model_config *c, enum kernel_kv type, uint64_t bytes,
-            bool keeps_prefixes, struct error *err);
+            bool keeps_prefixes, const struct gpu_device *gpu, struct error *err);
 void kv_close(struct kv_pool *p);
 
 /* Blocks that `token_count` positions need. */
@@ -61,8 +67,8 @@ uint64_t kv_used_bytes(const struct kv_pool *p);
 int kv_blocks_init(struct kv_blocks *b, uint64_t token_count);
 void kv_blocks_free(struct kv_pool *p, struct kv_blocks *b);
 
-/* Makes `b` hold the blocks of `token_count` positions; false, and nothing changed, when the pool
- * has too few. */
+/* Makes `b` hold the blocks of `token_count` positions; false, and `b` as it was, when the pool has
+ * too few, or the GPU no memory for them. */
 bool kv_grow(struct kv_pool *p, struct kv_blocks *b, uint64_t token_count);
 /* Makes the known block `block` the block `index` of `b`: after its last, or in place of one of its
  * own that the index does not know, which goes back to the pool. */

@@ -9,17 +9,6 @@
 
 #include "engine/forward.h"
 
-/* y = x W^T + bias and the adapters' share, over the rows of the batch. */
-struct linear {
-    const struct linear_weights *weights; /* the backbone's */
-    const float *x;                       /* [rows, cols] */
-    float *y;                             /* [rows, y_stride], from output y_begin of each row on */
-    size_t y_stride;                      /* weight rows, where y has all outputs */
-    uint32_t y_begin;
-    uint32_t layer;
-    enum linear_index index;
-};
-
 /* The backbone that a row of the batch sees: with its adapter's own tensors, if it has any. */
 const struct backbone *lora_view(const struct forward *f, const struct batch *b, uint32_t row);
 

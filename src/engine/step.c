@@ -416,7 +416,7 @@ static void sample_parts(struct engine *e, const struct batch *b)
     sample(&job);
 }
 
-void step_run(struct engine *e, struct engine_step_stats *stats)
+int step_run(struct engine *e, struct engine_step_stats *stats, struct error *err)
 {
     assert(e->output_index == e->output_count);
     e->output_index = e->output_count = 0;
@@ -429,7 +429,7 @@ void step_run(struct engine *e, struct engine_step_stats *stats)
         plan_prompts(e);
     }
     if (e->part_count == 0)
-        return;
+        return 0;
     sort_parts(e);
     struct batch b = make_batch(e);
     forward(&e->forward, &b);
@@ -445,4 +445,5 @@ void step_run(struct engine *e, struct engine_step_stats *stats)
             remember_prefix(e, e->parts[i].sequence, s->computed_count + e->parts[i].row_count);
     }
     sample_parts(e, &b);
+    return e->forward.ops->finish(&e->forward, err);
 }

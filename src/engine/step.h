@@ -70,5 +70,5 @@ static inline uint32_t step_outputs_max(const struct engine_options *o)
     return o->rows_max + 2 * o->sequences_max;
 }
 
-/* Plans, runs and fills e->outputs, which is empty before. */
-void step_run(struct engine *e, struct engine_step_stats *stats);
+/* Plans, runs and fills e->outputs, which is empty before. 0, or what failed on the device. */
+int step_run(struct engine *e, struct engine_step_stats *stats, struct error *err);

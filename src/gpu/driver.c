@@ -2,6 +2,7 @@
 #include "gpu/driver.h"
 
 #include "gpu/library.h"
+#include "gpu/parts.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -62,6 +63,25 @@ static int find_all(struct gpu_driver *d, struct error *err)
         {&d->access_set, "cuMemSetAccess"},
         {&d->copy_to_device, "cuMemcpyHtoD_v2"},
         {&d->copy_to_host, "cuMemcpyDtoH_v2"},
+        {&d->module_load, "cuModuleLoadData"},
+        {&d->module_unload, "cuModuleUnload"},
+        {&d->module_function, "cuModuleGetFunction"},
+        {&d->function_set, "cuFuncSetAttribute"},
+        {&d->launch, "cuLaunchKernel"},
+        {&d->stream_create, "cuStreamCreate"},
+        {&d->stream_destroy, "cuStreamDestroy_v2"},
+        {&d->stream_wait, "cuStreamSynchronize"},
+        {&d->send, "cuMemcpyHtoDAsync_v2"},
+        {&d->fetch, "cuMemcpyDtoHAsync_v2"},
+        {&d->move, "cuMemcpyDtoDAsync_v2"},
+        {&d->fill, "cuMemsetD8Async"},
+        {&d->host_allocate, "cuMemHostAlloc"},
+        {&d->host_free, "cuMemFreeHost"},
+        {&d->event_create, "cuEventCreate"},
+        {&d->event_destroy, "cuEventDestroy_v2"},
+        {&d->event_record, "cuEventRecord"},
+        {&d->event_wait, "cuEventSynchronize"},
+        {&d->event_elapsed, "cuEventElapsedTime"},
     };
     for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++) {
         int r = find(d, wanted[i].function, wanted[i].name, err);
@@ -75,6 +95,35 @@ const char *gpu_result_text(const struct gpu_driver *d, int result)
 {
     const char *text = NULL;
     return d->error_string(result, &text) == CUDA_SUCCESS && text != NULL ? text : "unknown error";
+}
+
+int gpu_code_of(int result)
+{
+    switch (result) {
+    case CUDA_ERROR_OUT_OF_MEMORY:
+        return -ENOMEM;
+    case CUDA_ERROR_ILLEGAL_ADDRESS:
+    case CUDA_ERROR_NOT_PERMITTED:
+        return -EACCES;
+    case CUDA_ERROR_INVALID_VALUE:
+    case CUDA_ERROR_INVALID_HANDLE:
+    case CUDA_ERROR_OPERATING_SYSTEM:
+        return -EINVAL;
+    case CUDA_ERROR_INVALID_IMAGE:
+    case CUDA_ERROR_NO_BINARY_FOR_GPU:
+    case CUDA_ERROR_UNSUPPORTED_PTX_VERSION:
+        return -ENOEXEC;
+    default:
+        return -EIO;
+    }
+}
+
+int gpu_check_result(const struct gpu_driver *d, int result, const char *what, struct error *err)
+{
+    if (result == CUDA_SUCCESS)
+        return 0;
+    return error_set(err, gpu_code_of(result), "%s: %s (%d)", what, gpu_result_text(d, result),
+                     result);
 }
 
 static int start(struct gpu_driver *d, struct error *err)

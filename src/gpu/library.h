@@ -13,6 +13,9 @@ enum {
     CUDA_ERROR_INVALID_VALUE = 1,
     CUDA_ERROR_OUT_OF_MEMORY = 2,
     CUDA_ERROR_NO_DEVICE = 100,
+    CUDA_ERROR_INVALID_IMAGE = 200,
+    CUDA_ERROR_NO_BINARY_FOR_GPU = 209,
+    CUDA_ERROR_UNSUPPORTED_PTX_VERSION = 222,
     CUDA_ERROR_OPERATING_SYSTEM = 304,
     CUDA_ERROR_INVALID_HANDLE = 400,
     CUDA_ERROR_ILLEGAL_ADDRESS = 700,
@@ -45,6 +48,9 @@ struct cuda_access {
 enum { CUDA_LOCATION_DEVICE = 1, CUDA_ALLOCATION_PINNED = 1, CUDA_HANDLE_FD = 1 };
 enum { CUDA_ACCESS_READ = 1, CUDA_ACCESS_READ_WRITE = 3 };
 enum { CUDA_GRANULARITY_RECOMMENDED = 1 };
+enum { CUDA_STREAM_NON_BLOCKING = 1 };
+enum { CUDA_EVENT_DEFAULT = 0 };
+enum { CUDA_FUNCTION_SHARED_BYTES_MAX = 8 }; /* CUfunction_attribute, dynamic shared memory */
 
 struct gpu_driver {
     void *library;
@@ -76,6 +82,27 @@ struct gpu_driver {
     int (*access_set)(uint64_t address, size_t bytes, const struct cuda_access *a, size_t count);
     int (*copy_to_device)(uint64_t to, const void *from, size_t bytes);
     int (*copy_to_host)(void *to, uint64_t from, size_t bytes);
+    int (*module_load)(void **ret, const void *image);
+    int (*module_unload)(void *module);
+    int (*module_function)(void **ret, void *module, const char *name);
+    int (*function_set)(void *function, int attribute, int value);
+    int (*launch)(void *function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
+                  unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes,
+                  void *stream, void **parameters, void **extra);
+    int (*stream_create)(void **ret, unsigned flags);
+    int (*stream_destroy)(void *stream);
+    int (*stream_wait)(void *stream);
+    int (*send)(uint64_t to, const void *from, size_t bytes, void *stream);
+    int (*fetch)(void *to, uint64_t from, size_t bytes, void *stream);
+    int (*move)(uint64_t to, uint64_t from, size_t bytes, void *stream);
+    int (*fill)(uint64_t to, unsigned char byte, size_t bytes, void *stream);
+    int (*host_allocate)(void **ret, size_t bytes, unsigned flags);
+    int (*host_free)(void *memory);
+    int (*event_create)(void **ret, unsigned flags);
+    int (*event_destroy)(void *event);
+    int (*event_record)(void *event, void *stream);
+    int (*event_wait)(void *event);
+    int (*event_elapsed)(float *ret_ms, void *begin, void *end);
 };
 
 /* What the driver says of a result. */

@@ -2,16 +2,12 @@
 #include "gpu/memory.h"
 
 #include "gpu/library.h"
+#include "gpu/parts.h"
 
 #include <errno.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
-
-struct gpu_context {
-    const struct gpu_driver *driver;
-    int device;
-};
 
 struct gpu_memory {
     const struct gpu_context *context;
@@ -22,33 +18,9 @@ struct gpu_memory {
     bool has_handle, is_mapped;
 };
 
-/* --- errors --- */
-
-/* The errno of a result. */
-static int code_of(int result)
-{
-    switch (result) {
-    case CUDA_ERROR_OUT_OF_MEMORY:
-        return -ENOMEM;
-    case CUDA_ERROR_ILLEGAL_ADDRESS:
-    case CUDA_ERROR_NOT_PERMITTED:
-        return -EACCES;
-    case CUDA_ERROR_INVALID_VALUE:
-    case CUDA_ERROR_INVALID_HANDLE:
-    case CUDA_ERROR_OPERATING_SYSTEM:
-        return -EINVAL;
-    default:
-        return -EIO;
-    }
-}
-
-/* 0, or what failed and why. */
 static int check(const struct gpu_context *c, int result, const char *what, struct error *err)
 {
-    if (result == CUDA_SUCCESS)
-        return 0;
-    return error_set(err, code_of(result), "%s: %s (%d)", what, gpu_result_text(c->driver, result),
-                     result);
+    return gpu_check_result(c->driver, result, what, err);
 }
 
 /* --- a process on a device --- */
@@ -205,6 +177,16 @@ int gpu_memory_import(struct gpu_memory **ret, const struct gpu_context *c, int 
 int gpu_memory_ask_to_write(struct gpu_memory *m, struct error *err)
 {
     return set_access(m, CUDA_ACCESS_READ_WRITE, "no write access to the GPU's memory", err);
+}
+
+uint64_t gpu_memory_address(const struct gpu_memory *m)
+{
+    return m->address;
+}
+
+uint64_t gpu_memory_bytes(const struct gpu_memory *m)
+{
+    return m->padded;
 }
 
 void gpu_memory_free(struct gpu_memory *m)

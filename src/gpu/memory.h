@@ -40,6 +40,10 @@ int gpu_memory_import(struct gpu_memory **ret, const struct gpu_context *c, int 
 int gpu_memory_ask_to_write(struct gpu_memory *m, struct error *err);
 void gpu_memory_free(struct gpu_memory *m);
 
+/* Where it lies on the device, for its kernels, and how much of the device it takes. */
+uint64_t gpu_memory_address(const struct gpu_memory *m);
+uint64_t gpu_memory_bytes(const struct gpu_memory *m);
+
 /* Between host and device memory, at once. -EACCES: the mapping does not allow it. After that, on a
  * device, the context is of no use any more. */
 int gpu_memory_write(struct gpu_memory *m, uint64_t offset, const void *from, uint64_t bytes,

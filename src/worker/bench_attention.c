@@ -118,7 +118,7 @@ static int open_cache(const struct bench *b, struct attention *j, struct error *
     uint32_t count = (uint32_t)(kernel_beyond_caches(b) / (blocks * block_bytes)) + 1;
     /* Address space: the pool's blocks are whole pages. */
     uint64_t bytes = count * blocks * (block_bytes + PAGE_BYTES);
-    int r = kv_open(&j->pool, j->c, j->kv_type, bytes, false, err);
+    int r = kv_open(&j->pool, j->c, j->kv_type, bytes, false, NULL, err);
     j->sequences = r == 0 ? calloc(count, sizeof *j->sequences) : NULL;
     if (r == 0 && j->sequences == NULL)
         r = error_set(err, -ENOMEM, "no memory for %u sequences", count);

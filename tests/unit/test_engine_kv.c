@@ -20,7 +20,7 @@ static const struct model_config config = {
 static void open_pool(struct kv_pool *p, enum kernel_kv type, uint32_t blocks)
 {
     struct error err = {0};
-    assert_int_equal(kv_open(p, &config, type, (uint64_t)blocks * 4096, false, &err), 0);
+    assert_int_equal(kv_open(p, &config, type, (uint64_t)blocks * 4096, false, NULL, &err), 0);
     assert_int_equal(p->block_bytes, 4096); /* 3 * 2 * 2 * 16 * 10 elements, in whole pages */
     assert_int_equal(p->block_count, blocks);
 }
@@ -30,7 +30,7 @@ static void test_layout_has_no_overlap(void **state)
     struct kv_pool p;
     struct error err = {0};
     (void)state;
-    assert_int_equal(kv_open(&p, &config, KERNEL_KV_F32, 100000, false, &err), 0);
+    assert_int_equal(kv_open(&p, &config, KERNEL_KV_F32, 100000, false, NULL, &err), 0);
     assert_int_equal(p.block_bytes, 8192);
     assert_int_equal(p.block_count, 12);
     uint8_t *end = p.base;
@@ -260,7 +260,7 @@ static void test_too_small_is_refused(void **state)
     struct kv_pool p;
     struct error err = {0};
     (void)state;
-    assert_int_equal(kv_open(&p, &config, KERNEL_KV_BF16, 4095, false, &err), -EINVAL);
+    assert_int_equal(kv_open(&p, &config, KERNEL_KV_BF16, 4095, false, NULL, &err), -EINVAL);
     assert_non_null(strstr(err.text, "at least 4096"));
 }
 

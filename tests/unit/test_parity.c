@@ -3,14 +3,17 @@
  * vectors and the script that made them lie in tests/vectors; manifest.json names the families and
  * the features of an adapter, and each pair of the two must have a case. Every instruction set that
  * this processor has computes all of them in float32, and in bf16, and with adapters in int8 within
- * bounds of their own.
+ * bounds of their own. So do the kernels for GPUs, on the processor in the driver of the tests, or
+ * with SLLORA_GPU=N on GPU N of this machine.
  *
  *   test_parity [--root DIR] [MODEL ...]     only these models; from vectors elsewhere
  */
 #include "engine/engine.h"
+#include "gpu/device.h"
 #include "kernels/kernels.h"
 #include "packing.h"
 
+#include <dlfcn.h>
 #include <jansson.h>
 #include <math.h>
 #include <setjmp.h>
@@ -67,6 +70,7 @@ struct model {
     uint32_t case_count;
     struct packed packed;
     struct backbone backbone;
+    struct gpu_memory *memory; /* the backbone on the GPU, when there is one */
     struct engine *engine;
 };
 
@@ -83,6 +87,8 @@ static struct {
     double worst[FAMILIES_MAX][FEATURES_MAX];
     double worst_bf16;
     double worst_codes;
+    double worst_gpu;
+    struct gpu_device *gpu;     /* of the pass at work; NULL: the host computes */
     char isa_asked[NAME_BYTES]; /* by the environment: this one only; "": all there are */
 } all = {.root = "tests/vectors/parity"};
 
@@ -252,11 +258,20 @@ static void open_model(struct model *m, enum image_dtype dtype, enum image_dtype
     snprintf(path, sizeof path, "%s/%s", all.root, m->name);
     must(packing_pack(&m->packed, path, dtype, NULL, NULL, &err), &err, path);
     must(backbone_open(&m->backbone, m->packed.base, m->packed.result.bytes, &err), &err, path);
+    uint64_t address = 0;
+    if (all.gpu != NULL) {
+        uint64_t bytes = m->backbone.image.bytes;
+        must(gpu_memory_create(&m->memory, gpu_device_context(all.gpu), bytes, &err), &err, path);
+        must(gpu_memory_write(m->memory, 0, m->packed.base, bytes, &err), &err, path);
+        address = gpu_memory_address(m->memory);
+    }
     const struct engine_options o = {.threads = 2,
                                      .sequences_max = CASES_MAX,
                                      .rows_max = 64,
                                      .kv_bytes = 64u << 20,
-                                     .adapters_max = CASES_MAX};
+                                     .adapters_max = CASES_MAX,
+                                     .gpu = all.gpu,
+                                     .backbone_address = address};
     must(engine_open(&m->engine, &m->backbone, &o, &err), &err, path);
     for (uint32_t i = 0; i < m->case_count; i++)
         open_case(m, i, adapter_dtype);
@@ -270,6 +285,7 @@ static void close_model(struct model *m)
             adapter_close(&m->cases[i].adapter);
         packing_release(&m->cases[i].packed);
     }
+    gpu_memory_free(m->memory);
     backbone_close(&m->backbone);
     packing_release(&m->packed);
     free(m->logits);
@@ -414,6 +430,33 @@ static void compare_rounded(struct model *m, enum image_dtype dtype, enum image_
     close_model(m);
 }
 
+/* The driver of the tests lies beside the programs, and is found as the real one once it is here.
+ */
+static void open_gpu(void)
+{
+    const char *index = getenv("SLLORA_GPU");
+    char path[512] = "";
+    struct error err = {0};
+    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 32);
+    assert_true(n > 0);
+    snprintf(strrchr(path, '/'), 32, "/fake/libcuda.so.1");
+    if (index == NULL && dlopen(path, RTLD_NOW | RTLD_GLOBAL) == NULL)
+        fail_msg("%s", dlerror());
+    must(engine_gpu_open(&all.gpu, index != NULL ? (uint32_t)atoi(index) : 0, &err), &err, "GPU");
+}
+
+static void compare_on_gpu(struct model *m)
+{
+    open_gpu();
+    uint32_t before = m->failures;
+    compare_rounded(m, IMAGE_BF16, IMAGE_BF16, BF16_DIFFERENCE_MAX, &all.worst_gpu);
+    compare_rounded(m, IMAGE_BF16, IMAGE_INT8, CODES_DIFFERENCE_MAX, &all.worst_codes);
+    gpu_device_close(all.gpu);
+    all.gpu = NULL;
+    if (m->failures > before)
+        printf("  that was with the kernels for GPUs\n");
+}
+
 static void test_model(void **state)
 {
     struct model *m = *state;
@@ -429,6 +472,7 @@ static void test_model(void **state)
         if (m->failures > before)
             printf("  that was with SLLORA_ISA=%s\n", name);
     }
+    compare_on_gpu(m);
     assert_int_equal(m->failures, 0);
 }
 
@@ -450,8 +494,9 @@ static void test_every_family_with_every_feature(void **state)
     printf("largest logit differences; across:");
     for (uint32_t family = 0; family < all.family_count; family++)
         printf(" %s%s", all.families[family], family + 1 < all.family_count ? "," : "\n");
-    printf("of the logits' size: %.1e in bf16, %.1e with adapters in int8\n", all.worst_bf16,
-           all.worst_codes);
+    printf("of the logits' size: %.1e in bf16, %.1e by the kernels for GPUs, %.1e with adapters in "
+           "int8\n",
+           all.worst_bf16, all.worst_gpu, all.worst_codes);
     assert_true(all.feature_count > 0 && all.family_count > 0);
     assert_int_equal(missing, 0);
 }

@@ -1,0 +1,271 @@
+/*
+ * The fake driver's streams, events and kernels (fake_cuda.c has its devices and memory).
+ * Everything that is asked for is done before the call returns; kernels run on the CPU
+ * (cuda_emulation). A kernel that touches what it must not ends as on a GPU: with an error of this
+ * call and of all later ones in the process.
+ */
+#include "fake_cuda.h"
+
+#include <setjmp.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "cuda_emulation/kernels.h"
+
+#define THREADS_MAX 1024u
+#define SHARED_BYTES_DEFAULT 49152u
+#define FUNCTIONS_MAX 64
+
+enum { ATTRIBUTE_THREADS_MAX = 0, ATTRIBUTE_SHARED_BYTES = 1, ATTRIBUTE_SHARED_BYTES_MAX = 8 };
+
+/* --- streams and events: a handle is an address, of no other use --- */
+
+struct stream {
+    unsigned flags;
+};
+
+struct event {
+    struct timespec at;
+    int is_recorded;
+};
+
+int cuStreamCreate(void **ret, unsigned flags)
+{
+    struct stream *s = calloc(1, sizeof *s);
+    if (s == NULL || flags > 1 || usable(SUCCESS) != SUCCESS) {
+        free(s);
+        return usable(s == NULL ? OUT_OF_MEMORY : INVALID_VALUE);
+    }
+    s->flags = flags;
+    *ret = s;
+    return SUCCESS;
+}
+
+int cuStreamDestroy_v2(void *stream)
+{
+    free(stream);
+    return usable(stream != NULL ? SUCCESS : INVALID_HANDLE);
+}
+
+int cuStreamSynchronize(void *stream)
+{
+    (void)stream;
+    return usable(SUCCESS);
+}
+
+int cuCtxSynchronize(void)
+{
+    return usable(SUCCESS);
+}
+
+int cuEventCreate(void **ret, unsigned flags)
+{
+    struct event *e = calloc(1, sizeof *e);
+    if (e == NULL || flags > 7 || usable(SUCCESS) != SUCCESS) {
+        free(e);
+        return usable(e == NULL ? OUT_OF_MEMORY : INVALID_VALUE);
+    }
+    *ret = e;
+    return SUCCESS;
+}
+
+int cuEventDestroy_v2(void *event)
+{
+    free(event);
+    return usable(event != NULL ? SUCCESS : INVALID_HANDLE);
+}
+
+int cuEventRecord(void *event, void *stream)
+{
+    struct event *e = event;
+    (void)stream;
+    if (e == NULL)
+        return INVALID_HANDLE;
+    clock_gettime(CLOCK_MONOTONIC, &e->at);
+    e->is_recorded = 1;
+    return usable(SUCCESS);
+}
+
+int cuEventSynchronize(void *event)
+{
+    return usable(event != NULL ? SUCCESS : INVALID_HANDLE);
+}
+
+int cuEventElapsedTime(float *ret_ms, void *begin, void *end)
+{
+    const struct event *a = begin, *b = end;
+    if (a == NULL || b == NULL || !a->is_recorded || !b->is_recorded)
+        return INVALID_HANDLE;
+    *ret_ms = (float)(b->at.tv_sec - a->at.tv_sec) * 1e3f +
+              (float)(b->at.tv_nsec - a->at.tv_nsec) * 1e-6f;
+    return usable(SUCCESS);
+}
+
+int cuEventElapsedTime_v2(float *ret_ms, void *begin, void *end)
+{
+    return cuEventElapsedTime(ret_ms, begin, end);
+}
+
+/* --- copies in a stream, and memory of the host for them --- */
+
+int cuMemcpyHtoD_v2(uint64_t to, const void *from, size_t bytes);
+int cuMemcpyDtoH_v2(void *to, uint64_t from, size_t bytes);
+
+int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *stream)
+{
+    (void)stream;
+    return cuMemcpyHtoD_v2(to, from, bytes);
+}
+
+int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *stream)
+{
+    (void)stream;
+    return cuMemcpyDtoH_v2(to, from, bytes);
+}
+
+int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void *stream)
+{
+    (void)stream;
+    int result = is_memory(from, bytes, 0);
+    result = usable(result == SUCCESS ? is_memory(to, bytes, 1) : result);
+    if (result == SUCCESS)
+        memmove((char *)(uintptr_t)to, (const char *)(uintptr_t)from, bytes);
+    return result;
+}
+
+int cuMemsetD8Async(uint64_t to, unsigned char byte, size_t bytes, void *stream)
+{
+    (void)stream;
+    const int result = usable(is_memory(to, bytes, 1));
+    if (result == SUCCESS)
+        memset((char *)(uintptr_t)to, byte, bytes);
+    return result;
+}
+
+int cuMemHostAlloc(void **ret, size_t bytes, unsigned flags)
+{
+    if (bytes == 0 || flags > 7 || usable(SUCCESS) != SUCCESS)
+        return usable(INVALID_VALUE);
+    void *p = NULL;
+    if (posix_memalign(&p, 4096, bytes) != 0)
+        return OUT_OF_MEMORY;
+    *ret = p;
+    return SUCCESS;
+}
+
+int cuMemAllocHost_v2(void **ret, size_t bytes)
+{
+    return cuMemHostAlloc(ret, bytes, 0);
+}
+
+int cuMemFreeHost(void *memory)
+{
+    free(memory);
+    return usable(memory != NULL ? SUCCESS : INVALID_VALUE);
+}
+
+/* --- kernels --- */
+
+static struct function {
+    const void *kernel; /* NULL: free */
+    unsigned shared_bytes_max;
+} functions[FUNCTIONS_MAX];
+
+int cuModuleLoadData(void **ret, const void *image)
+{
+    static int modules;
+    if (image == NULL)
+        return INVALID_VALUE;
+    *ret = &modules;
+    return usable(setting("module", SUCCESS));
+}
+
+int cuModuleUnload(void *module)
+{
+    return usable(module != NULL ? SUCCESS : INVALID_HANDLE);
+}
+
+int cuModuleGetFunction(void **ret, void *module, const char *name)
+{
+    const void *kernel = emulation_find(name);
+    if (module == NULL || kernel == NULL)
+        return module == NULL ? INVALID_HANDLE : NOT_FOUND;
+    struct function *f = functions;
+    while (f < functions + FUNCTIONS_MAX && f->kernel != NULL && f->kernel != kernel)
+        f++;
+    if (f == functions + FUNCTIONS_MAX)
+        return OUT_OF_MEMORY;
+    if (f->kernel == NULL)
+        *f = (struct function){kernel, SHARED_BYTES_DEFAULT};
+    *ret = f;
+    return usable(SUCCESS);
+}
+
+int cuFuncSetAttribute(void *function, int attribute, int value)
+{
+    if (attribute != ATTRIBUTE_SHARED_BYTES_MAX || value < 0 ||
+        (unsigned)value > EMULATION_SHARED_BYTES_MAX)
+        return INVALID_VALUE;
+    ((struct function *)function)->shared_bytes_max = (unsigned)value;
+    return usable(SUCCESS);
+}
+
+int cuFuncGetAttribute(int *ret, int attribute, void *function)
+{
+    const struct function *f = function;
+    if (attribute != ATTRIBUTE_THREADS_MAX && attribute != ATTRIBUTE_SHARED_BYTES &&
+        attribute != ATTRIBUTE_SHARED_BYTES_MAX)
+        return INVALID_VALUE;
+    *ret = attribute == ATTRIBUTE_THREADS_MAX    ? (int)THREADS_MAX
+           : attribute == ATTRIBUTE_SHARED_BYTES ? 0
+                                                 : (int)f->shared_bytes_max;
+    return usable(SUCCESS);
+}
+
+static sigjmp_buf before_launch;
+
+static void on_fault(int signal_number)
+{
+    siglongjmp(before_launch, signal_number);
+}
+
+static int run(const struct function *f, const void *parameter, const unsigned grid[3],
+               const unsigned block[3], unsigned shared_bytes)
+{
+    struct sigaction fault = {.sa_handler = on_fault}, old_segv, old_bus;
+    volatile int result;
+    sigemptyset(&fault.sa_mask);
+    sigaction(SIGSEGV, &fault, &old_segv);
+    sigaction(SIGBUS, &fault, &old_bus);
+    if (sigsetjmp(before_launch, 1) == 0) {
+        result = emulation_launch(f->kernel, parameter, grid, block, shared_bytes) < 0
+                     ? INVALID_VALUE
+                     : SUCCESS;
+    } else {
+        emulation_describe_fault();
+        end_by_fault();
+        result = ILLEGAL_ADDRESS;
+    }
+    sigaction(SIGSEGV, &old_segv, NULL);
+    sigaction(SIGBUS, &old_bus, NULL);
+    return result;
+}
+
+int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
+                   unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes,
+                   void *stream, void **parameters, void **extra)
+{
+    const struct function *f = function;
+    const unsigned grid[] = {grid_x, grid_y, grid_z}, block[] = {block_x, block_y, block_z};
+    const uint64_t threads = (uint64_t)block_x * block_y * block_z;
+    (void)stream;
+    if (usable(SUCCESS) != SUCCESS)
+        return usable(SUCCESS);
+    if (f == NULL || parameters == NULL || extra != NULL || grid_x == 0 || grid_x > INT32_MAX ||
+        grid_y == 0 || grid_y > UINT16_MAX || grid_z == 0 || grid_z > UINT16_MAX || threads == 0 ||
+        threads > THREADS_MAX || shared_bytes > f->shared_bytes_max)
+        return INVALID_VALUE;
+    return run(f, parameters[0], grid, block, shared_bytes);
+}
