@@ -1,20 +1,25 @@
 /*
  * A driver library with the functions of NVIDIA's that the system asks for, without any GPU. The
  * environment says what it is like: FAKE_CUDA="version=13000 init=0 devices=1 dead=-1 major=9
- * minor=0 mode=0 vmm=1 fds=1 context=0 free=1024 ask=0 careless=0 module=0", each with these values
- * where it is left out. Memory of the device is a file in memory, of which `free` MiB can be had at
- * a time; a reader that asks for write access gets the result `ask`, and with careless=1 a copy
- * through a read-only mapping arrives all the same. `module` is what loading kernels results in.
+ * minor=0 mode=0 vmm=1 fds=1 context=0 free=1024 ask=0 careless=0 module=0 fault=700 ioctl=0", each
+ * with these values where it is left out. Memory of the device is a file in memory, of which `free`
+ * MiB can be had at a time; a reader that asks for write access gets the result `ask`, and with
+ * careless=1 what is written through a read-only mapping arrives all the same. `module` is what
+ * loading kernels results in, `fault` what a kernel's touching what it must not does: 0 hangs the
+ * process, below 100 it is the signal that ends it. With ioctl=1 mapping memory takes that system
+ * call, with 2 copies and launches do so too.
  *
  * Here: devices and their memory. Streams and kernels are in fake_cuda_work.c.
  */
 #include "fake_cuda.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -37,11 +42,21 @@ int cuInit(unsigned flags)
 
 int cuGetErrorString(int result, const char **ret)
 {
-    *ret = result == INVALID_DEVICE    ? "invalid device ordinal"
-           : result == ILLEGAL_ADDRESS ? "an illegal memory access was encountered"
-           : result == NOT_FOUND       ? "named symbol not found"
-           : result == NO_BINARY       ? "no kernel image is available for execution on the device"
-                                       : "system not yet initialized";
+    const struct {
+        int result;
+        const char *text;
+    } known[] = {
+        {INVALID_DEVICE, "invalid device ordinal"},
+        {NO_BINARY, "no kernel image is available for execution on the device"},
+        {OPERATING_SYSTEM, "OS call failed or operation not supported on this OS"},
+        {NOT_FOUND, "named symbol not found"},
+        {ILLEGAL_ADDRESS, "an illegal memory access was encountered"},
+        {NOT_PERMITTED, "operation not permitted"},
+    };
+    *ret = "system not yet initialized";
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
+        if (known[i].result == result)
+            *ret = known[i].text;
     return result == 9999 ? INVALID_VALUE : SUCCESS;
 }
 
@@ -104,6 +119,11 @@ int cuDeviceGetAttribute(int *ret, int attribute, int device)
             return SUCCESS;
         }
     return INVALID_VALUE;
+}
+
+int is_refused_ioctl(int from)
+{
+    return setting("ioctl", 0) >= from && ioctl(-1, 0) < 0 && errno == EPERM;
 }
 
 /* --- a process on a device --- */
@@ -204,7 +224,8 @@ int cuMemCreate(uint64_t *ret, size_t bytes, const void *allocation, unsigned lo
         int type, handle_types;
         struct location at;
     } *a = allocation;
-    if (bytes % STEP != 0 || a->type != 1 || (a->handle_types | 1) != 1 || a->at.type != 1 || flags != 0)
+    if (bytes % STEP != 0 || a->type != 1 || (a->handle_types | 1) != 1 || a->at.type != 1 ||
+        flags != 0)
         return INVALID_VALUE;
     if (!is_device(a->at.id))
         return INVALID_DEVICE;
@@ -243,7 +264,7 @@ int cuMemImportFromShareableHandle(uint64_t *ret, void *descriptor, int type)
     struct stat st;
     if (type != 1)
         return INVALID_VALUE;
-    if (fcntl(fd, F_GET_SEALS) != SEALS || fstat(fd, &st) < 0)
+    if (is_refused_ioctl(1) || fcntl(fd, F_GET_SEALS) != SEALS || fstat(fd, &st) < 0)
         return OPERATING_SYSTEM;
     return put(ret, fcntl(fd, F_DUPFD_CLOEXEC, 3), (size_t)st.st_size, 1);
 }
@@ -292,6 +313,8 @@ int cuMemMap(uint64_t address, size_t bytes, size_t offset, uint64_t handle,
     if (r == NULL || r->pages != NULL || m == NULL || r->fd >= 0 || offset != 0 || flags != 0 ||
         bytes != m->bytes)
         return INVALID_VALUE;
+    if (is_refused_ioctl(1))
+        return OPERATING_SYSTEM;
     r->fd = fcntl(m->fd, F_DUPFD_CLOEXEC, 3);
     r->is_imported = m->imported;
     r->access = 0;
@@ -321,7 +344,9 @@ int cuMemSetAccess(uint64_t address, size_t bytes, const void *access, size_t co
         return INVALID_VALUE;
     if (a->flags == 3 && r->is_imported && setting("ask", SUCCESS) != SUCCESS)
         return setting("ask", SUCCESS);
-    int protection = PROT_READ | (a->flags == 3 ? PROT_WRITE : 0);
+    if (is_refused_ioctl(1))
+        return OPERATING_SYSTEM;
+    int protection = PROT_READ | (a->flags == 3 || setting("careless", 0) ? PROT_WRITE : 0);
     r->access = a->flags;
     return mmap(r->at, bytes, protection, MAP_SHARED | MAP_FIXED, r->fd, 0) == MAP_FAILED
                ? OUT_OF_MEMORY
@@ -372,13 +397,15 @@ int is_memory(uint64_t address, size_t bytes, int to_write)
     const struct range *r = of_address(address, bytes);
     if (r == NULL || r->access == 0)
         return INVALID_VALUE;
-    return to_write && r->access != 3 ? ILLEGAL_ADDRESS : SUCCESS;
+    if (is_refused_ioctl(2))
+        return OPERATING_SYSTEM;
+    return to_write && r->access != 3 && !setting("careless", 0) ? ILLEGAL_ADDRESS : SUCCESS;
 }
 
 int cuMemcpyHtoD_v2(uint64_t to, const void *from, size_t bytes)
 {
     const struct range *r = of_address(to, bytes);
-    const int result = is_memory(to, bytes, !setting("careless", 0));
+    const int result = is_memory(to, bytes, 1);
     if (usable(SUCCESS) != SUCCESS || result != SUCCESS)
         return usable(result);
     if (r->pages != NULL) {

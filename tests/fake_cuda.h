@@ -16,6 +16,7 @@ enum {
     INVALID_HANDLE = 400,
     NOT_FOUND = 500,
     ILLEGAL_ADDRESS = 700,
+    NOT_PERMITTED = 800,
 };
 
 /* A number of the environment variable FAKE_CUDA. */
@@ -24,6 +25,9 @@ int setting(const char *name, int otherwise);
 /* `result`, unless a kernel has faulted in this process or there is no context. */
 int usable(int result);
 void end_by_fault(void);
+
+/* Whether a call that takes ioctl, from this value of the setting of that name on, is denied it. */
+int is_refused_ioctl(int from);
 
 /* SUCCESS where a copy may read these bytes of the device, or write them. */
 int is_memory(uint64_t address, size_t bytes, int to_write);

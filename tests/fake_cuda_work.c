@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "cuda_emulation/kernels.h"
 
@@ -224,6 +225,50 @@ int cuFuncGetAttribute(int *ret, int attribute, void *function)
     return usable(SUCCESS);
 }
 
+/* Launches that were recorded. */
+static struct graph {
+    struct kept {
+        const struct function *function;
+        void *parameter; /* a copy */
+        unsigned grid[3], block[3], shared_bytes;
+    } * launches;
+    size_t count;
+    int users; /* executable graphs of it */
+} * recording;
+
+static int keep(const struct function *f, const void *parameter, const unsigned grid[3],
+                const unsigned block[3], unsigned shared_bytes)
+{
+    const size_t bytes = emulation_parameter_bytes(f->kernel);
+    struct kept *more =
+        realloc(recording->launches, (recording->count + 1) * sizeof *recording->launches);
+    void *copy = malloc(bytes);
+    if (more != NULL)
+        recording->launches = more;
+    if (more == NULL || copy == NULL) {
+        free(copy);
+        return OUT_OF_MEMORY;
+    }
+    struct kept *k = &more[recording->count++];
+    *k = (struct kept){.function = f, .parameter = copy, .shared_bytes = shared_bytes};
+    memcpy(copy, parameter, bytes);
+    memcpy(k->grid, grid, sizeof k->grid);
+    memcpy(k->block, block, sizeof k->block);
+    return SUCCESS;
+}
+
+/* A kernel has touched what it must not. */
+static int after_fault(void)
+{
+    const int result = setting("fault", ILLEGAL_ADDRESS);
+    while (result == 0)
+        pause();
+    if (result < 100)
+        raise(result);
+    end_by_fault();
+    return result;
+}
+
 static sigjmp_buf before_launch;
 
 static void on_fault(int signal_number)
@@ -245,27 +290,120 @@ static int run(const struct function *f, const void *parameter, const unsigned g
                      : SUCCESS;
     } else {
         emulation_describe_fault();
-        end_by_fault();
         result = ILLEGAL_ADDRESS;
     }
     sigaction(SIGSEGV, &old_segv, NULL);
     sigaction(SIGBUS, &old_bus, NULL);
-    return result;
+    return result == ILLEGAL_ADDRESS ? after_fault() : result;
+}
+
+/* Now, or when the graph is launched that is being recorded. */
+static int start(const struct function *f, void **parameters, void **extra, const unsigned grid[3],
+                 const unsigned block[3], unsigned shared_bytes)
+{
+    const uint64_t threads = (uint64_t)block[0] * block[1] * block[2];
+    if (usable(SUCCESS) != SUCCESS)
+        return usable(SUCCESS);
+    if (f == NULL || parameters == NULL || extra != NULL || grid[0] == 0 || grid[0] > INT32_MAX ||
+        grid[1] == 0 || grid[1] > UINT16_MAX || grid[2] == 0 || grid[2] > UINT16_MAX ||
+        threads == 0 || threads > THREADS_MAX || shared_bytes > f->shared_bytes_max)
+        return INVALID_VALUE;
+    if (recording != NULL)
+        return keep(f, parameters[0], grid, block, shared_bytes);
+    if (is_refused_ioctl(2))
+        return OPERATING_SYSTEM;
+    return run(f, parameters[0], grid, block, shared_bytes);
 }
 
 int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
                    unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes,
                    void *stream, void **parameters, void **extra)
 {
-    const struct function *f = function;
     const unsigned grid[] = {grid_x, grid_y, grid_z}, block[] = {block_x, block_y, block_z};
-    const uint64_t threads = (uint64_t)block_x * block_y * block_z;
     (void)stream;
-    if (usable(SUCCESS) != SUCCESS)
-        return usable(SUCCESS);
-    if (f == NULL || parameters == NULL || extra != NULL || grid_x == 0 || grid_x > INT32_MAX ||
-        grid_y == 0 || grid_y > UINT16_MAX || grid_z == 0 || grid_z > UINT16_MAX || threads == 0 ||
-        threads > THREADS_MAX || shared_bytes > f->shared_bytes_max)
+    return start(function, parameters, extra, grid, block, shared_bytes);
+}
+
+struct launch {
+    unsigned grid[3], block[3], shared_bytes;
+    void *stream;
+    const struct {
+        int kind, padding;
+        int value;
+    } * attributes;
+    unsigned attribute_count;
+};
+
+int cuLaunchKernelEx(const void *launch, void *function, void **parameters, void **extra)
+{
+    const struct launch *l = launch;
+    if (l->attribute_count > 1 || (l->attribute_count == 1 && l->attributes[0].kind != 6))
         return INVALID_VALUE;
-    return run(f, parameters[0], grid, block, shared_bytes);
+    return start(function, parameters, extra, l->grid, l->block, l->shared_bytes);
+}
+
+/* --- graphs: a handle is the list of launches, and an executable one is the graph itself --- */
+
+int cuStreamBeginCapture_v2(void *stream, int mode)
+{
+    (void)stream;
+    if (recording != NULL || mode < 0 || mode > 2)
+        return INVALID_VALUE;
+    recording = calloc(1, sizeof *recording);
+    return usable(recording != NULL ? SUCCESS : OUT_OF_MEMORY);
+}
+
+int cuStreamEndCapture(void *stream, void **ret)
+{
+    (void)stream;
+    if (recording == NULL)
+        return INVALID_VALUE;
+    *ret = recording;
+    recording = NULL;
+    return usable(SUCCESS);
+}
+
+int cuGraphInstantiateWithFlags(void **ret, void *graph, unsigned long long flags)
+{
+    struct graph *g = graph;
+    if (g == NULL || flags != 0)
+        return INVALID_VALUE;
+    g->users++;
+    *ret = g;
+    return usable(SUCCESS);
+}
+
+int cuGraphLaunch(void *executable, void *stream)
+{
+    (void)stream;
+    const struct graph *g = executable;
+    int result = usable(recording == NULL ? SUCCESS : INVALID_VALUE);
+    for (size_t i = 0; result == SUCCESS && i < g->count; i++) {
+        const struct kept *k = &g->launches[i];
+        result = run(k->function, k->parameter, k->grid, k->block, k->shared_bytes);
+    }
+    return result;
+}
+
+static int let_go(struct graph *g)
+{
+    if (g == NULL)
+        return INVALID_HANDLE;
+    if (g->users-- > 0)
+        return SUCCESS;
+    for (size_t i = 0; i < g->count; i++)
+        free(g->launches[i].parameter);
+    free(g->launches);
+    free(g);
+    return SUCCESS;
+}
+
+int cuGraphDestroy(void *graph)
+{
+    return let_go(graph);
+}
+
+int cuGraphExecDestroy(void *executable)
+{
+    return let_go(executable);
 }

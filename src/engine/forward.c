@@ -21,51 +21,55 @@ static struct linear linear_of(const struct linear_weights *layer, enum linear_i
                            .index = index};
 }
 
-void forward(struct forward *f, const struct batch *b)
+static void compute_layer(struct forward *f, const struct batch *b, uint32_t i)
 {
     const struct model_config *c = f->backbone->config;
     const struct activations *a = &f->act;
     const struct forward_ops *ops = f->ops;
-    uint32_t rows = b->row_count;
-    assert(rows > 0 && rows <= f->rows_max);
-    f->rows_touched = rows > f->rows_touched ? rows : f->rows_touched;
-
+    const struct linear_weights *w = f->backbone->layers[i].linears;
     const struct linear_weights head = {.weight = f->backbone->head};
-    ops->begin(f, b);
-    for (uint32_t i = 0; i < c->layer_count; i++) {
-        const struct linear_weights *w = f->backbone->layers[i].linears;
-        const struct linear qkv[] = {
-            linear_of(w, LINEAR_Q, i, a->h, a->q),
-            linear_of(w, LINEAR_K, i, a->h, a->k),
-            linear_of(w, LINEAR_V, i, a->h, a->v),
-        };
-        const struct linear o = linear_of(w, LINEAR_O, i, a->h, a->y);
-        const struct linear gate_up[] = {
-            linear_of(w, LINEAR_GATE, i, a->h, a->gate),
-            linear_of(w, LINEAR_UP, i, a->h, NULL), /* into scratch */
-        };
-        const struct linear down = linear_of(w, LINEAR_DOWN, i, a->gate, a->y);
+    bool is_last = i + 1 == c->layer_count;
+    const struct linear qkv[] = {
+        linear_of(w, LINEAR_Q, i, a->h, a->q),
+        linear_of(w, LINEAR_K, i, a->h, a->k),
+        linear_of(w, LINEAR_V, i, a->h, a->v),
+    };
+    const struct linear o = linear_of(w, LINEAR_O, i, a->h, a->y);
+    const struct linear gate_up[] = {
+        linear_of(w, LINEAR_GATE, i, a->h, a->gate),
+        linear_of(w, LINEAR_UP, i, a->h, NULL), /* into scratch */
+    };
+    const struct linear down = linear_of(w, LINEAR_DOWN, i, a->gate, a->y);
 
-        ops->norm(f, b, i, NORM_ATTN, a->h, a->x, c->hidden, 1);
-        ops->expect(f, &w[LINEAR_O], 1, false);
-        ops->linears(f, b, qkv, 3);
-        if (c->qk_norm) {
-            ops->norm(f, b, i, NORM_Q, a->q, a->q, c->head_dim, c->head_count);
-            ops->norm(f, b, i, NORM_K, a->k, a->k, c->head_dim, c->kv_head_count);
-        }
-        ops->attend(f, b, i);
-        ops->expect(f, &w[LINEAR_GATE], 2, true);
-        ops->linears(f, b, &o, 1);
-        ops->residual(f, b, i, NORM_POST_ATTN, NORM_MLP);
-        ops->expect(f, &w[LINEAR_DOWN], 1, false);
-        ops->gated(f, b, gate_up);
-        if (i + 1 < c->layer_count)
-            ops->expect(f, f->backbone->layers[i + 1].linears, 3, false);
-        else
-            ops->expect(f, &head, 1, false);
-        ops->linears(f, b, &down, 1);
-        ops->residual(f, b, i, NORM_POST_MLP, NORM_NONE);
+    ops->expect(f, &w[LINEAR_O], 1, false);
+    ops->linears(f, b, qkv, 3);
+    if (c->qk_norm) {
+        ops->norm(f, b, i, NORM_Q, a->q, a->q, c->head_dim, c->head_count);
+        ops->norm(f, b, i, NORM_K, a->k, a->k, c->head_dim, c->kv_head_count);
     }
+    ops->attend(f, b, i);
+    ops->expect(f, &w[LINEAR_GATE], 2, true);
+    ops->linears(f, b, &o, 1);
+    ops->residual(f, b, i, NORM_POST_ATTN, i, NORM_MLP);
+    ops->expect(f, &w[LINEAR_DOWN], 1, false);
+    ops->gated(f, b, gate_up);
+    ops->expect(f, is_last ? &head : f->backbone->layers[i + 1].linears, is_last ? 1 : 3, false);
+    ops->linears(f, b, &down, 1);
+    ops->residual(f, b, i, NORM_POST_MLP, i + 1, is_last ? NORM_NONE : NORM_ATTN);
+}
+
+void forward(struct forward *f, const struct batch *b)
+{
+    uint32_t hidden = f->backbone->config->hidden;
+    assert(b->row_count > 0 && b->row_count <= f->rows_max);
+    f->rows_touched = b->row_count > f->rows_touched ? b->row_count : f->rows_touched;
+    f->ops->begin(f, b);
+    if (f->ops->layers_begin(f, b))
+        return;
+    f->ops->norm(f, b, 0, NORM_ATTN, f->act.h, f->act.x, hidden, 1);
+    for (uint32_t i = 0; i < f->backbone->config->layer_count; i++)
+        compute_layer(f, b, i);
+    f->ops->layers_end(f);
 }
 
 uint32_t forward_pick_groups(const struct batch *b, const uint32_t *rows, uint32_t count,

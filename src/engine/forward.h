@@ -123,6 +123,10 @@ struct forward_ops {
     void (*close)(struct forward *f);
     /* act.x: the rows' tokens as embeddings; and what follows from their positions. */
     void (*begin)(struct forward *f, const struct batch *b);
+    /* Around the layers. A device that does all of them by itself says true, and is asked for none.
+     */
+    bool (*layers_begin)(struct forward *f, const struct batch *b);
+    void (*layers_end)(struct forward *f);
     /* y = the norm of x, [rows, count, width]; y may be x. */
     void (*norm)(struct forward *f, const struct batch *b, uint32_t layer, enum norm_index norm,
                  float *y, const float *x, uint32_t width, uint32_t count);
@@ -133,9 +137,9 @@ struct forward_ops {
     void (*gated)(struct forward *f, const struct batch *b, const struct linear linears[2]);
     /* The border: act.q, k, v of all rows in, attention output in act.h out. */
     void (*attend)(struct forward *f, const struct batch *b, uint32_t layer);
-    /* act.x += act.y, or its post_norm; act.h = next_norm of that, if not NORM_NONE */
+    /* act.x += act.y, or its post_norm; act.h = that layer's next_norm of it, if not NORM_NONE */
     void (*residual)(struct forward *f, const struct batch *b, uint32_t layer,
-                     enum norm_index post_norm, enum norm_index next_norm);
+                     enum norm_index post_norm, uint32_t next_layer, enum norm_index next_norm);
     /* What is multiplied after the next operation; a hint. */
     void (*expect)(const struct forward *f, const struct linear_weights *first, uint32_t count,
                    bool beside);

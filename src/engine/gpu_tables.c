@@ -58,6 +58,7 @@ static int make_room(struct forward *f, uint32_t rank, struct error *err)
                               3 * (uint64_t)f->rows_max * rank * sizeof(float), err);
     if (r < 0)
         return r;
+    gpu_layers_forget(f); /* they write to what goes */
     gpu_memory_free(g->shrunk);
     g->shrunk = larger;
     g->rank_max = rank;
@@ -110,9 +111,10 @@ void gpu_adapter_close(struct forward *f, const struct adapter *a)
     assert(place && place->users > 0);
     if (--place->users > 0)
         return;
+    gpu_layers_forget(f); /* they read what goes, as does the table of uses */
+    f->gpu->group_count = 0;
     gpu_memory_free(place->memory);
     *place = (struct gpu_adapter){0};
-    f->gpu->group_count = 0; /* the table of uses may name it */
 }
 
 /* --- what adapters do --- */

@@ -169,7 +169,7 @@ static void gpu_norm(struct forward *f, const struct batch *b, uint32_t layer, e
 }
 
 struct residual_place {
-    uint32_t layer;
+    uint32_t layer, next_layer;
     enum norm_index post, next;
 };
 
@@ -178,26 +178,28 @@ static const void *seen_layer(const struct forward *f, const struct lora_group *
                               const void *what)
 {
     const struct residual_place *p = what;
-    const float *const *mine = view_of(f, group)->layers[p->layer].norms;
-    const float *const *shared = f->backbone->layers[p->layer].norms;
-    bool is_shared = mine[p->post] == shared[p->post] &&
-                     (p->next == NORM_NONE || mine[p->next] == shared[p->next]);
+    const struct backbone_layer *mine = view_of(f, group)->layers, *shared = f->backbone->layers;
+    bool is_shared = mine[p->layer].norms[p->post] == shared[p->layer].norms[p->post] &&
+                     (p->next == NORM_NONE ||
+                      mine[p->next_layer].norms[p->next] == shared[p->next_layer].norms[p->next]);
     return is_shared ? NULL : group;
 }
 
 static void gpu_residual(struct forward *f, const struct batch *b, uint32_t layer,
-                         enum norm_index post_norm, enum norm_index next_norm)
+                         enum norm_index post_norm, uint32_t next_layer, enum norm_index next_norm)
 {
     const struct model_config *c = f->backbone->config;
-    const struct residual_place place = {layer, post_norm, next_norm};
+    const struct residual_place place = {layer, next_layer, post_norm, next_norm};
     struct run r = {0};
     while (next_run(f, b, seen_layer, &place, &r)) {
-        const float *const *norms = view_of(f, r.group)->layers[layer].norms;
+        const struct backbone_layer *layers = view_of(f, r.group)->layers;
         const struct cuda_residual job = {
             .x = f->act.x,
             .y = f->act.y,
-            .post = c->post_norms ? place_of(f, r.group, norms[post_norm]) : NULL,
-            .next = next_norm == NORM_NONE ? NULL : place_of(f, r.group, norms[next_norm]),
+            .post = c->post_norms ? place_of(f, r.group, layers[layer].norms[post_norm]) : NULL,
+            .next = next_norm == NORM_NONE
+                        ? NULL
+                        : place_of(f, r.group, layers[next_layer].norms[next_norm]),
             .half = half_of(f),
             .width = c->hidden,
             .half_stride = gpu_half_stride(c->hidden),
@@ -397,36 +399,6 @@ static void gpu_expect(const struct forward *f, const struct linear_weights *fir
 
 /* --- attention --- */
 
-static uint32_t window_of(const struct forward *f, uint32_t layer)
-{
-    const struct model_config *c = f->backbone->config;
-    bool slides = model_layer_kind(c, layer) == MODEL_LAYER_SLIDING && c->sliding_window > 0;
-    return slides ? c->sliding_window : UINT32_MAX;
-}
-
-/* Spans that any tile of the batch sees: as many blocks for each tile, where tiles alone leave
- * processors idle and the results have room. 1: a block goes through all spans of its tile. */
-static uint32_t splits_of(const struct forward *f, const struct batch *b, uint32_t window)
-{
-    const struct forward_gpu *g = f->gpu;
-    const struct model_config *c = f->backbone->config;
-    uint64_t blocks = (uint64_t)g->tile_count * c->kv_head_count, spans = 1;
-    uint32_t heads = c->head_count / c->kv_head_count;
-    uint64_t queries = heads > CUDA_TILE_QUERIES ? heads : CUDA_TILE_QUERIES;
-    if (blocks >= 2ull * gpu_device_look(g->device)->multiprocessors)
-        return 1;
-    for (uint32_t i = 0; i < g->tile_count; i++) {
-        const struct cuda_tile *t = &g->here.tiles[i];
-        uint32_t position = b->rows[t->row].position;
-        uint32_t begin = position + 1 > window ? position + 1 - window : 0;
-        uint32_t last = position + t->row_count - 1;
-        uint64_t n = last / CUDA_SPAN_TOKENS - begin / CUDA_SPAN_TOKENS + 1;
-        spans = n > spans ? n : spans;
-    }
-    bool fits = blocks * spans * queries * (c->head_dim + 2) * sizeof(float) <= g->spans_bytes;
-    return fits ? (uint32_t)spans : 1;
-}
-
 static void gpu_attend(struct forward *f, const struct batch *b, uint32_t layer)
 {
     const struct forward_gpu *g = f->gpu;
@@ -453,6 +425,7 @@ static void gpu_attend(struct forward *f, const struct batch *b, uint32_t layer)
         .rotary_dim = c->rotary_dim,
     };
     launch(f, CUDA_ROPE_STORE, b->row_count, 1, 1, CUDA_ROPE_THREADS, 0, &store);
+    bool slides = kind == MODEL_LAYER_SLIDING && c->sliding_window > 0;
     const struct cuda_attend attend = {
         .q = f->act.q,
         .half = half_of(f),
@@ -462,8 +435,8 @@ static void gpu_attend(struct forward *f, const struct batch *b, uint32_t layer)
         .kv = kv,
         .heads = c->head_count,
         .half_stride = gpu_half_stride(f->q_width),
-        .window = window_of(f, layer),
-        .splits = splits_of(f, b, window_of(f, layer)),
+        .window = slides ? c->sliding_window : UINT32_MAX,
+        .splits = g->shape.splits[kind],
         .scale = c->attention_scale,
     };
     launch(f, CUDA_ATTEND, g->tile_count, c->kv_head_count, attend.splits, CUDA_ATTEND_THREADS, 0,
@@ -564,6 +537,7 @@ static void gpu_close(struct forward *f)
 {
     if (!f->gpu)
         return;
+    gpu_layers_forget(f);
     gpu_tables_close(f);
     free(f->gpu);
 }
@@ -582,13 +556,15 @@ static uint64_t gpu_bytes(const struct forward *f)
 /* Its activations stay: a worker that is to give them back ends. */
 static void gpu_trim(struct forward *f)
 {
-    (void)f;
+    gpu_layers_forget(f);
 }
 
 const struct forward_ops forward_gpu_ops = {
     .open = gpu_open,
     .close = gpu_close,
     .begin = gpu_begin,
+    .layers_begin = gpu_layers_begin,
+    .layers_end = gpu_layers_end,
     .norm = gpu_norm,
     .linears = gpu_linears,
     .gated = gpu_gated,

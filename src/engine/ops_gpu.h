@@ -28,6 +28,26 @@ struct gpu_tables {
     struct cuda_lora_use *uses;         /* [linears, groups] */
 };
 
+#define GPU_GRAPHS_MAX 16u
+
+/* What the launches of a batch's layers follow from, beside what never changes. Scales of adapters
+ * and positions are in tables. */
+struct gpu_shape {
+    uint32_t row_count, tile_count, group_count;
+    uint32_t splits[MODEL_LAYER_KIND_COUNT]; /* of attention */
+    struct {
+        const struct adapter *adapter;
+        uint32_t row, row_count;
+    } groups[CUDA_SKINNY_ROWS_MAX];
+};
+
+/* The layers of a batch of one shape, recorded. */
+struct gpu_layers {
+    struct gpu_shape shape;
+    struct gpu_graph *graph; /* NULL: the place is free */
+    uint64_t used;           /* number of the batch that had it last */
+};
+
 struct forward_gpu {
     struct gpu_device *device; /* borrowed */
     uint64_t backbone;         /* address of its image */
@@ -49,7 +69,23 @@ struct forward_gpu {
     struct lora_group *groups; /* [sequences_max] */
     uint32_t group_count;
     uint32_t *ranks; /* [linears] */
+    struct gpu_layers layers[GPU_GRAPHS_MAX];
+    struct gpu_shape shape; /* of the batch at work, and of the one before */
+    struct gpu_shape before;
+    struct gpu_layers *recording; /* where the launches at work go to; NULL: to the GPU */
+    uint64_t batch_number;
 };
+
+/* Does the layers of the batch as they were recorded: true. Else the caller asks for them, between
+ * this and gpu_layers_end; a shape that comes the second time in a row is recorded on the way. */
+bool gpu_layers_begin(struct forward *f, const struct batch *b);
+void gpu_layers_end(struct forward *f);
+void gpu_layers_forget(struct forward *f);
+
+/* Blocks for each tile in layers of this kind: the spans that any tile of the batch sees, where
+ * tiles alone leave processors idle and the results have room. 1: a block goes through all spans of
+ * its tile. */
+uint32_t gpu_splits(const struct forward *f, const struct batch *b, enum model_layer_kind kind);
 
 /* As many linears as adapters have LoRA for: those of the layers, then the head. */
 uint32_t gpu_linear_count(const struct forward *f);

@@ -53,7 +53,7 @@ struct norm_job {
 struct residual_job {
     struct forward *forward;
     const struct batch *batch;
-    uint32_t layer;
+    uint32_t layer, next_layer;
     enum norm_index post_norm; /* of what is added, in models that have post_norms */
     enum norm_index next_norm; /* or NORM_NONE */
 };
@@ -236,23 +236,24 @@ static void residual_chunk(void *argument, uint32_t row, uint32_t thread)
     const struct residual_job *job = argument;
     const struct forward *f = job->forward;
     const struct model_config *c = f->backbone->config;
-    const struct backbone_layer *layer = &lora_view(f, job->batch, row)->layers[job->layer];
+    const struct backbone_layer *layers = lora_view(f, job->batch, row)->layers;
     float *x = f->act.x + (size_t)row * c->hidden, *y = f->act.y + (size_t)row * c->hidden;
     (void)thread;
     if (c->post_norms)
-        f->kernels->rms_norm(y, y, layer->norms[job->post_norm], c->hidden, c->norm_eps);
+        f->kernels->rms_norm(y, y, layers[job->layer].norms[job->post_norm], c->hidden,
+                             c->norm_eps);
     f->kernels->add(x, y, c->hidden);
     if (job->next_norm != NORM_NONE)
-        f->kernels->rms_norm(f->act.h + (size_t)row * c->hidden, x, layer->norms[job->next_norm],
-                             c->hidden, c->norm_eps);
+        f->kernels->rms_norm(f->act.h + (size_t)row * c->hidden, x,
+                             layers[job->next_layer].norms[job->next_norm], c->hidden, c->norm_eps);
 }
 
 /* The residual stream takes up what attention or MLP found; the norm that comes next leaves in
  * act.h what it makes of the stream. */
 static void host_residual(struct forward *f, const struct batch *b, uint32_t layer,
-                          enum norm_index post_norm, enum norm_index next_norm)
+                          enum norm_index post_norm, uint32_t next_layer, enum norm_index next_norm)
 {
-    struct residual_job job = {f, b, layer, post_norm, next_norm};
+    struct residual_job job = {f, b, layer, next_layer, post_norm, next_norm};
     forward_run(f, (uint64_t)b->row_count * f->backbone->config->hidden, residual_chunk, &job,
                 b->row_count);
 }
@@ -261,6 +262,18 @@ static void host_begin(struct forward *f, const struct batch *b)
 {
     lora_embed(f, b);
     attend_begin(f, b);
+}
+
+static bool host_layers_begin(struct forward *f, const struct batch *b)
+{
+    (void)f;
+    (void)b;
+    return false;
+}
+
+static void host_layers_end(struct forward *f)
+{
+    (void)f;
 }
 
 static void host_logits(struct forward *f, const struct batch *b, const uint32_t *rows,
@@ -424,6 +437,8 @@ const struct forward_ops forward_host_ops = {
     .open = host_open,
     .close = host_close,
     .begin = host_begin,
+    .layers_begin = host_layers_begin,
+    .layers_end = host_layers_end,
     .norm = host_norm,
     .linears = host_linears,
     .gated = host_gated,

@@ -20,6 +20,8 @@ struct gpu_device {
     const char *failed;
 };
 
+/* From here on kernels wait for each other themselves. */
+#define CAPABILITY_OVERLAP 90u
 /* What a block gets without asking. */
 #define SHARED_BYTES_DEFAULT (48u << 10)
 
@@ -109,6 +111,16 @@ const struct gpu_context *gpu_device_context(const struct gpu_device *d)
     return d->context;
 }
 
+int gpu_device_free_bytes(const struct gpu_device *d, uint64_t *ret, struct error *err)
+{
+    size_t left = 0, total = 0;
+    int r = gpu_check_result(d->driver, d->driver->memory_info(&left, &total),
+                             "the GPU does not tell its memory", err);
+    if (r == 0)
+        *ret = left;
+    return r;
+}
+
 /* --- work --- */
 
 static void note(struct gpu_device *d, int result, const char *what)
@@ -134,10 +146,18 @@ void gpu_launch(struct gpu_device *d, const struct gpu_launch *l, const void *jo
     void *parameters[] = {(void *)(uintptr_t)job};
     if (d->failure != CUDA_SUCCESS || l->grid[0] == 0 || l->grid[1] == 0 || l->grid[2] == 0)
         return;
+    struct cuda_launch_attribute overlap = {.kind = CUDA_LAUNCH_OVERLAP, .value.overlaps = 1};
+    const struct cuda_launch launch = {
+        .grid = {l->grid[0], l->grid[1], l->grid[2]},
+        .block = {l->threads, 1, 1},
+        .shared_bytes = l->shared_bytes,
+        .stream = d->stream,
+        .attributes = &overlap,
+        .attribute_count = d->look.capability >= CAPABILITY_OVERLAP ? 1 : 0,
+    };
     int result = allow_shared(d, l);
     if (result == CUDA_SUCCESS)
-        result = d->driver->launch(d->functions[l->kernel], l->grid[0], l->grid[1], l->grid[2],
-                                   l->threads, 1, 1, l->shared_bytes, d->stream, parameters, NULL);
+        result = d->driver->launch(&launch, d->functions[l->kernel], parameters, NULL);
     note(d, result, "a kernel cannot be started");
 }
 
@@ -163,6 +183,55 @@ void gpu_fill(struct gpu_device *d, uint64_t to, uint8_t byte, uint64_t bytes)
 {
     if (d->failure == CUDA_SUCCESS && bytes > 0)
         note(d, d->driver->fill(to, byte, bytes, d->stream), "the GPU's memory was not cleared");
+}
+
+/* --- graphs --- */
+
+struct gpu_graph {
+    struct gpu_device *device;
+    void *executable;
+};
+
+void gpu_record_begin(struct gpu_device *d)
+{
+    if (d->failure == CUDA_SUCCESS)
+        note(d, d->driver->record_begin(d->stream, CUDA_CAPTURE_THREAD),
+             "launches cannot be recorded");
+}
+
+struct gpu_graph *gpu_record_end(struct gpu_device *d)
+{
+    void *graph = NULL, *executable = NULL;
+    struct gpu_graph *g = calloc(1, sizeof *g);
+    int result = d->driver->record_end(d->stream, &graph);
+    if (result == CUDA_SUCCESS && g == NULL)
+        result = CUDA_ERROR_OUT_OF_MEMORY;
+    if (result == CUDA_SUCCESS && d->failure == CUDA_SUCCESS)
+        result = d->driver->graph_instantiate(&executable, graph, 0);
+    if (graph != NULL)
+        (void)d->driver->graph_destroy(graph);
+    note(d, result, "launches cannot be recorded");
+    if (executable == NULL) {
+        free(g);
+        return NULL;
+    }
+    *g = (struct gpu_graph){d, executable};
+    return g;
+}
+
+void gpu_replay(struct gpu_graph *g)
+{
+    struct gpu_device *d = g->device;
+    if (d->failure == CUDA_SUCCESS)
+        note(d, d->driver->graph_launch(g->executable, d->stream), "a graph cannot be started");
+}
+
+void gpu_graph_free(struct gpu_graph *g)
+{
+    if (g == NULL)
+        return;
+    (void)g->device->driver->executable_destroy(g->executable);
+    free(g);
 }
 
 int gpu_wait(struct gpu_device *d, struct error *err)

@@ -2,6 +2,10 @@
  * Work on a GPU: a process's context there, its kernels, and one stream in which copies and
  * launches happen in the order in which they were asked for, while the process goes on.
  *
+ * On GPUs that can (compute capability 9.0 on) a kernel begins while the one before it ends, and
+ * waits for that one itself before it reads what it wrote (grid_wait in
+ * kernels/cuda/primitives.cuh).
+ *
  * What is asked for returns nothing: the first failure of anything is kept, what is asked for after
  * it is left out, and gpu_wait tells it. After a fault in a kernel the context is of no use any
  * more, and the process should end.
@@ -34,6 +38,8 @@ void gpu_device_close(struct gpu_device *d);
 const struct gpu *gpu_device_look(const struct gpu_device *d);
 /* For gpu_memory_create and _import. */
 const struct gpu_context *gpu_device_context(const struct gpu_device *d);
+/* Memory of the device that no process has now. */
+int gpu_device_free_bytes(const struct gpu_device *d, uint64_t *ret, struct error *err);
 
 struct gpu_launch {
     uint32_t kernel; /* index into the names */
@@ -50,6 +56,15 @@ void gpu_send(struct gpu_device *d, uint64_t to, const void *from, uint64_t byte
 void gpu_fetch(struct gpu_device *d, void *to, uint64_t from, uint64_t bytes);
 void gpu_move(struct gpu_device *d, uint64_t to, uint64_t from, uint64_t bytes);
 void gpu_fill(struct gpu_device *d, uint64_t to, uint8_t byte, uint64_t bytes);
+
+/* Launches that are asked for between begin and end are kept instead of done; gpu_replay does all
+ * of them, with the same jobs, for a fraction of what asking for each takes. end gives NULL when
+ * something failed, which gpu_wait tells. The device is open as long as the graph. */
+struct gpu_graph;
+void gpu_record_begin(struct gpu_device *d);
+struct gpu_graph *gpu_record_end(struct gpu_device *d);
+void gpu_replay(struct gpu_graph *g);
+void gpu_graph_free(struct gpu_graph *g);
 
 /* Until all that was asked for is done: 0, or the first failure since the device was opened.
  * -EFAULT: a kernel touched what it must not. */

@@ -50,7 +50,30 @@ enum { CUDA_ACCESS_READ = 1, CUDA_ACCESS_READ_WRITE = 3 };
 enum { CUDA_GRANULARITY_RECOMMENDED = 1 };
 enum { CUDA_STREAM_NON_BLOCKING = 1 };
 enum { CUDA_EVENT_DEFAULT = 0 };
+enum { CUDA_CAPTURE_THREAD = 1 };            /* CU_STREAM_CAPTURE_MODE_THREAD_LOCAL */
 enum { CUDA_FUNCTION_SHARED_BYTES_MAX = 8 }; /* CUfunction_attribute, dynamic shared memory */
+
+/* CUlaunchConfig, and CUlaunchAttribute with the one kind that is asked for. */
+struct cuda_launch_attribute {
+    int kind; /* CUDA_LAUNCH_OVERLAP */
+    int padding;
+    union {
+        char bytes[64];
+        int overlaps;
+    } value;
+};
+
+struct cuda_launch {
+    unsigned grid[3], block[3];
+    unsigned shared_bytes;
+    void *stream;
+    struct cuda_launch_attribute *attributes;
+    unsigned attribute_count;
+};
+
+/* CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION: a kernel may begin before the one before
+ * it has ended, and waits for it itself. */
+enum { CUDA_LAUNCH_OVERLAP = 6 };
 
 struct gpu_driver {
     void *library;
@@ -86,9 +109,8 @@ struct gpu_driver {
     int (*module_unload)(void *module);
     int (*module_function)(void **ret, void *module, const char *name);
     int (*function_set)(void *function, int attribute, int value);
-    int (*launch)(void *function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
-                  unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes,
-                  void *stream, void **parameters, void **extra);
+    int (*launch)(const struct cuda_launch *launch, void *function, void **parameters,
+                  void **extra);
     int (*stream_create)(void **ret, unsigned flags);
     int (*stream_destroy)(void *stream);
     int (*stream_wait)(void *stream);
@@ -98,6 +120,12 @@ struct gpu_driver {
     int (*fill)(uint64_t to, unsigned char byte, size_t bytes, void *stream);
     int (*host_allocate)(void **ret, size_t bytes, unsigned flags);
     int (*host_free)(void *memory);
+    int (*record_begin)(void *stream, int mode);
+    int (*record_end)(void *stream, void **ret_graph);
+    int (*graph_instantiate)(void **ret, void *graph, unsigned long long flags);
+    int (*graph_launch)(void *executable, void *stream);
+    int (*graph_destroy)(void *graph);
+    int (*executable_destroy)(void *executable);
     int (*event_create)(void **ret, unsigned flags);
     int (*event_destroy)(void *event);
     int (*event_record)(void *event, void *stream);

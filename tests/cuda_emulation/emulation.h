@@ -1,10 +1,10 @@
 /*
- * A CUDA device on the CPU: what the kernels in src/kernels/cuda need when g++ compiles them. Blocks
- * run one after another; every thread of a block is a fiber with a stack of its own, which runs
- * until it waits for others. What a GPU would leave to chance is made to fail here: shared memory
- * is full of NaN before each block and ends at memory that nobody may touch, copies arrive only
- * when they are waited for, warps and lanes run in rising order in one block and in falling order
- * in the next, and a barrier that not all reach ends the process.
+ * A CUDA device on the CPU: what the kernels in src/kernels/cuda need when g++ compiles them.
+ * Blocks run one after another; every thread of a block is a fiber with a stack of its own, which
+ * runs until it waits for others. What a GPU would leave to chance is made to fail here: shared
+ * memory is full of NaN before each block and ends at memory that nobody may touch, copies arrive
+ * only when they are waited for, warps and lanes run in rising order in one block and in falling
+ * order in the next, and a barrier that not all reach ends the process.
  */
 #pragma once
 
@@ -30,13 +30,15 @@
 struct uint2 {
     unsigned x, y;
 };
-struct __align__(16) uint4 {
+struct __align__(16) uint4
+{
     unsigned x, y, z, w;
 };
 struct float2 {
     float x, y;
 };
-struct __align__(16) float4 {
+struct __align__(16) float4
+{
     float x, y, z, w;
 };
 struct uint3 {
@@ -70,7 +72,8 @@ namespace emulation
 {
 constexpr unsigned LANES = 32, THREADS_MAX = 1024, WARPS_MAX = THREADS_MAX / LANES;
 /* Not a power of two, so that the tops of the stacks do not share the sets of a cache. */
-constexpr size_t STACK_BYTES = (64 << 10) + 576, SHARED_BYTES_MAX = EMULATION_SHARED_BYTES_MAX, STATIC_BYTES_MAX = 48 << 10;
+constexpr size_t STACK_BYTES = (64 << 10) + 576, SHARED_BYTES_MAX = EMULATION_SHARED_BYTES_MAX,
+                 STATIC_BYTES_MAX = 48 << 10;
 constexpr unsigned COPIES_MAX = 256, SLOT_WORDS = 16;
 
 /* A copy into shared memory that is under way. */
@@ -309,7 +312,8 @@ static inline bool allocate()
     const size_t shared = SHARED_BYTES_MAX / 4096 * 4096 + 4096;
     const int how = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
     char *at = (char *)mmap(nullptr, shared + 4096, PROT_READ | PROT_WRITE, how, -1, 0);
-    char *all = (char *)mmap(nullptr, THREADS_MAX * STACK_BYTES, PROT_READ | PROT_WRITE, how, -1, 0);
+    char *all =
+        (char *)mmap(nullptr, THREADS_MAX * STACK_BYTES, PROT_READ | PROT_WRITE, how, -1, 0);
     if (at == MAP_FAILED || all == MAP_FAILED || mprotect(at + shared, 4096, PROT_NONE) < 0)
         return false;
     shared_end = at + shared;
@@ -321,11 +325,13 @@ static inline bool allocate()
 struct kernel {
     const char *name;
     void (*entry)(const void *);
+    size_t parameter_bytes;
 };
 
 template <auto function> struct trampoline;
 template <typename job, void (*function)(job)> struct trampoline<function> {
     static_assert(sizeof(job) <= 4096, "a kernel's parameters");
+    static constexpr size_t BYTES = sizeof(job);
     static void enter(const void *parameter)
     {
         function(*static_cast<const job *>(parameter));

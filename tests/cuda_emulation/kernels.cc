@@ -3,28 +3,21 @@
  * to launch them.
  */
 #include "emulation.h"
+#include "gpu_probe.cuh"
 
 #include "kernels/cuda/kernels.cu"
 
 #define KERNEL(name)                                                                               \
     {                                                                                              \
-        #name, emulation::trampoline<name>::enter                                                  \
+#name, emulation::trampoline < name> ::enter, emulation::trampoline < name> ::BYTES        \
     }
 
 static const emulation::kernel kernels[] = {
-    KERNEL(sllora_embed),
-    KERNEL(sllora_norm),
-    KERNEL(sllora_residual),
-    KERNEL(sllora_gated),
-    KERNEL(sllora_rope_store),
-    KERNEL(sllora_attend),
-    KERNEL(sllora_attend_join),
-    KERNEL(sllora_rescale),
-    KERNEL(sllora_linears),
-    KERNEL(sllora_tiles),
-    KERNEL(sllora_shrink),
-    KERNEL(sllora_expand),
-    KERNEL(sllora_embed_lora),
+    KERNEL(sllora_embed),       KERNEL(sllora_norm),       KERNEL(sllora_residual),
+    KERNEL(sllora_gated),       KERNEL(sllora_rope_store), KERNEL(sllora_attend),
+    KERNEL(sllora_attend_join), KERNEL(sllora_rescale),    KERNEL(sllora_linears),
+    KERNEL(sllora_tiles),       KERNEL(sllora_shrink),     KERNEL(sllora_expand),
+    KERNEL(sllora_embed_lora),  KERNEL(gpu_probe_store),   KERNEL(gpu_probe_atomic),
 };
 
 const void *emulation_find(const char *name)
@@ -33,6 +26,11 @@ const void *emulation_find(const char *name)
         if (strcmp(k.name, name) == 0)
             return &k;
     return nullptr;
+}
+
+size_t emulation_parameter_bytes(const void *kernel)
+{
+    return static_cast<const emulation::kernel *>(kernel)->parameter_bytes;
 }
 
 int emulation_launch(const void *kernel, const void *parameter, const unsigned grid[3],

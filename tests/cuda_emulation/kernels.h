@@ -12,6 +12,9 @@ extern "C" {
 /* NULL: there is none of this name. */
 const void *emulation_find(const char *name);
 
+/* Of the struct that it takes. */
+size_t emulation_parameter_bytes(const void *kernel);
+
 /* Runs every block; -1: there is no memory, or a warp is not whole. One launch at a time. */
 int emulation_launch(const void *kernel, const void *parameter, const unsigned grid[3],
                      const unsigned block[3], size_t shared_bytes);

@@ -96,8 +96,7 @@ static inline void emulation_mma(uint32_t (*all)[emulation::SLOT_WORDS])
     for (unsigned lane = 0; lane < 32; lane++)
 #pragma GCC unroll 4
         for (unsigned i = 0; i < 4; i++)
-            all[lane][6 + i] =
-                __float_as_uint(d[lane / 4 + i / 2 * 8].at[2 * (lane % 4) + i % 2]);
+            all[lane][6 + i] = __float_as_uint(d[lane / 4 + i / 2 * 8].at[2 * (lane % 4) + i % 2]);
 }
 
 static inline void mma_bf16(float d[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
@@ -156,6 +155,19 @@ template <typename T> static inline T load_once(const T *from)
 template <typename T> static inline T load_kept(const T *from)
 {
     return emulation_load(from);
+}
+
+/* One grid after the other. */
+static inline void grid_release()
+{
+}
+
+static inline void grid_wait()
+{
+}
+
+static inline void grid_begin()
+{
 }
 
 static inline void copy_16(void *to_shared, const void *from, bool is_there)

@@ -5,11 +5,11 @@
  *
  * A block of threads has up to 16 queries (rows x heads that share a KV head). Of a span, warp w
  * scores the KV blocks w, w + 4, ...; then all warps mix all values, each its own dimensions, so
- * that no sums of values have to be joined. A lane is (g, t) = (lane / 4, lane % 4) as in
- * the fragments of mma.m16n8k16: it has the queries g and g + 8. Columns of a fragment are dealt
- * out so that a lane's loads are wide: of keys, column c of tile i is position 2c + i of its
- * block, so that a lane ends up with the scores of positions 4t to 4t + 3; of values, column c of
- * tile i is dimension 2c + i of its 16.
+ * that no sums of values have to be joined. A lane is (g, t) = (lane / 4, lane % 4) as in the
+ * fragments of mma.m16n8k16: it has the queries g and g + 8. Columns of a fragment are dealt out so
+ * that a lane's loads are wide: of keys, column c of tile i is position 2c + i of its block, so
+ * that a lane ends up with the scores of positions 4t to 4t + 3; of values, column c of tile i is
+ * dimension 2c + i of its 16.
  */
 #include "kernels/cuda/cuda.h"
 #include "kernels/kernels.h"
@@ -22,6 +22,8 @@
 #define SLOTS (SPAN_BLOCKS / ATTEND_WARPS) /* KV blocks of a span that one warp scores */
 #define DIM_STEPS_MAX (CUDA_HEAD_DIM_MAX / 16)
 #define LOG2_E 1.4426950408889634f
+
+static_assert(CUDA_SPAN_TOKENS == KERNEL_SPAN_TOKENS, "spans of the cache's layout");
 
 static __device__ __forceinline__ uint8_t *kv_head_of(const struct cuda_kv &kv, uint32_t block,
                                                       uint32_t head)
@@ -76,6 +78,7 @@ static __device__ __forceinline__ float rotated(const float *x, const float *cos
 extern "C" __global__ void __launch_bounds__(CUDA_ROPE_THREADS)
     sllora_rope_store(const __grid_constant__ struct cuda_rope_store job)
 {
+    grid_begin();
     uint32_t half = job.rotary_dim / 2, dim = job.kv.dim, words = dim / 2;
     uint64_t r = blockIdx.x;
     const float *cos = job.cos + r * half, *sin = job.sin + r * half;
@@ -537,7 +540,7 @@ static __device__ __forceinline__ void attend(const struct cuda_attend &job,
     if (first >= a.first_span + a.span_count)
         return;
     for (uint32_t query = 0; query < a.query_count; query += CUDA_TILE_QUERIES) {
-        uint32_t id = block_id_of(job, a, first);    /* under way while others are waited for */
+        uint32_t id = block_id_of(job, a, first);   /* under way while others are waited for */
         load_queries<STEPS>(shared, job, a, query); /* the last barrier ended the use of others */
         __syncthreads();
         struct mixed<UNITS> all = {}, one;
@@ -557,6 +560,7 @@ extern "C" __global__ void __launch_bounds__(CUDA_ATTEND_THREADS, 3)
     sllora_attend(const __grid_constant__ struct cuda_attend job)
 {
     SHARED(struct attend_shared, shared, 1);
+    grid_begin();
     if (job.kv.dim <= 64)
         attend<4, 1>(job, *shared);
     else if (job.kv.dim <= 96)
@@ -597,6 +601,7 @@ static __device__ __forceinline__ void join_spans(float (&values)[4], float *sum
 extern "C" __global__ void __launch_bounds__(CUDA_ATTEND_THREADS)
     sllora_attend_join(const __grid_constant__ struct cuda_attend job)
 {
+    grid_begin();
     struct attended a = attended_of(job);
     uint32_t dim = job.kv.dim, quads = (dim + 3) / 4;
     uint64_t stride = (uint64_t)CUDA_SPAN_QUERIES(a.group) * (dim + 2);

@@ -226,9 +226,10 @@ struct cuda_rope_store {
  *
  * Grid: (tiles, kv_heads, splits). splits = 1: a block goes through all spans of its tile and
  * writes half. Else block (t, h, s) does the s-th span of the tile, counted from the first it sees,
- * and leaves it in `spans`: [tile, kv_head, split, query of CUDA_SPAN_QUERIES(group)] of dim + 2 floats
- * (values, largest, sum); CUDA_ATTEND_JOIN (grid: tiles, kv_heads) joins them and writes half. Both
- * ways give the same bits. dim is even.
+ * and leaves it in `spans`: [tile, kv_head, split, query of CUDA_SPAN_QUERIES(group)] of dim + 2
+ * floats (values, largest, sum); CUDA_ATTEND_JOIN (grid: tiles, kv_heads) joins them and writes
+ * half. Both ways give the same bits. dim is even; what writes half also writes the zeros behind
+ * the heads.
  */
 #define CUDA_SPAN_TOKENS 256
 #define CUDA_TILE_QUERIES 16

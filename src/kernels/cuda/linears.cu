@@ -15,7 +15,8 @@
 
 static_assert(SLICES * WARP_LANES == CUDA_LINEARS_THREADS, "a warp is a slice");
 static_assert(PANEL_OUTS == CUDA_LINEARS_OUTS, "a block is a panel");
-static_assert(PANEL_OUTS * ROW_GROUP == CUDA_LINEARS_THREADS, "a thread joins one value of a group");
+static_assert(PANEL_OUTS * ROW_GROUP == CUDA_LINEARS_THREADS,
+              "a thread joins one value of a group");
 
 /* How many chunks a warp has under way, and whether x comes with them: as many registers as 128 for
  * a thread leave beside the sums. */
@@ -77,9 +78,9 @@ static __device__ __forceinline__ void load_stage(typename flight<dtype, groups>
 }
 
 template <int dtype, uint32_t groups>
-static __device__ __forceinline__ void
-multiply_stage(float sums[][2][4], const typename flight<dtype, groups>::stage &s,
-               const struct cuda_linears &job, uint32_t c)
+static __device__ __forceinline__ void multiply_stage(
+    float sums[][2][4], const typename flight<dtype, groups>::stage &s,
+    const struct cuda_linears &job, uint32_t c)
 {
     uint32_t a[CHUNK_STEPS][2][4];
 #pragma unroll
@@ -111,8 +112,8 @@ static __device__ __forceinline__ void join_slices(float *partial, const float s
         float *all = partial + n % 2 * SLICES * PARTIAL_FLOATS;
 #pragma unroll
         for (uint32_t e = 0; e < 2; e++)
-            *reinterpret_cast<float4 *>(all + slice * PARTIAL_FLOATS + (2 * t + e) * PARTIAL_STRIDE +
-                                        4 * g) =
+            *reinterpret_cast<float4 *>(all + slice * PARTIAL_FLOATS +
+                                        (2 * t + e) * PARTIAL_STRIDE + 4 * g) =
                 make_float4(sums[n][0][e], sums[n][0][2 + e], sums[n][1][e], sums[n][1][2 + e]);
         __syncthreads();
         /* Now a warp is a row, and a lane an output. */
@@ -128,7 +129,8 @@ static __device__ __forceinline__ void join_slices(float *partial, const float s
 }
 
 template <int dtype, uint32_t groups>
-static __device__ __forceinline__ void multiply_panel(float *partial, const struct cuda_linears &job)
+static __device__ __forceinline__ void multiply_panel(float *partial,
+                                                      const struct cuda_linears &job)
 {
     using flight = ::flight<dtype, groups>;
     const struct linear_place p = place_of(job, CUDA_LINEARS_OUTS);
@@ -138,10 +140,16 @@ static __device__ __forceinline__ void multiply_panel(float *partial, const stru
     const uint32_t slice = threadIdx.x / WARP_LANES;
     float sums[groups][2][4] = {};
     typename flight::stage stages[flight::CHUNKS];
+    /* Weights are nobody's result: they come while the grid before this one ends. */
 #pragma unroll
     for (uint32_t i = 0; i < flight::CHUNKS; i++)
         if (slice + i * SLICES < chunks)
-            load_stage<dtype, groups>(&stages[i], job, panel, slice + i * SLICES, lines);
+            load_weights<dtype>(&stages[i].weights, panel, slice + i * SLICES, lines);
+    grid_wait();
+#pragma unroll
+    for (uint32_t i = 0; i < flight::CHUNKS; i++)
+        if (flight::HAS_X && slice + i * SLICES < chunks)
+            load_x(stages[i].x, job, 0, slice + i * SLICES);
     for (uint32_t begin = slice; begin < chunks; begin += flight::CHUNKS * SLICES) {
 #pragma unroll
         for (uint32_t i = 0; i < flight::CHUNKS; i++) {
@@ -172,6 +180,7 @@ extern "C" __global__ void __launch_bounds__(CUDA_LINEARS_THREADS, 2)
     sllora_linears(const __grid_constant__ struct cuda_linears job)
 {
     SHARED(float, partial, 2 * SLICES * PARTIAL_FLOATS);
+    grid_release();
     if (job.linears[0].w.dtype == KERNEL_PANELS)
         multiply_rows<KERNEL_PANELS>(partial, job);
     else if (job.linears[0].w.dtype == KERNEL_INT8)

@@ -64,7 +64,8 @@ static __device__ __forceinline__ void dot(float sums[CUDA_SHRINK_RANKS], const 
 #pragma unroll
             for (uint32_t k = 0; k < CUDA_SHRINK_RANKS; k++)
                 if (k < count)
-                    sums[k] = __fmaf_rn(load_one(a + (size_t)k * cols + i), load_one(x + i), sums[k]);
+                    sums[k] =
+                        __fmaf_rn(load_one(a + (size_t)k * cols + i), load_one(x + i), sums[k]);
         return;
     }
     for (uint32_t i = threadIdx.x * 8; i < cols; i += CUDA_SHRINK_THREADS * 8) {
@@ -84,7 +85,8 @@ static __device__ __forceinline__ void dot(float sums[CUDA_SHRINK_RANKS], const 
 extern "C" __global__ void __launch_bounds__(CUDA_SHRINK_THREADS)
     sllora_shrink(const __grid_constant__ struct cuda_shrink job)
 {
-    SHARED(float, partial, SHRINK_WARPS * CUDA_SHRINK_RANKS);
+    SHARED(float, partial, SHRINK_WARPS *CUDA_SHRINK_RANKS);
+    grid_begin();
     const uint32_t first = blockIdx.x * CUDA_SHRINK_RANKS, r = job.row + blockIdx.y;
     const uint32_t warp = threadIdx.x / WARP_LANES;
     const struct cuda_lora_use use = use_of(job.uses, job.rows, job.group_count, r);
@@ -153,6 +155,7 @@ static __device__ __forceinline__ float times_codes(const void *b, uint32_t rank
 extern "C" __global__ void __launch_bounds__(CUDA_EXPAND_THREADS)
     sllora_expand(const __grid_constant__ struct cuda_expand job)
 {
+    grid_begin();
     const uint32_t o = blockIdx.x * CUDA_EXPAND_THREADS + threadIdx.x;
     const uint32_t r = job.row + blockIdx.y, linear = blockIdx.z;
     const struct cuda_lora_use use = use_of(job.uses, job.rows, job.group_count, r);
@@ -167,6 +170,7 @@ extern "C" __global__ void __launch_bounds__(CUDA_EXPAND_THREADS)
 extern "C" __global__ void __launch_bounds__(CUDA_EXPAND_THREADS)
     sllora_rescale(const __grid_constant__ struct cuda_rescale job)
 {
+    grid_begin();
     const uint32_t o = blockIdx.x * CUDA_EXPAND_THREADS + threadIdx.x;
     if (o >= job.outputs)
         return;
@@ -178,6 +182,7 @@ extern "C" __global__ void __launch_bounds__(CUDA_EMBED_LORA_THREADS)
     sllora_embed_lora(const __grid_constant__ struct cuda_embed_lora job)
 {
     DYNAMIC_SHARED(float, t);
+    grid_begin();
     const uint32_t r = job.row + blockIdx.x, token = job.rows[r].token;
     const uint32_t rank = job.a.rows, width = job.b.rows;
     const uint16_t *a = static_cast<const uint16_t *>(job.a.data) + token;

@@ -64,9 +64,8 @@ template <int dtype>
 static __device__ __forceinline__ const uint8_t *panel_at(const struct cuda_weight *w,
                                                           uint32_t panel)
 {
-    const uint64_t bytes = kind<dtype>::IS_QUANTISED
-                               ? (uint64_t)chunks_of(w) * kind<dtype>::BYTES
-                               : (uint64_t)((w->cols + 1) / 2) * LINE_BYTES;
+    const uint64_t bytes = kind<dtype>::IS_QUANTISED ? (uint64_t)chunks_of(w) * kind<dtype>::BYTES
+                                                     : (uint64_t)((w->cols + 1) / 2) * LINE_BYTES;
     return static_cast<const uint8_t *>(w->data) + panel * bytes;
 }
 
@@ -108,9 +107,9 @@ static __device__ __forceinline__ void operands(uint32_t a[2][4], const chunk<dt
 #pragma unroll
         for (uint32_t i = 0; i < 8; i++) {
             const uint32_t selector = i % 2 == 0 ? FIRST_PAIR : SECOND_PAIR;
-            a[i / 4][i % 2 * 2 + i / 2 % 2] =
-                dtype == KERNEL_INT8 ? int8_pair(words[i / 2], selector)
-                                     : int4_pair(words[i / 2], selector, step % 2 * 4);
+            a[i / 4][i % 2 * 2 + i / 2 % 2] = dtype == KERNEL_INT8
+                                                  ? int8_pair(words[i / 2], selector)
+                                                  : int4_pair(words[i / 2], selector, step % 2 * 4);
         }
     }
 }
@@ -118,7 +117,8 @@ static __device__ __forceinline__ void operands(uint32_t a[2][4], const chunk<dt
 /* sums += the weights of a chunk times 8 rows of x; x[half]: this lane's 8 columns of row g.
  * sums[m][2 h + e] is of output 4 g + 2 m + h and row 2 t + e. */
 template <int dtype>
-static __device__ __forceinline__ void multiply(float sums[2][4], const uint32_t a[CHUNK_STEPS][2][4],
+static __device__ __forceinline__ void multiply(float sums[2][4],
+                                                const uint32_t a[CHUNK_STEPS][2][4],
                                                 const uint2 scales, const uint4 x[2])
 {
     float own[2][4] = {};

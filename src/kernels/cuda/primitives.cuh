@@ -85,10 +85,10 @@ static __device__ __forceinline__ float warp_max(float value)
 static __device__ __forceinline__ void mma_bf16(float d[4], const uint32_t a[4], uint32_t b0,
                                                 uint32_t b1)
 {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 /* Four matrices of [8, 8] bf16 in shared memory: lane 8 i + r brings the address of row r of the
@@ -116,7 +116,7 @@ static __device__ __forceinline__ void load_matrices_transposed(uint32_t ret[4],
 static __device__ __forceinline__ uint4 load_once(const uint4 *from)
 {
     uint4 v;
-    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
+    asm volatile("ld.global.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                  : "l"(from));
     return v;
@@ -125,7 +125,7 @@ static __device__ __forceinline__ uint4 load_once(const uint4 *from)
 static __device__ __forceinline__ uint2 load_once(const uint2 *from)
 {
     uint2 v;
-    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v2.u32 {%0, %1}, [%2];"
+    asm volatile("ld.global.L1::no_allocate.L2::128B.v2.u32 {%0, %1}, [%2];"
                  : "=r"(v.x), "=r"(v.y)
                  : "l"(from));
     return v;
@@ -133,7 +133,34 @@ static __device__ __forceinline__ uint2 load_once(const uint2 *from)
 
 template <typename T> static __device__ __forceinline__ T load_kept(const T *from)
 {
-    return __ldg(from);
+    return *from;
+}
+
+/*
+ * From sm_90 on a grid begins while the one before it in the stream ends. grid_release: the next one
+ * may, as soon as every block of this one is at work or done. grid_wait: until the one before has
+ * ended and what it wrote can be read; so no load of that may be of the read-only kind. Every thread
+ * of every kernel waits once, or its end would say nothing of the grids before it.
+ */
+static __device__ __forceinline__ void grid_release()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+static __device__ __forceinline__ void grid_wait()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/* Of a kernel that has nothing to do before. */
+static __device__ __forceinline__ void grid_begin()
+{
+    grid_release();
+    grid_wait();
 }
 
 /* Asks for 16 aligned bytes in shared memory, zeros where nothing is there (`from` is then not

@@ -42,6 +42,7 @@ static __device__ __forceinline__ float quantised_value(const struct cuda_weight
 extern "C" __global__ void __launch_bounds__(CUDA_EMBED_THREADS)
     sllora_embed(const __grid_constant__ struct cuda_embed job)
 {
+    grid_begin();
     uint32_t r = job.row + blockIdx.x, token = job.rows[r].token, cols = job.embed.cols;
     float *x = job.x + (uint64_t)r * cols;
     for (uint32_t i = threadIdx.x; i < cols; i += CUDA_EMBED_THREADS) {
@@ -135,6 +136,7 @@ extern "C" __global__ void __launch_bounds__(CUDA_NORM_THREADS)
     sllora_norm(const __grid_constant__ struct cuda_norm job)
 {
     SHARED(float, sums, ROW_WARPS);
+    grid_begin();
     uint64_t vector = (uint64_t)job.first + blockIdx.x;
     const float *x = job.x + (job.from != NULL ? job.from[vector] : vector) * job.width;
     float factor = row_factor(x, sums, job.width, job.eps);
@@ -148,6 +150,7 @@ extern "C" __global__ void __launch_bounds__(CUDA_NORM_THREADS)
     sllora_residual(const __grid_constant__ struct cuda_residual job)
 {
     SHARED(float, sums, 2 * ROW_WARPS);
+    grid_begin();
     uint64_t r = (uint64_t)job.row + blockIdx.x;
     float *x = job.x + r * job.width, squares = 0, post_factor = 1;
     const float *y = job.y + r * job.width;
@@ -189,6 +192,7 @@ static __device__ __forceinline__ float gated(float x, bool is_gelu)
 extern "C" __global__ void __launch_bounds__(CUDA_GATED_THREADS)
     sllora_gated(const __grid_constant__ struct cuda_gated job)
 {
+    grid_begin();
     uint32_t end =
         blockIdx.x + 1 < gridDim.x ? (blockIdx.x + 1) * CUDA_GATED_THREADS : job.half_stride;
     uint64_t at = (uint64_t)blockIdx.y * job.width;

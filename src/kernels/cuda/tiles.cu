@@ -74,8 +74,7 @@ static __device__ __forceinline__ void ask_for_weights(uint8_t *at, const struct
     for (uint32_t i = 0; i < TILE_PANELS * kind::LINES * 8 / CUDA_TILES_THREADS; i++) {
         const uint32_t at_line = threadIdx.x / 8 + i * (CUDA_TILES_THREADS / 8);
         const uint32_t p = at_line / kind::LINES, line = at_line % kind::LINES;
-        const bool is_there =
-            tile.panel + p < panels && (kind::IS_QUANTISED || line < left);
+        const bool is_there = tile.panel + p < panels && (kind::IS_QUANTISED || line < left);
         const uint8_t *from = panel_at<dtype>(&w, tile.panel + p) + (size_t)c * kind::BYTES +
                               kind::SCALE_BYTES + line * LINE_BYTES + word * 16;
         copy_16(at + stage<dtype>::LINES_AT + p * kind::LINES * LINE_BYTES +
@@ -87,7 +86,8 @@ static __device__ __forceinline__ void ask_for_weights(uint8_t *at, const struct
         const bool is_there = tile.panel + p < panels;
         const uint8_t *from =
             panel_at<dtype>(&w, tile.panel + p) + (size_t)c * kind::BYTES + part * 16;
-        copy_16(at + stage<dtype>::SCALES_AT + threadIdx.x * 16, is_there ? from : w.data, is_there);
+        copy_16(at + stage<dtype>::SCALES_AT + threadIdx.x * 16, is_there ? from : w.data,
+                is_there);
     }
 }
 
@@ -187,7 +187,8 @@ static __device__ __forceinline__ void write_tile(const struct cuda_linear &l, u
 }
 
 template <int dtype>
-static __device__ __forceinline__ void multiply_tile(uint8_t *shared, const struct cuda_linears &job)
+static __device__ __forceinline__ void multiply_tile(uint8_t *shared,
+                                                     const struct cuda_linears &job)
 {
     const struct linear_place p = place_of(job, CUDA_TILE_OUTS);
     const struct cuda_linear &l = job.linears[p.linear];
@@ -229,6 +230,7 @@ extern "C" __global__ void __launch_bounds__(CUDA_TILES_THREADS, 1)
     sllora_tiles(const __grid_constant__ struct cuda_linears job)
 {
     DYNAMIC_SHARED(uint8_t, shared);
+    grid_begin();
     if (job.linears[0].w.dtype == KERNEL_PANELS)
         multiply_tile<KERNEL_PANELS>(shared, job);
     else if (job.linears[0].w.dtype == KERNEL_INT8)
