@@ -64,6 +64,8 @@ CASES            ?= 200
 UNIT  := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test_*.c))
 # A driver without a GPU, for the tests of what is asked of one.
 FAKE_CUDA := $(BUILD)/tests/fake/libcuda.so.1
+# What a real one protects of shared memory: a program to run where there is a GPU.
+GPU_PROBE := $(BUILD)/tests/gpu_probe
 FUZZ  := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
 
 .PHONY: help all demo test unit live differential check bench sim tidy format cuda setup clean
@@ -86,7 +88,7 @@ test: setup ## install what is missing, build, run every test
 unit: all tests ## only the tests that need no daemon
 	@python3 tests/run.py --build $(BUILD) unit fuzz
 
-live: all $(FAKE_CUDA) ## only the tests that drive the real daemon
+live: all $(FAKE_CUDA) $(GPU_PROBE) ## only the tests that drive the real daemon
 	@python3 tests/run.py --build $(BUILD) live
 
 differential: $(BUILD)/tests/test_parity ## random models and adapters against transformers + peft
@@ -126,7 +128,7 @@ clean: ## remove everything that was built
 	rm -rf build build-asan build-tsan
 
 .PHONY: tests
-tests: $(UNIT) $(FUZZ) $(FAKE_CUDA)
+tests: $(UNIT) $(FUZZ) $(FAKE_CUDA) $(GPU_PROBE)
 
 # --- objects and libraries ---
 
@@ -190,8 +192,8 @@ $(BUILD)/sllora-worker: $(BUILD)/obj/worker/main.o $(foreach l,$(WORKER_LIBS),$(
 	@$(CC) $(LDFLAGS) -o $@ $^ $(WORKER_SYS)
 
 # What the engine is made of, and nothing that a machine for something else may lack.
-GPU_BENCH_OBJ := $(patsubst %,$(BUILD)/obj/%.o,base/clock base/digest base/error base/rng \
-                     model/config_check weights/adapter weights/backbone weights/image \
+GPU_BENCH_OBJ := $(patsubst %,$(BUILD)/obj/%.o,base/clock base/digest base/error base/memfile \
+                     base/rng model/config_check weights/adapter weights/backbone weights/image \
                      gpu/device gpu/driver gpu/memory gpu/range kernels/cuda_image) \
                  $(patsubst src/%.c,$(BUILD)/obj/%.o, \
                      $(foreach d,gpubench engine kernels,$(call srcs,$(d))))
@@ -234,6 +236,13 @@ $(BUILD)/tests/test_parity: | $(FAKE_CUDA)
 $(FAKE_CUDA): $(patsubst %,$(BUILD)/tests/fake/%.o,fake_cuda fake_cuda_work kernels)
 	@echo "  LD    $@"
 	@$(CXX) -shared -Wl,-soname,libcuda.so.1 -Wl,-Bsymbolic $(LDFLAGS) -o $@ $^
+
+$(GPU_PROBE): tests/gpu_probe.c tests/gpu_probe_try.c tests/gpu_probe.h tests/gpu_probe_job.h \
+              $(foreach l,gpu wire base,$(call lib,$(l)))
+	@mkdir -p $(@D)
+	@echo "  LD    $@"
+	@$(CC) $(CFLAGS) -Itests $(LDFLAGS) -o $@ $(filter %.c %.a,$^) \
+	    -Wl,-Bstatic -lseccomp -Wl,-Bdynamic -ldl
 
 $(BUILD)/tests/fuzz_%: tests/fuzz/fuzz_%.c tests/fuzz/driver.c $(TEST_LIBS) $(LLHTTP_OBJ)
 	@mkdir -p $(@D)

@@ -38,7 +38,7 @@ UPPER = {
     "worker": ["gpubench", "engine", "gpu", "kernels", "weights", "model", "sandbox", "wire"],
     "gateway": [],
     "store": ["sched", "policy"],
-    "daemon": ["gateway", "store", "sched", "policy", "sandbox", "wire"],
+    "daemon": ["gateway", "store", "sched", "policy", "sandbox", "gpu", "wire"],
     "sim": ["store", "sched", "policy"],
     "cli": ["daemon", "sim", "store", "policy", "sandbox", "gpu"],
 }

@@ -6,17 +6,21 @@
  *
  *   gpu-bench [--device N] [--json] check
  *   gpu-bench [--device N] [--json] [--shape NAME] [--weights bf16|int8|int4] [--batch N]
- *             [--context N] [--prompt N] [--matrix-tflops X] figures
+ *             [--context N] [--prompt N] [--matrix-tflops X] figures [STAGE...]
+ *
+ * bench/gpu/run.sh does all of it, beside a peer, and prints a table.
  */
 #include "engine/engine.h"
 #include "gpu/device.h"
 #include "gpubench/check.h"
 #include "gpubench/figures.h"
+#include "gpubench/start.h"
 
 #include <argp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum {
     OPT_SHAPE = 256,
@@ -33,7 +37,7 @@ enum {
 static const struct argp_option options[] = {
     {"device", 'd', "N", 0, "the GPU (0)", 0},
     {"json", OPT_JSON, NULL, 0, "a JSON object a line", 0},
-    {"shape", OPT_SHAPE, "NAME", 0, "llama-2-7b (default), llama-3.2-1b, qwen2.5-0.5b", 0},
+    {"shape", OPT_SHAPE, "NAME", 0, "llama-2-7b (default), llama-3.2-1b, qwen2.5-0.5b, small", 0},
     {"weights", OPT_WEIGHTS, "FORM", 0, "bf16 (default), int8, int4", 0},
     {"batch", OPT_BATCH, "N", 0, "sequences and adapters at a time (32)", 0},
     {"context", OPT_CONTEXT, "N", 0, "tokens before those that are decoded (512)", 0},
@@ -66,6 +70,20 @@ static double rate(struct argp_state *state, const char *text)
     if (end == text || *end != '\0' || !(x > 0 && x < 1e6))
         argp_error(state, "--matrix-tflops %s: it must be a number above 0", text);
     return x * 1e12;
+}
+
+/* The first word is the command, those after it stages. */
+static void word(struct argp_state *state, struct arguments *a, const char *text)
+{
+    if (a->command == NULL) {
+        a->command = text;
+        return;
+    }
+    uint32_t stage = figures_stage(text);
+    if (strcmp(a->command, "figures") != 0 || stage == 0)
+        argp_error(state, "%s: after figures there may be decode, batch, prefill, start and upload",
+                   text);
+    a->figures.stages |= stage;
 }
 
 static error_t parse(int key, char *text, struct argp_state *state)
@@ -104,9 +122,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
         f->rounds = number(state, "rounds", text, 64);
         break;
     case ARGP_KEY_ARG:
-        if (a->command != NULL)
-            argp_error(state, "one command at a time");
-        a->command = text;
+        word(state, a, text);
         break;
     case ARGP_KEY_END:
         if (a->command == NULL ||
@@ -145,10 +161,10 @@ static void say_figure(void *context, const struct figure *f)
         if (f->ceiling > 0)
             printf(",\"ceiling\":%.6g,\"share\":%.4f", f->ceiling, share);
         if (f->goal > 0)
-            printf(",\"goal\":%.3g", f->goal);
+            printf(",\"%s\":%.4g", f->is_cost ? "at_most" : "at_least", f->goal);
         printf(",\"shape\":\"%s\",\"weights\":\"%s\"}\n", a->figures.shape, a->figures.weights);
     } else {
-        printf("%-14s %10.2f %-8s", f->cell, f->value, f->unit);
+        printf("%-28s %10.2f %-8s", f->cell, f->value, f->unit);
         if (f->ceiling > 0)
             printf(" %5.1f %% of %.1f", 100 * share, f->ceiling);
         if (f->goal > 0 && f->ceiling > 0)
@@ -164,7 +180,7 @@ int main(int argc, char **argv)
 {
     const struct argp argp = {options,
                               parse,
-                              "check|figures",
+                              "check|figures [STAGE...]",
                               "The engine on a GPU: is it right, and how fast is it.",
                               NULL,
                               NULL,
@@ -179,6 +195,8 @@ int main(int argc, char **argv)
                                       .report = say_figure,
                                       .context_of_report = &a}};
     struct error err = {0};
+    if (argc == 2 && strcmp(argv[1], START_WORKER) == 0)
+        return start_worker(STDIN_FILENO);
     argp_parse(&argp, argc, argv, 0, NULL, &a);
     int r = engine_gpu_open(&a.figures.gpu, a.figures.index, &err);
     if (r == 0 && strcmp(a.command, "check") == 0) {

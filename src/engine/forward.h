@@ -22,8 +22,9 @@
 
 #include <stdint.h>
 
-/* Rows whose logits exist at one time. */
+/* Rows whose logits the host has at one time, and whose best tokens a device finds at one time. */
 #define FORWARD_LOGIT_ROWS_MAX 16u
+#define FORWARD_BEST_ROWS_MAX 64u
 
 /* Multiply-adds that are not worth waking the pool for. */
 #define FORWARD_INLINE_WORK 32768u
@@ -146,6 +147,10 @@ struct forward_ops {
     /* See forward_logits. */
     void (*logits)(struct forward *f, const struct batch *b, const uint32_t *rows, uint32_t count,
                    float *ret_logits);
+    /* The first token of the largest logit of each of `count` <= FORWARD_BEST_ROWS_MAX rows, as
+     * forward_logits has them. NULL: the host finds it in the logits. */
+    void (*best)(struct forward *f, const struct batch *b, const uint32_t *rows, uint32_t count,
+                 uint32_t *ret_tokens);
     /* Waits until all is done: 0, or what failed, after which nothing that was computed counts. */
     int (*finish)(struct forward *f, struct error *err);
     /* Before the first batch with this adapter, and after the last. */

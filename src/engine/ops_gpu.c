@@ -455,20 +455,20 @@ static const void *seen_out_norm(const struct forward *f, const struct lora_grou
     return place_of(f, group, view_of(f, group)->out_norm);
 }
 
-static void gpu_logits(struct forward *f, const struct batch *b, const uint32_t *rows,
-                       uint32_t count, float *ret_logits)
+/* Leaves the logits of the wanted rows in g->logits. */
+static void compute_logits(struct forward *f, const struct batch *b, const uint32_t *rows,
+                           uint32_t count)
 {
     struct forward_gpu *g = f->gpu;
     const struct model_config *c = f->backbone->config;
     const struct linear_weights weights = {.weight = f->backbone->head};
     const struct linear head = {
         .weights = &weights, .y = g->logits, .y_stride = weights.weight.rows, .index = LINEAR_HEAD};
-    struct lora_group groups[FORWARD_LOGIT_ROWS_MAX];
+    struct lora_group groups[FORWARD_BEST_ROWS_MAX];
     const struct batch picked = {.row_count = count,
                                  .groups = groups,
                                  .group_count = forward_pick_groups(b, rows, count, groups)};
     struct run r = {0};
-    struct error ignored = {0};
     gpu_tables_send_wanted(f, rows, count);
     while (next_run(f, &picked, seen_out_norm, NULL, &r)) {
         const struct cuda_norm job = {
@@ -484,9 +484,32 @@ static void gpu_logits(struct forward *f, const struct batch *b, const uint32_t 
         launch(f, CUDA_NORM, r.end - r.row, 1, 1, CUDA_NORM_THREADS, 0, &job);
     }
     apply(f, &picked, g->there.wanted, &head, 1);
+}
+
+static void gpu_logits(struct forward *f, const struct batch *b, const uint32_t *rows,
+                       uint32_t count, float *ret_logits)
+{
+    struct forward_gpu *g = f->gpu;
+    struct error ignored = {0};
+    compute_logits(f, b, rows, count);
     gpu_fetch(g->device, ret_logits, (uintptr_t)g->logits,
-              (uint64_t)count * c->vocab_count * sizeof(float));
+              (uint64_t)count * f->backbone->config->vocab_count * sizeof(float));
     (void)gpu_wait(g->device, &ignored); /* kept, and told by finish */
+}
+
+static void gpu_best(struct forward *f, const struct batch *b, const uint32_t *rows, uint32_t count,
+                     uint32_t *ret_tokens)
+{
+    struct forward_gpu *g = f->gpu;
+    const struct cuda_best job = {
+        .logits = g->logits, .tokens = g->there.best, .vocab = f->backbone->config->vocab_count};
+    struct error ignored = {0};
+    compute_logits(f, b, rows, count);
+    launch(f, CUDA_BEST, count, 1, 1, CUDA_BEST_THREADS, 0, &job);
+    gpu_fetch(g->device, g->here.best, (uintptr_t)g->there.best, count * sizeof(uint32_t));
+    bool failed = gpu_wait(g->device, &ignored) < 0; /* kept, and told by finish */
+    for (uint32_t i = 0; i < count; i++)
+        ret_tokens[i] = failed ? 0 : g->here.best[i];
 }
 
 /* --- open and close --- */
@@ -572,6 +595,7 @@ const struct forward_ops forward_gpu_ops = {
     .residual = gpu_residual,
     .expect = gpu_expect,
     .logits = gpu_logits,
+    .best = gpu_best,
     .finish = gpu_finish,
     .adapter_open = gpu_adapter_open,
     .adapter_close = gpu_adapter_close,

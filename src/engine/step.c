@@ -286,9 +286,11 @@ struct wanted {
 struct sample_job {
     struct engine *engine;
     const struct batch *batch;
-    struct wanted wanted[FORWARD_LOGIT_ROWS_MAX];
-    uint32_t rows[FORWARD_LOGIT_ROWS_MAX];
+    struct wanted wanted[FORWARD_BEST_ROWS_MAX];
+    uint32_t rows[FORWARD_BEST_ROWS_MAX];
     uint32_t count;
+    uint32_t most;  /* that are done at a time */
+    bool is_simple; /* nothing is asked of the logits but which is the largest */
 };
 
 /* The next token; the logits are afterwards what they were before. */
@@ -333,6 +335,25 @@ static void sample_chunk(void *argument, uint32_t chunk, uint32_t thread)
     }
 }
 
+/* The device says which tokens they are. */
+static void take_best(struct sample_job *job)
+{
+    struct forward *f = &job->engine->forward;
+    uint32_t tokens[FORWARD_BEST_ROWS_MAX];
+    f->ops->best(f, job->batch, job->rows, job->count, tokens);
+    for (uint32_t i = 0; i < job->count; i++)
+        job->wanted[i].output = (struct engine_output){
+            .sequence = job->wanted[i].sequence->id, .has_token = true, .token = tokens[i]};
+}
+
+static void take_logits(struct sample_job *job)
+{
+    struct forward *f = &job->engine->forward;
+    forward_logits(f, job->batch, job->rows, job->count, f->act.logits);
+    forward_run(f, (uint64_t)(job->count - 1) * f->backbone->config->vocab_count, sample_chunk, job,
+                job->count);
+}
+
 static enum engine_finish finish_of(const struct sequence *s, uint32_t token)
 {
     for (uint32_t i = 0; i < s->request.stop_token_count; i++) {
@@ -366,12 +387,12 @@ static void give_drawn(struct engine *e, struct sequence *s, struct engine_outpu
 static void sample(struct sample_job *job)
 {
     struct engine *e = job->engine;
-    struct forward *f = &e->forward;
     if (job->count == 0)
         return;
-    forward_logits(f, job->batch, job->rows, job->count, f->act.logits);
-    forward_run(f, (uint64_t)(job->count - 1) * f->backbone->config->vocab_count, sample_chunk, job,
-                job->count);
+    if (job->is_simple)
+        take_best(job);
+    else
+        take_logits(job);
     for (uint32_t i = 0; i < job->count; i++) {
         struct wanted *w = &job->wanted[i];
         if (w->output.is_prompt)
@@ -390,12 +411,22 @@ static bool wants_logits(const struct sequence *s, uint32_t position)
     return s->request.prompt_logprobs && next >= s->prompt_given && next < s->prompt_count;
 }
 
+static bool is_simple(const struct engine *e, const struct sequence *s, uint32_t position)
+{
+    const struct engine_request *r = &s->request;
+    return e->forward.ops->best && position + 1 >= s->prompt_count &&
+           r->sampling.temperature == 0 && !s->saved && !r->logprobs && r->top_logprobs == 0;
+}
+
 /* The logits of the wanted rows, as many at a time as there is room for. */
 static void sample_parts(struct engine *e, const struct batch *b)
 {
-    struct sample_job job = {.engine = e, .batch = b};
-    uint32_t slice =
-        FORWARD_LOGIT_ROWS_MAX < e->options.rows_max ? FORWARD_LOGIT_ROWS_MAX : e->options.rows_max;
+    uint32_t rows_max = e->options.rows_max;
+    struct sample_job jobs[2] = {
+        {.engine = e, .batch = b, .most = FORWARD_LOGIT_ROWS_MAX},
+        {.engine = e, .batch = b, .most = FORWARD_BEST_ROWS_MAX, .is_simple = true}};
+    for (uint32_t i = 0; i < 2; i++)
+        jobs[i].most = jobs[i].most < rows_max ? jobs[i].most : rows_max;
     for (uint32_t i = 0; i < e->part_count; i++) {
         struct sequence *s = e->parts[i].sequence;
         uint32_t first = s->computed_count, row_count = e->parts[i].row_count;
@@ -407,13 +438,15 @@ static void sample_parts(struct engine *e, const struct batch *b)
         for (uint32_t r = 0; r < row_count; r++) {
             if (!wants_logits(s, first + r))
                 continue;
-            job.rows[job.count] = e->parts[i].row + r;
-            job.wanted[job.count++] = (struct wanted){.sequence = s, .position = first + r};
-            if (job.count == slice)
-                sample(&job);
+            struct sample_job *job = &jobs[is_simple(e, s, first + r)];
+            job->rows[job->count] = e->parts[i].row + r;
+            job->wanted[job->count++] = (struct wanted){.sequence = s, .position = first + r};
+            if (job->count == job->most)
+                sample(job);
         }
     }
-    sample(&job);
+    sample(&jobs[0]);
+    sample(&jobs[1]);
 }
 
 int step_run(struct engine *e, struct engine_step_stats *stats, struct error *err)

@@ -130,32 +130,46 @@ static int compare_logits(const struct pair *p, int32_t slot, uint32_t tokens, d
 
 /* --- alone and among others --- */
 
-/* Generates for `count` sequences from `first` on, together; the log-probabilities of each. */
-static int generate(struct engine *e, uint32_t vocab, uint32_t first, uint32_t count,
-                    float logprobs[][NEW_TOKENS], struct error *err)
+/* What a sequence gave out. */
+struct given {
+    uint32_t tokens[NEW_TOKENS];
+    float logprobs[NEW_TOKENS];
+    uint32_t count;
+};
+
+static int add_sequence(struct engine *e, uint32_t vocab, uint32_t index, bool is_rated,
+                        uint32_t *ret_id, struct error *err)
 {
-    uint32_t ids[SEQUENCES], done[SEQUENCES] = {0}, prompt[PROMPT_MAX];
+    uint32_t prompt[PROMPT_MAX], tokens = 5 + 9 * index;
+    const struct engine_request q = {.tokens = prompt,
+                                     .token_count = tokens,
+                                     .tokens_new_max = NEW_TOKENS,
+                                     .adapter_slot = (int32_t)(index % (ADAPTERS + 1)) - 1,
+                                     .adapter_scale = 1,
+                                     .logprobs = is_rated,
+                                     .sampling = {.top_p = 1}};
+    make_prompt(prompt, tokens, vocab, index);
+    return engine_add(e, &q, ret_id, err);
+}
+
+/* Generates for `count` sequences from `first` on, together. */
+static int generate(struct engine *e, uint32_t vocab, uint32_t first, uint32_t count, bool is_rated,
+                    struct given *ret, struct error *err)
+{
+    uint32_t ids[SEQUENCES];
     int r = 0;
-    for (uint32_t i = 0; r == 0 && i < count; i++) {
-        uint32_t index = first + i, tokens = 5 + 9 * index;
-        struct engine_request q = {.tokens = prompt,
-                                   .token_count = tokens,
-                                   .tokens_new_max = NEW_TOKENS,
-                                   .adapter_slot = (int32_t)(index % (ADAPTERS + 1)) - 1,
-                                   .adapter_scale = 1,
-                                   .logprobs = true,
-                                   .sampling = {.top_p = 1}};
-        make_prompt(prompt, tokens, vocab, index);
-        r = engine_add(e, &q, &ids[i], err);
-    }
+    for (uint32_t i = 0; r == 0 && i < count; i++)
+        r = add_sequence(e, vocab, first + i, is_rated, &ids[i], err);
     while (r == 0 && engine_has_work(e)) {
         struct engine_output out[32];
         struct engine_step_stats stats;
         r = engine_step(e, out, 32, &stats, err);
         for (uint32_t k = 0; r == 0 && k < stats.output_count; k++) {
             for (uint32_t i = 0; i < count; i++) {
-                if (out[k].has_token && ids[i] == out[k].sequence)
-                    logprobs[i][done[i]++] = out[k].logprob;
+                if (!out[k].has_token || ids[i] != out[k].sequence)
+                    continue;
+                ret[i].tokens[ret[i].count] = out[k].token;
+                ret[i].logprobs[ret[i].count++] = out[k].logprob;
             }
         }
     }
@@ -164,18 +178,22 @@ static int generate(struct engine *e, uint32_t vocab, uint32_t first, uint32_t c
     return r;
 }
 
+/* Each sequence alone, all together, and all together where the GPU picks the tokens. */
 static int compare_batch(const struct pair *p, double *ret, struct error *err)
 {
-    float alone[SEQUENCES][NEW_TOKENS] = {{0}}, together[SEQUENCES][NEW_TOKENS] = {{0}};
+    struct given alone[SEQUENCES] = {0}, together[SEQUENCES] = {0}, picked[SEQUENCES] = {0};
     uint32_t vocab = p->b.backbone.config->vocab_count, differing = 0;
     int r = 0;
     for (uint32_t i = 0; r == 0 && i < SEQUENCES; i++)
-        r = generate(p->gpu, vocab, i, 1, &alone[i], err);
+        r = generate(p->gpu, vocab, i, 1, true, &alone[i], err);
     if (r == 0)
-        r = generate(p->gpu, vocab, 0, SEQUENCES, together, err);
+        r = generate(p->gpu, vocab, 0, SEQUENCES, true, together, err);
+    if (r == 0)
+        r = generate(p->gpu, vocab, 0, SEQUENCES, false, picked, err);
     for (uint32_t i = 0; i < SEQUENCES; i++) {
         for (uint32_t k = 0; k < NEW_TOKENS; k++)
-            differing += !(alone[i][k] == together[i][k]);
+            differing += !(alone[i].logprobs[k] == together[i].logprobs[k]) ||
+                         together[i].tokens[k] != picked[i].tokens[k];
     }
     *ret = differing;
     return r;

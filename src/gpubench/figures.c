@@ -4,118 +4,12 @@
 #include "base/clock.h"
 #include "engine/engine.h"
 #include "gpu/device.h"
-#include "gpubench/shapes.h"
-#include "gpubench/synthetic.h"
+#include "gpubench/bed.h"
+#include "gpubench/start.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define ROUNDS_MAX 64u
-#define COPY_BYTES (UINT64_C(2) << 30)
-#define HOST_BYTES (UINT64_C(512) << 20)
-#define RANK 16u
-
-/* A model on the GPU. */
-struct bed {
-    const struct figure_options *o;
-    struct model_config config;
-    struct synthetic_backbone b;
-    struct gpu_memory *memory;
-    double copy_bytes_s; /* measured here */
-};
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
-static double median(double *values, uint32_t count)
-{
-    qsort(values, count, sizeof(*values), by_value);
-    return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
-}
-
-static uint32_t rounds_of(const struct figure_options *o)
-{
-    return o->rounds < ROUNDS_MAX ? o->rounds : ROUNDS_MAX;
-}
-
-static void tell(const struct figure_options *o, const struct figure *f)
-{
-    o->report(o->context_of_report, f);
-}
-
-/* --- ceilings --- */
-
-/* Bytes a second of copies on the card, read and written ones counted. */
-static int copy_rate(struct bed *b, struct error *err)
-{
-    struct gpu_device *d = b->o->gpu;
-    struct gpu_memory *from = NULL, *to = NULL;
-    struct gpu_timer *timer = NULL;
-    double rates[ROUNDS_MAX];
-    uint32_t rounds = rounds_of(b->o);
-    int r = gpu_memory_create(&from, gpu_device_context(d), COPY_BYTES, err);
-    if (r == 0)
-        r = gpu_memory_create(&to, gpu_device_context(d), COPY_BYTES, err);
-    if (r == 0)
-        r = gpu_timer_open(&timer, d, err);
-    for (uint32_t i = 0; r == 0 && i < rounds + 1; i++) {
-        double us = 0;
-        gpu_timer_begin(timer);
-        gpu_move(d, gpu_memory_address(to), gpu_memory_address(from), COPY_BYTES);
-        gpu_timer_end(timer);
-        r = gpu_timer_us(timer, &us, err);
-        if (i > 0) /* the first one warms up */
-            rates[i - 1] = 2.0 * (double)COPY_BYTES * 1e6 / us;
-    }
-    gpu_timer_close(timer);
-    gpu_memory_free(to);
-    gpu_memory_free(from);
-    if (r < 0)
-        return r;
-    b->copy_bytes_s = median(rates, rounds);
-    tell(b->o, &(struct figure){.cell = "ceiling copy",
-                                .what = "copies on the card, read and written",
-                                .unit = "GB/s",
-                                .value = b->copy_bytes_s / 1e9});
-    return 0;
-}
-
-static int host_rate(const struct bed *b, struct error *err)
-{
-    struct gpu_device *d = b->o->gpu;
-    struct gpu_memory *to = NULL;
-    struct gpu_timer *timer = NULL;
-    double rates[ROUNDS_MAX];
-    uint32_t rounds = rounds_of(b->o);
-    void *from = gpu_host_allocate(d, HOST_BYTES);
-    int r = from ? gpu_memory_create(&to, gpu_device_context(d), HOST_BYTES, err)
-                 : error_set(err, -ENOMEM, "no memory that the GPU can read");
-    if (r == 0)
-        r = gpu_timer_open(&timer, d, err);
-    for (uint32_t i = 0; r == 0 && i < rounds + 1; i++) {
-        double us = 0;
-        gpu_timer_begin(timer);
-        gpu_send(d, gpu_memory_address(to), from, HOST_BYTES);
-        gpu_timer_end(timer);
-        r = gpu_timer_us(timer, &us, err);
-        if (i > 0)
-            rates[i - 1] = (double)HOST_BYTES * 1e6 / us;
-    }
-    gpu_timer_close(timer);
-    gpu_memory_free(to);
-    gpu_host_free(d, from);
-    if (r < 0)
-        return r;
-    tell(b->o, &(struct figure){.cell = "ceiling upload",
-                                .what = "copies from the host's pinned memory",
-                                .unit = "GB/s",
-                                .value = median(rates, rounds) / 1e9});
-    return 0;
-}
 
 /* --- an engine at work --- */
 
@@ -123,9 +17,8 @@ static int open_engine(const struct bed *b, uint32_t sequences, uint32_t rows, u
                        struct engine **ret, struct error *err)
 {
     struct engine_sizes sizes;
-    int r = engine_measure(&sizes, &b->b.backbone, 1);
-    if (r < 0)
-        return error_set(err, r, "no memory to plan an engine");
+    if (engine_measure(&sizes, &b->b.backbone, 1) < 0)
+        return error_set(err, -ENOMEM, "no memory to plan an engine");
     uint64_t blocks = (tokens + 2ull * ENGINE_KV_BLOCK_TOKENS) * sequences;
     struct engine_options o = {.sequences_max = sequences,
                                .rows_max = rows > sequences ? rows : sequences,
@@ -136,26 +29,27 @@ static int open_engine(const struct bed *b, uint32_t sequences, uint32_t rows, u
                                .backbone_address = gpu_memory_address(b->memory)};
     if (o.context_max > b->config.context_max)
         o.context_max = b->config.context_max;
-    return engine_open(ret, &b->b.backbone, &o, err);
+    int r = engine_open(ret, &b->b.backbone, &o, err);
+    if (r == 0)
+        engine_prompts_first(*ret, true); /* then all of a batch decode from the same step on */
+    return r;
 }
 
-/* Sequences of `prompt` tokens each, with the adapter of their number or none. */
+/* Sequences of `prompt` tokens each, with the adapter of their number or none; `ids` [count]. */
 static int add_sequences(const struct bed *b, struct engine *e, uint32_t count, uint32_t prompt,
-                         uint32_t tokens_new, bool adapted, struct error *err)
+                         uint32_t tokens_new, bool adapted, uint32_t *ids, struct error *err)
 {
     uint32_t *tokens = malloc(prompt * sizeof(*tokens));
     int r = tokens ? 0 : error_set(err, -ENOMEM, "no memory for a prompt");
     for (uint32_t i = 0; r == 0 && i < count; i++) {
-        uint32_t id;
-        for (uint32_t k = 0; k < prompt; k++)
-            tokens[k] = (k * 7919 + i * 104729 + 13) % b->config.vocab_count;
+        bed_prompt(tokens, prompt, i, b->config.vocab_count);
         const struct engine_request q = {.tokens = tokens,
                                          .token_count = prompt,
                                          .tokens_new_max = tokens_new,
                                          .adapter_slot = adapted ? (int32_t)i : -1,
                                          .adapter_scale = 1,
                                          .sampling = {.top_p = 1}};
-        r = engine_add(e, &q, &id, err);
+        r = engine_add(e, &q, &ids[i], err);
     }
     free(tokens);
     return r;
@@ -175,10 +69,11 @@ static int decode_time(const struct bed *b, struct engine *e, uint32_t count, bo
     const struct figure_options *o = b->o;
     uint32_t steps = o->steps, taken = 0;
     double *times = malloc(steps * sizeof(*times));
-    int r = times ? add_sequences(b, e, count, o->context, steps + 4, adapted, err)
-                  : error_set(err, -ENOMEM, "no memory for %u times", steps);
+    uint32_t *ids = malloc(count * sizeof(*ids));
+    int r = times && ids ? add_sequences(b, e, count, o->context, steps + 4, adapted, ids, err)
+                         : error_set(err, -ENOMEM, "no memory for %u times", steps);
     while (r == 0 && engine_has_work(e)) {
-        struct engine_step_stats stats;
+        struct engine_step_stats stats = {0};
         uint64_t began_us = clock_now_us();
         r = step(e, &stats, err);
         double s = (double)(clock_now_us() - began_us) / 1e6;
@@ -186,13 +81,14 @@ static int decode_time(const struct bed *b, struct engine *e, uint32_t count, bo
         if (r == 0 && decodes && taken < steps)
             times[taken++] = s;
     }
-    for (uint32_t id = 0; id < 4 * count; id++)
-        engine_remove(e, id);
+    for (uint32_t i = 0; r == 0 && i < count; i++)
+        engine_remove(e, ids[i]);
     if (r == 0 && taken < steps / 2)
         r = error_set(err, -EIO, "only %u of %u steps were of %u sequences", taken, steps, count);
     if (r == 0)
-        *ret_s = median(times, taken);
+        *ret_s = bed_median(times, taken);
     free(times);
+    free(ids);
     return r;
 }
 
@@ -215,63 +111,98 @@ static double least_time(const struct bed *b, uint32_t rows, uint32_t context)
 }
 
 static int decode_figure(const struct bed *b, struct engine *e, const char *cell, const char *what,
-                         uint32_t count, double goal, struct error *err)
+                         uint32_t count, double goal, double *ret_s, struct error *err)
 {
-    double s = 0;
-    int r = decode_time(b, e, count, false, &s, err);
+    int r = decode_time(b, e, count, false, ret_s, err);
     if (r < 0)
         return r;
     double least = least_time(b, count, b->o->context + b->o->steps / 2);
-    tell(b->o, &(struct figure){.cell = cell,
-                                .what = what,
-                                .unit = "tok/s",
-                                .value = count / s,
-                                .ceiling = count / least,
-                                .goal = goal});
+    bed_tell(b, &(struct figure){.cell = cell,
+                                 .what = what,
+                                 .unit = "tok/s",
+                                 .value = count / *ret_s,
+                                 .ceiling = count / least,
+                                 .goal = goal});
     return 0;
 }
 
-static int decode_alone(const struct bed *b, struct error *err)
+static int decode_alone(struct bed *b, struct error *err)
 {
     struct engine *e = NULL;
+    double s = 0;
     int r = open_engine(b, 1, 512, b->o->context + b->o->steps + 8, &e, err);
     if (r == 0)
-        r = decode_figure(b, e, "decode 1", "one sequence decodes", 1, 0.85, err);
+        r = decode_figure(b, e, "decode 1", "one sequence decodes", 1, 0.85, &s, err);
     engine_close(e);
     return r;
 }
 
 /* --- many sequences, with as many adapters --- */
 
-static int decode_together(const struct bed *b, struct error *err)
+static int set_adapters(struct engine *e, const struct synthetic_adapter *adapters, uint32_t count,
+                        struct error *err)
+{
+    int r = 0;
+    for (uint32_t i = 0; r == 0 && i < count; i++)
+        r = engine_adapter_set(e, i, &adapters[i].adapter, &adapters[i].digest, err);
+    return r;
+}
+
+/* Steps of `count` sequences: without adapters there, with adapters that nobody uses, with one for
+ * each, and then the same backwards, so that a card that becomes warmer is so for all. */
+static int take_turns(const struct bed *b, struct engine *e, uint32_t count,
+                      const struct synthetic_adapter *adapters, struct error *err)
+{
+    double none[2] = {0}, unused[2] = {0}, used = 0;
+    int r = decode_figure(b, e, "decode batch", "sequences decode together", count, 0.75, &none[0],
+                          err);
+    if (r == 0)
+        r = set_adapters(e, adapters, count, err);
+    if (r == 0)
+        r = decode_time(b, e, count, false, &unused[0], err);
+    if (r == 0)
+        r = decode_time(b, e, count, true, &used, err);
+    if (r == 0)
+        r = decode_time(b, e, count, false, &unused[1], err);
+    for (uint32_t i = 0; i < count; i++)
+        engine_adapter_clear(e, i);
+    if (r == 0)
+        r = decode_time(b, e, count, false, &none[1], err);
+    if (r < 0)
+        return r;
+    double bare = (none[0] + none[1]) / 2, idle = (unused[0] + unused[1]) / 2;
+    bed_tell(b, &(struct figure){.cell = "decode adapters",
+                                 .what = "the same, each with an adapter of its own",
+                                 .unit = "tok/s",
+                                 .value = count / used});
+    bed_tell(b, &(struct figure){.cell = "adapters",
+                                 .what = "a step of as many adapters of rank 16, to one of none",
+                                 .unit = "times",
+                                 .value = used / idle,
+                                 .goal = 1.25,
+                                 .is_cost = 1});
+    bed_tell(b, &(struct figure){.cell = "adapters unused",
+                                 .what = "a step with adapters that none uses, to one without",
+                                 .unit = "times",
+                                 .value = idle / bare,
+                                 .goal = 1.01, /* none; such steps differ by as much */
+                                 .is_cost = 1});
+    return 0;
+}
+
+static int decode_together(struct bed *b, struct error *err)
 {
     uint32_t count = b->o->batch;
     struct engine *e = NULL;
     struct synthetic_adapter *adapters = calloc(count, sizeof(*adapters));
-    double bare = 0, adapted = 0, again = 0;
     int r = adapters ? open_engine(b, count, 512, b->o->context + b->o->steps + 8, &e, err)
                      : error_set(err, -ENOMEM, "no memory for %u adapters", count);
-    if (r == 0)
-        r = decode_figure(b, e, "decode batch", "sequences decode together", count, 0.75, err);
     for (uint32_t i = 0; r == 0 && i < count; i++) {
         const struct synthetic_lora l = {.rank = RANK, .scale = 1, .seed = 100 + i};
         r = synthetic_adapter_open(&adapters[i], &b->b, &l, err);
-        if (r == 0)
-            r = engine_adapter_set(e, i, &adapters[i].adapter, &adapters[i].digest, err);
     }
     if (r == 0)
-        r = decode_time(b, e, count, false, &bare, err);
-    if (r == 0)
-        r = decode_time(b, e, count, true, &adapted, err);
-    if (r == 0)
-        r = decode_time(b, e, count, false, &again, err);
-    if (r == 0)
-        tell(b->o, &(struct figure){.cell = "adapters",
-                                    .what = "a step of as many adapters of rank 16, to one of none",
-                                    .unit = "times",
-                                    .value = adapted / ((bare + again) / 2),
-                                    .goal = 1.25,
-                                    .is_cost = 1});
+        r = take_turns(b, e, count, adapters, err);
     engine_close(e);
     for (uint32_t i = 0; adapters && i < count; i++)
         synthetic_adapter_close(&adapters[i]);
@@ -281,24 +212,24 @@ static int decode_together(const struct bed *b, struct error *err)
 
 /* --- a prompt --- */
 
-static int prefill(const struct bed *b, struct error *err)
+static int prefill(struct bed *b, struct error *err)
 {
     const struct figure_options *o = b->o;
     const struct model_config *c = &b->config;
     struct engine *e = NULL;
     double times[ROUNDS_MAX], weights = 0;
-    uint32_t rounds = rounds_of(o);
+    uint32_t rounds = bed_rounds(b);
     int r = open_engine(b, 1, o->prompt_tokens, o->prompt_tokens + 8, &e, err);
     for (uint32_t i = 0; r == 0 && i < rounds + 1; i++) {
         struct engine_step_stats stats;
-        r = add_sequences(b, e, 1, o->prompt_tokens, 1, false, err);
+        uint32_t id = 0;
+        r = add_sequences(b, e, 1, o->prompt_tokens, 1, false, &id, err);
         uint64_t began_us = clock_now_us();
         if (r == 0)
             r = step(e, &stats, err);
         if (i > 0)
             times[i - 1] = (double)(clock_now_us() - began_us) / 1e6;
-        for (uint32_t id = 0; id < rounds + 2; id++)
-            engine_remove(e, id);
+        engine_remove(e, id);
     }
     engine_close(e);
     if (r < 0)
@@ -310,55 +241,70 @@ static int prefill(const struct bed *b, struct error *err)
     double n = o->prompt_tokens;
     /* Scores and values of half of all pairs of positions. */
     double flops = 2 * weights * n + 2.0 * c->layer_count * c->head_count * c->head_dim * n * n;
-    double s = median(times, rounds);
-    tell(o, &(struct figure){.cell = "prefill",
-                             .what = "a prompt in one step",
-                             .unit = "TFLOP/s",
-                             .value = flops / s / 1e12,
-                             .ceiling = o->matrix_flops_s / 1e12,
-                             .goal = 0.6});
-    tell(o, &(struct figure){
-                .cell = "prefill rate", .what = "the same", .unit = "tok/s", .value = n / s});
+    double s = bed_median(times, rounds);
+    bed_tell(b, &(struct figure){.cell = "prefill",
+                                 .what = "a prompt in one step",
+                                 .unit = "TFLOP/s",
+                                 .value = flops / s / 1e12,
+                                 .ceiling = o->matrix_flops_s / 1e12,
+                                 .goal = o->matrix_flops_s > 0 ? 0.6 : 0});
+    bed_tell(b, &(struct figure){
+                    .cell = "prefill rate", .what = "the same", .unit = "tok/s", .value = n / s});
+    return 0;
+}
+
+/* --- a backbone --- */
+
+/* Again into the memory where it lies. */
+static int upload(struct bed *b, struct error *err)
+{
+    double rates[ROUNDS_MAX];
+    uint32_t rounds = bed_rounds(b);
+    int r = 0;
+    for (uint32_t i = 0; r == 0 && i < rounds; i++) {
+        uint64_t began_us = clock_now_us();
+        r = gpu_memory_write(b->memory, 0, b->b.base, b->b.bytes, err);
+        rates[i] = (double)b->b.bytes * 1e6 / (double)(clock_now_us() - began_us);
+    }
+    if (r < 0)
+        return r;
+    bed_tell(b, &(struct figure){.cell = "upload",
+                                 .what = "the backbone from the host's memory",
+                                 .unit = "GB/s",
+                                 .value = bed_median(rates, rounds) / 1e9,
+                                 .ceiling = b->host_bytes_s / 1e9,
+                                 .goal = 0.85});
     return 0;
 }
 
 /* --- all of them --- */
 
-static int open_bed(struct bed *b, struct error *err)
+static const struct {
+    const char *name;
+    int (*run)(struct bed *b, struct error *err);
+} stages[] = {
+    {"decode", decode_alone}, {"batch", decode_together}, {"prefill", prefill},
+    {"start", start_run},     {"upload", upload},
+};
+#define STAGE_COUNT (sizeof stages / sizeof stages[0])
+
+uint32_t figures_stage(const char *name)
 {
-    static const struct {
-        const char *name;
-        enum image_dtype dtype;
-    } forms[] = {{"bf16", IMAGE_PANELS}, {"int8", IMAGE_INT8}, {"int4", IMAGE_INT4}};
-    uint32_t form = 0;
-    while (form < 3 && strcmp(forms[form].name, b->o->weights) != 0)
-        form++;
-    if (form == 3)
-        return error_set(err, -EINVAL, "weights \"%s\": there are bf16, int8 and int4",
-                         b->o->weights);
-    int r = shape_find(b->o->shape, &b->config, err);
-    if (r == 0)
-        r = synthetic_backbone_open(&b->b, &b->config, forms[form].dtype, 1, err);
-    if (r == 0)
-        r = gpu_memory_create(&b->memory, gpu_device_context(b->o->gpu), b->b.bytes, err);
-    return r == 0 ? gpu_memory_write(b->memory, 0, b->b.base, b->b.bytes, err) : r;
+    for (uint32_t i = 0; i < STAGE_COUNT; i++) {
+        if (strcmp(stages[i].name, name) == 0)
+            return 1u << i;
+    }
+    return 0;
 }
 
 int figures_run(const struct figure_options *o, struct error *err)
 {
-    struct bed b = {.o = o};
-    int r = copy_rate(&b, err);
-    if (r == 0)
-        r = host_rate(&b, err);
-    if (r == 0)
-        r = open_bed(&b, err);
-    if (r == 0)
-        r = decode_alone(&b, err);
-    if (r == 0)
-        r = decode_together(&b, err);
-    if (r == 0)
-        r = prefill(&b, err);
-    gpu_memory_free(b.memory);
-    synthetic_backbone_close(&b.b);
+    struct bed b;
+    int r = bed_open(&b, o, err);
+    for (uint32_t i = 0; r == 0 && i < STAGE_COUNT; i++) {
+        if (o->stages == 0 || (o->stages & 1u << i) != 0)
+            r = stages[i].run(&b, err);
+    }
+    bed_close(&b);
     return r;
 }

@@ -33,9 +33,13 @@ struct figure_options {
     uint32_t prompt_tokens; /* of the prefill */
     uint32_t batch;         /* sequences that decode at a time, and adapters */
     uint32_t steps, rounds;
+    uint32_t stages; /* of figures_stage; 0: all */
     figure_report_fn *report;
     void *context_of_report;
 };
 
-/* All of them in order; stops at the first that cannot be taken. */
+/* "decode", "batch", "prefill", "start", "upload", as a bit; 0: there is none of that name. */
+uint32_t figures_stage(const char *name);
+
+/* The ceilings, then the stages in order; stops at the first that cannot be taken. */
 int figures_run(const struct figure_options *o, struct error *err);

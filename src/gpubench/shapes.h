@@ -4,7 +4,8 @@
 
 #include "model/config.h"
 
-/* "llama-2-7b", "qwen2.5-0.5b", "llama-3.2-1b"; -EINVAL with the names that there are. */
+/* "llama-2-7b", "qwen2.5-0.5b", "llama-3.2-1b", "small" (the first of the small ones); -EINVAL with
+ * the names that there are. */
 int shape_find(const char *name, struct model_config *ret, struct error *err);
 
 #define SHAPE_FAMILIES 7u

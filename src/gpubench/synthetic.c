@@ -194,6 +194,7 @@ static int write_image(struct plan *p, enum image_kind kind, const void *config,
     if (base == MAP_FAILED)
         return error_set(err, -ENOMEM, "no memory for an image of %llu bytes",
                          (unsigned long long)at);
+    (void)madvise(base, at, MADV_HUGEPAGE); /* a large one is made in half the time then */
     memcpy(base, &h, sizeof h);
     for (uint32_t i = 0; i < IMAGE_WEIGHTS; i++)
         memcpy(base + h.sections[i].offset, data[i], bytes[i]);

@@ -32,6 +32,7 @@ enum cuda_kernel {
     CUDA_ROPE_STORE,
     CUDA_ATTEND,
     CUDA_ATTEND_JOIN,
+    CUDA_BEST,
     CUDA_KERNEL_COUNT
 };
 
@@ -39,7 +40,7 @@ enum cuda_kernel {
     {                                                                                              \
         "sllora_embed", "sllora_embed_lora", "sllora_norm", "sllora_residual", "sllora_gated",     \
             "sllora_linears", "sllora_tiles", "sllora_shrink", "sllora_expand", "sllora_rescale",  \
-            "sllora_rope_store", "sllora_attend", "sllora_attend_join"                             \
+            "sllora_rope_store", "sllora_attend", "sllora_attend_join", "sllora_best"              \
     }
 
 #define CUDA_GROUP_NONE UINT32_MAX
@@ -101,11 +102,11 @@ struct cuda_norm {
 /* x[r] += y[r], or its norm with post; then half[r] = the norm of x[r] with next, where there is
  * one. For rows [row, row + grid). Blocks: a row each. */
 struct cuda_residual {
-    float *x;           /* [rows, width] */
-    const float *y;     /* [rows, width] */
-    const float *post;  /* [width] or NULL */
-    const float *next;  /* [width] or NULL */
-    uint16_t *half;     /* [rows, half_stride] */
+    float *x;          /* [rows, width] */
+    const float *y;    /* [rows, width] */
+    const float *post; /* [width] or NULL */
+    const float *next; /* [width] or NULL */
+    uint16_t *half;    /* [rows, half_stride] */
     uint32_t width, half_stride, row;
     float eps;
 };
@@ -208,9 +209,9 @@ struct cuda_kv {
  * (rotary_dim of its values), and stores k and v in the cache, rounded to bf16. Grid: rows. */
 #define CUDA_ROPE_THREADS 128
 struct cuda_rope_store {
-    float *q;                /* [rows, heads * dim] */
-    const float *k, *v;      /* [rows, kv_heads * dim] */
-    const float *cos, *sin;  /* [rows, rotary_dim / 2] */
+    float *q;               /* [rows, heads * dim] */
+    const float *k, *v;     /* [rows, kv_heads * dim] */
+    const float *cos, *sin; /* [rows, rotary_dim / 2] */
     const struct cuda_row *rows;
     struct cuda_kv kv;
     uint32_t heads, rotary_dim;
@@ -249,6 +250,15 @@ struct cuda_attend {
     struct cuda_kv kv;
     uint32_t heads, half_stride, window /* UINT32_MAX: everything */, splits;
     float scale;
+};
+
+/* The first of the largest logits of each row; where none is a number above -infinity, token 0.
+ * Blocks: a row each. */
+#define CUDA_BEST_THREADS 1024
+struct cuda_best {
+    const float *logits; /* [rows, vocab] */
+    uint32_t *tokens;    /* [rows] */
+    uint32_t vocab, reserved;
 };
 
 /* Outputs that one block of CUDA_LINEARS computes, and blocks that all linears of a job take: of

@@ -202,3 +202,46 @@ extern "C" __global__ void __launch_bounds__(CUDA_GATED_THREADS)
         half[i] =
             i < job.width ? bf16_round(gated(job.gate[at + i], job.is_gelu) * job.up[at + i]) : 0;
 }
+
+struct best {
+    float value;
+    uint32_t token;
+};
+
+/* The better of two; of equals the first. */
+static __device__ __forceinline__ struct best better(struct best a, struct best b)
+{
+    return b.value > a.value || (b.value == a.value && b.token < a.token) ? b : a;
+}
+
+static __device__ __forceinline__ struct best warp_best(struct best b)
+{
+#pragma unroll
+    for (int mask = 16; mask > 0; mask /= 2) {
+        struct best other = {__shfl_xor_sync(WARP_ALL, b.value, mask),
+                             __shfl_xor_sync(WARP_ALL, b.token, mask)};
+        b = better(b, other);
+    }
+    return b;
+}
+
+extern "C" __global__ void __launch_bounds__(CUDA_BEST_THREADS)
+    sllora_best(const __grid_constant__ struct cuda_best job)
+{
+    SHARED(struct best, bests, CUDA_BEST_THREADS / WARP_LANES);
+    grid_begin();
+    const float *logits = job.logits + (uint64_t)blockIdx.x * job.vocab;
+    struct best mine = {-INFINITY, UINT32_MAX};
+#pragma unroll 8
+    for (uint32_t i = threadIdx.x; i < job.vocab; i += CUDA_BEST_THREADS)
+        mine = better(mine, {logits[i], i});
+    mine = warp_best(mine);
+    if (threadIdx.x % WARP_LANES == 0)
+        bests[threadIdx.x / WARP_LANES] = mine;
+    __syncthreads();
+    if (threadIdx.x >= WARP_LANES)
+        return;
+    mine = warp_best(bests[threadIdx.x]);
+    if (threadIdx.x == 0)
+        job.tokens[blockIdx.x] = mine.value > -INFINITY ? mine.token : 0;
+}
