@@ -1,13 +1,14 @@
 /*
  * A driver library with the functions of NVIDIA's that the system asks for, without any GPU. The
  * environment says what it is like: FAKE_CUDA="version=13000 init=0 devices=1 dead=-1 major=9
- * minor=0 mode=0 vmm=1 fds=1 context=0 free=1024 ask=0 careless=0 module=0 fault=700 ioctl=0", each
- * with these values where it is left out. Memory of the device is a file in memory, of which `free`
- * MiB can be had at a time; a reader that asks for write access gets the result `ask`, and with
- * careless=1 what is written through a read-only mapping arrives all the same. `module` is what
- * loading kernels results in, `fault` what a kernel's touching what it must not does: 0 hangs the
- * process, below 100 it is the signal that ends it. With ioctl=1 mapping memory takes that system
- * call, with 2 copies and launches do so too.
+ * minor=0 mode=0 vmm=1 fds=1 context=0 free=1024 ask=0 careless=0 module=0 fault=700 ioctl=0
+ * pin=1", each with these values where it is left out. Memory of the device is a file in memory, of
+ * which `free` MiB can be had at a time; a reader that asks for write access gets the result `ask`,
+ * and with careless=1 what is written through a read-only mapping arrives all the same. `module` is
+ * what loading kernels results in, `fault` what a kernel's touching what it must not does: 0 hangs
+ * the process, below 100 it is the signal that ends it. With ioctl=1 mapping memory takes that
+ * system call, with 2 copies and launches do so too. With pin=0 the host's memory cannot be made
+ * known.
  *
  * Here: devices and their memory. Streams and kernels are in fake_cuda_work.c.
  */
@@ -413,7 +414,13 @@ int cuMemcpyHtoD_v2(uint64_t to, const void *from, size_t bytes)
         return SUCCESS;
     }
     off_t at = (off_t)(to - (uint64_t)(uintptr_t)r->at);
-    return pwrite(r->fd, from, bytes, at) == (ssize_t)bytes ? SUCCESS : ILLEGAL_ADDRESS;
+    for (size_t done = 0; done < bytes;) { /* a call writes 2 GiB at most */
+        ssize_t n = pwrite(r->fd, (const char *)from + done, bytes - done, at + (off_t)done);
+        if (n <= 0)
+            return ILLEGAL_ADDRESS;
+        done += (size_t)n;
+    }
+    return SUCCESS;
 }
 
 int cuMemcpyDtoH_v2(void *to, uint64_t from, size_t bytes)

@@ -167,6 +167,18 @@ int cuMemFreeHost(void *memory)
     return usable(memory != NULL ? SUCCESS : INVALID_VALUE);
 }
 
+int cuMemHostRegister_v2(void *memory, size_t bytes, unsigned flags)
+{
+    if (memory == NULL || bytes == 0 || (uintptr_t)memory % 4096 != 0 || flags > 15)
+        return INVALID_VALUE;
+    return usable(setting("pin", 1) ? SUCCESS : NOT_SUPPORTED);
+}
+
+int cuMemHostUnregister(void *memory)
+{
+    return usable(memory != NULL ? SUCCESS : INVALID_VALUE);
+}
+
 /* --- kernels --- */
 
 static struct function {

@@ -17,7 +17,7 @@ uint32_t gpu_splits(const struct forward *f, const struct batch *b, enum model_l
     uint32_t window = slides ? c->sliding_window : UINT32_MAX;
     uint64_t blocks = (uint64_t)g->tile_count * c->kv_head_count, spans = 1;
     uint32_t heads = c->head_count / c->kv_head_count;
-    uint64_t queries = heads > CUDA_TILE_QUERIES ? heads : CUDA_TILE_QUERIES;
+    uint64_t queries = CUDA_SPAN_QUERIES(heads);
     if (blocks >= 2ull * gpu_device_look(g->device)->multiprocessors)
         return 1;
     for (uint32_t i = 0; i < g->tile_count; i++) {

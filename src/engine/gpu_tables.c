@@ -7,7 +7,7 @@
 #include <string.h>
 
 /* Attention of few tiles is cut into spans, as far as their results have room. */
-#define SPANS_BYTES_MAX (UINT64_C(256) << 20)
+#define SPANS_BYTES_MAX (UINT64_C(64) << 20)
 
 /* --- adapters --- */
 
@@ -340,7 +340,7 @@ int gpu_tables_open(struct forward *f, const struct forward_options *o, struct e
     const struct model_config *c = f->backbone->config;
     uint32_t heads = c->head_count / c->kv_head_count;
     uint64_t spans = (o->context_max + CUDA_SPAN_TOKENS - 1) / CUDA_SPAN_TOKENS;
-    uint64_t queries = heads > CUDA_TILE_QUERIES ? heads : CUDA_TILE_QUERIES;
+    uint64_t queries = CUDA_SPAN_QUERIES(heads);
     uint64_t blocks = 2ull * gpu_device_look(g->device)->multiprocessors;
     g->sequences_max = o->sequences_max;
     g->blocks_max = kv_blocks_for(o->context_max);

@@ -67,6 +67,8 @@ int gpu_device_open(struct gpu_device **ret, uint32_t index, const struct gpu_ke
     struct gpu_device *d = calloc(1, sizeof *d);
     if (d == NULL)
         return error_set(err, -ENOMEM, "out of memory");
+    /* Kernels are loaded now, not when the first request comes to them. */
+    (void)setenv("CUDA_MODULE_LOADING", "EAGER", 0);
     int r = gpu_driver_open(&d->driver, NULL, err);
     if (r == 0)
         r = look(d, index, err);

@@ -77,6 +77,8 @@ static int find_all(struct gpu_driver *d, struct error *err)
         {&d->fill, "cuMemsetD8Async"},
         {&d->host_allocate, "cuMemHostAlloc"},
         {&d->host_free, "cuMemFreeHost"},
+        {&d->host_register, "cuMemHostRegister_v2"},
+        {&d->host_unregister, "cuMemHostUnregister"},
         {&d->record_begin, "cuStreamBeginCapture_v2"},
         {&d->record_end, "cuStreamEndCapture"},
         {&d->graph_instantiate, "cuGraphInstantiateWithFlags"},

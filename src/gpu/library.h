@@ -50,6 +50,7 @@ enum { CUDA_ACCESS_READ = 1, CUDA_ACCESS_READ_WRITE = 3 };
 enum { CUDA_GRANULARITY_RECOMMENDED = 1 };
 enum { CUDA_STREAM_NON_BLOCKING = 1 };
 enum { CUDA_EVENT_DEFAULT = 0 };
+enum { CUDA_HOST_READ_ONLY = 8 };            /* CU_MEMHOSTREGISTER_READ_ONLY */
 enum { CUDA_CAPTURE_THREAD = 1 };            /* CU_STREAM_CAPTURE_MODE_THREAD_LOCAL */
 enum { CUDA_FUNCTION_SHARED_BYTES_MAX = 8 }; /* CUfunction_attribute, dynamic shared memory */
 
@@ -120,6 +121,8 @@ struct gpu_driver {
     int (*fill)(uint64_t to, unsigned char byte, size_t bytes, void *stream);
     int (*host_allocate)(void **ret, size_t bytes, unsigned flags);
     int (*host_free)(void *memory);
+    int (*host_register)(void *memory, size_t bytes, unsigned flags);
+    int (*host_unregister)(void *memory);
     int (*record_begin)(void *stream, int mode);
     int (*record_end)(void *stream, void **ret_graph);
     int (*graph_instantiate)(void **ret, void *graph, unsigned long long flags);

@@ -232,3 +232,66 @@ int gpu_memory_read(const struct gpu_memory *m, uint64_t offset, void *to, uint6
     return check(m->context, m->context->driver->copy_to_host(to, m->address + offset, bytes),
                  "the GPU's memory was not read", err);
 }
+
+/* --- much of it --- */
+
+#define PIECE_BYTES (UINT64_C(64) << 20)
+#define LANES 2u /* one is made known while the other is read */
+
+/* A piece on its way. */
+struct lane {
+    void *stream;
+    void *piece; /* known to the GPU; NULL: none */
+};
+
+static int lane_finish(const struct gpu_memory *m, struct lane *l, struct error *err)
+{
+    const struct gpu_driver *d = m->context->driver;
+    if (l->piece == NULL)
+        return 0;
+    int result = d->stream_wait(l->stream);
+    (void)d->host_unregister(l->piece);
+    l->piece = NULL;
+    return check(m->context, result, "the GPU's memory was not written", err);
+}
+
+/* `from` is whole pages, but for the end of the last piece. */
+static int lane_send(struct gpu_memory *m, struct lane *l, uint64_t at, const uint8_t *from,
+                     uint64_t bytes, struct error *err)
+{
+    const struct gpu_driver *d = m->context->driver;
+    void *piece = (void *)(uintptr_t)(from + at); /* only read */
+    if (d->host_register(piece, bytes, CUDA_HOST_READ_ONLY) != CUDA_SUCCESS)
+        return gpu_memory_write(m, at, piece, bytes, err);
+    l->piece = piece;
+    return check(m->context, d->send(m->address + at, piece, bytes, l->stream),
+                 "the GPU's memory was not written", err);
+}
+
+int gpu_memory_upload(struct gpu_memory *m, const void *from, uint64_t bytes,
+                      gpu_progress_fn *progress, void *context, struct error *err)
+{
+    const struct gpu_driver *d = m->context->driver;
+    struct lane lanes[LANES] = {0};
+    int r = check_range(m, 0, bytes, err);
+    for (uint32_t i = 0; r == 0 && i < LANES; i++)
+        r = check(m->context, d->stream_create(&lanes[i].stream, CUDA_STREAM_NON_BLOCKING),
+                  "the GPU takes no work", err);
+    for (uint64_t at = 0, i = 0; r == 0 && at < bytes; at += PIECE_BYTES, i++) {
+        uint64_t left = bytes - at;
+        r = lane_finish(m, &lanes[i % LANES], err);
+        if (r == 0)
+            r = lane_send(m, &lanes[i % LANES], at, from, left < PIECE_BYTES ? left : PIECE_BYTES,
+                          err);
+        if (progress != NULL)
+            progress(context, at + (left < PIECE_BYTES ? left : PIECE_BYTES), bytes);
+    }
+    for (uint32_t i = 0; i < LANES; i++) {
+        struct error later = {0};
+        int rc = lane_finish(m, &lanes[i], r == 0 ? err : &later);
+        r = r == 0 ? rc : r;
+        if (lanes[i].stream != NULL)
+            (void)d->stream_destroy(lanes[i].stream);
+    }
+    return r;
+}

@@ -48,5 +48,11 @@ uint64_t gpu_memory_bytes(const struct gpu_memory *m);
  * device, the context is of no use any more. */
 int gpu_memory_write(struct gpu_memory *m, uint64_t offset, const void *from, uint64_t bytes,
                      struct error *err);
+/* The same of much, from pages that stay as they are meanwhile: piece after piece is made known to
+ * the GPU, which then reads it by itself while the next is made known; where the driver refuses
+ * that (memory that it cannot pin), as gpu_memory_write. `progress` may be NULL. */
+typedef void gpu_progress_fn(void *context, uint64_t done, uint64_t total);
+int gpu_memory_upload(struct gpu_memory *m, const void *from, uint64_t bytes,
+                      gpu_progress_fn *progress, void *context, struct error *err);
 int gpu_memory_read(const struct gpu_memory *m, uint64_t offset, void *to, uint64_t bytes,
                     struct error *err);

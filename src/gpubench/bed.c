@@ -142,7 +142,7 @@ int bed_open(struct bed *ret, const struct figure_options *o, struct error *err)
         r = synthetic_backbone_open(&ret->b, &ret->config, form, 1, err);
     if (r == 0)
         r = gpu_memory_create(&ret->memory, gpu_device_context(o->gpu), ret->b.bytes, err);
-    return r == 0 ? gpu_memory_write(ret->memory, 0, ret->b.base, ret->b.bytes, err) : r;
+    return r == 0 ? gpu_memory_upload(ret->memory, ret->b.base, ret->b.bytes, NULL, NULL, err) : r;
 }
 
 void bed_close(struct bed *b)

@@ -263,7 +263,7 @@ static int upload(struct bed *b, struct error *err)
     int r = 0;
     for (uint32_t i = 0; r == 0 && i < rounds; i++) {
         uint64_t began_us = clock_now_us();
-        r = gpu_memory_write(b->memory, 0, b->b.base, b->b.bytes, err);
+        r = gpu_memory_upload(b->memory, b->b.base, b->b.bytes, NULL, NULL, err);
         rates[i] = (double)b->b.bytes * 1e6 / (double)(clock_now_us() - began_us);
     }
     if (r < 0)

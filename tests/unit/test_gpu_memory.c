@@ -3,6 +3,7 @@
 #include "unit/fake_gpu.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 
 #include "gpu/memory.h"
 #include "gpu/trial.h"
@@ -93,6 +94,42 @@ static void test_written_and_read(void **state)
 
 /* The reader sees what the maker writes, writes nothing itself, and keeps it when the maker goes.
  */
+static void note_progress(void *context, uint64_t done, uint64_t total)
+{
+    uint64_t *last = context;
+    assert_true(done > *last && done <= total);
+    *last = done;
+}
+
+/* More than a piece, and not whole pages; where the host's memory can be pinned and where not. */
+static void test_uploaded(void **state)
+{
+    static const char *const settings[] = {"", "pin=0"};
+    const uint64_t bytes = 65 * MIB + 12345;
+    uint32_t *from =
+        mmap(NULL, bytes + 4, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint32_t *got = malloc(bytes + 4);
+    (void)state;
+    assert_true(from != MAP_FAILED && got != NULL);
+    for (uint64_t i = 0; i < bytes / 4; i++)
+        from[i] = (uint32_t)(i * 2654435761u);
+    for (int i = 0; i < 2; i++) {
+        struct device d = device_open(settings[i]);
+        struct gpu_memory *m = made(&d, bytes);
+        struct error err = {0};
+        uint64_t last = 0;
+        assert_int_equal(gpu_memory_upload(m, from, bytes, note_progress, &last, &err), 0);
+        assert_true(last == bytes);
+        assert_int_equal(gpu_memory_read(m, 0, got, bytes, &err), 0);
+        assert_memory_equal(from, got, bytes);
+        assert_int_equal(gpu_memory_upload(m, from, bytes + 1, NULL, NULL, &err), -EINVAL);
+        gpu_memory_free(m);
+        device_close(&d);
+    }
+    munmap(from, bytes + 4);
+    free(got);
+}
+
 static void test_read_only(void **state)
 {
     (void)state;
@@ -211,6 +248,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_written_and_read),
+        cmocka_unit_test(test_uploaded),
         cmocka_unit_test(test_read_only),
         cmocka_unit_test(test_a_driver_that_lets_readers_ask),
         cmocka_unit_test(test_descriptors_that_are_no_memory),
