@@ -233,7 +233,7 @@ $(BUILD)/tests/fake/kernels.o: tests/cuda_emulation/kernels.cc
 # It computes with the kernels for GPUs.
 $(BUILD)/tests/test_parity: | $(FAKE_CUDA)
 
-$(FAKE_CUDA): $(patsubst %,$(BUILD)/tests/fake/%.o,fake_cuda fake_cuda_work kernels)
+$(FAKE_CUDA): $(patsubst %,$(BUILD)/tests/fake/%.o,fake_cuda fake_cuda_memory fake_cuda_work kernels)
 	@echo "  LD    $@"
 	@$(CXX) -shared -Wl,-soname,libcuda.so.1 -Wl,-Bsymbolic $(LDFLAGS) -o $@ $^
 

@@ -1,4 +1,4 @@
-/* What the two files of the fake driver know of each other. */
+/* What the files of the fake driver know of each other. */
 #pragma once
 
 #include <stddef.h>
@@ -22,6 +22,8 @@ enum {
 
 /* A number of the environment variable FAKE_CUDA. */
 int setting(const char *name, int otherwise);
+
+int is_device(int device);
 
 /* `result`, unless a kernel has faulted in this process or there is no context. */
 int usable(int result);

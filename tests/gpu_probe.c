@@ -82,7 +82,7 @@ static int keeper_open(struct keeper *k, struct error *err)
     if (r == 0)
         r = gpu_context_open(&k->context, k->driver, k->task.device, err);
     if (r == 0)
-        r = gpu_memory_create(&k->memory, k->context, k->task.bytes, err);
+        r = gpu_memory_create_shared(&k->memory, k->context, k->task.bytes, err);
     if (r < 0)
         return r;
     snprintf(k->report.gpu, sizeof k->report.gpu, "%s", g.name);

@@ -18,6 +18,7 @@ struct bench_options {
     const char *quant;         /* like the numbers: NULL or 0: the benchmark's own */
     const char *adapter_quant; /* of adapters */
     const char *kv_dtype;
+    const char *gpu; /* the index of the GPU that is measured; NULL: the processors are */
     uint32_t batch;
     uint32_t tokens;
     uint32_t threads;

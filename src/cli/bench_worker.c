@@ -53,7 +53,10 @@ int bench_engine_lines(const struct bench_options *o, const char *name, bool has
     const char *shape = o->shape != NULL ? o->shape : "qwen2.5-0.5b";
     struct command c = {.argv = {program, "bench", name, o->dir}, .count = 4};
     int r = find_worker(program, sizeof program, err);
-    if (r == 0 && has_model && adapters == 0 && o->checkpoint != NULL) {
+    if (r == 0 && o->gpu != NULL) { /* random weights are made there */
+        add(&c, "--gpu", o->gpu);
+        add(&c, "--shape", shape);
+    } else if (r == 0 && has_model && adapters == 0 && o->checkpoint != NULL) {
         c.argv[3] = o->checkpoint;
         add(&c, "--shape", o->shape != NULL ? o->shape : o->checkpoint);
     } else if (r == 0 && has_model) {

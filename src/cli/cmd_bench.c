@@ -59,6 +59,7 @@ struct bench_arguments {
 
 enum {
     OPT_DIR = 256,
+    OPT_DEVICE,
     OPT_KV_DTYPE,
     OPT_ADAPTER_QUANT,
     OPT_MIB,
@@ -77,6 +78,10 @@ static const struct argp_option options[] = {
      "mixed: how adapters are kept: " IMAGE_ADAPTER_QUANT_WORDS " (bf16; f32 with --quant f32)", 1},
     {"kv-dtype", OPT_KV_DTYPE, "bf16|int8", 0,
      "how the KV cache is kept (bf16; f32 with --quant f32)", 1},
+    {"device", OPT_DEVICE, "cpu|gpu[:N]", 0,
+     "gpu: ceilings, decode, batch, mixed, prefill there, with random weights in the shape of "
+     "llama-2-7b, llama-3.2-1b or qwen2.5-0.5b (cpu)",
+     1},
     {"batch", 'b', "N", 0,
      "sequences at a time: decode, prefill (1); mixed (8); batch: the most (32)", 1},
     {"tokens", 'n', "N", 0,
@@ -101,11 +106,26 @@ static const struct argp_option options[] = {
     {0},
 };
 
-/* How things are kept. */
+static const char *gpu_of(struct argp_state *state, const char *device)
+{
+    if (strcmp(device, "cpu") == 0)
+        return NULL;
+    if (strcmp(device, "gpu") == 0)
+        return "0";
+    if (strncmp(device, "gpu:", 4) != 0)
+        argp_error(state, "--device is cpu, gpu or gpu:N, not \"%s\"", device);
+    (void)cli_whole(state, "device", device + 4, 0, 255);
+    return device + 4;
+}
+
+/* Where, and how things are kept. */
 static error_t parse_kept(int key, char *arg, struct argp_state *state)
 {
     struct bench_arguments *a = state->input;
     switch (key) {
+    case OPT_DEVICE:
+        a->options.gpu = gpu_of(state, arg);
+        return 0;
     case 'q':
         if (!image_quant_parse(arg, &(uint32_t){0}))
             argp_error(state, "--quant is %s, not \"%s\"", IMAGE_QUANT_WORDS, arg);
@@ -223,6 +243,10 @@ static int run(const struct bench_arguments *a, struct error *err)
         if (all ? !benches[i].is_short : strcmp(a->name, benches[i].name) != 0)
             continue;
         found = true;
+        if (a->options.gpu != NULL && benches[i].run != NULL)
+            return error_set(err, -EINVAL,
+                             "--device gpu is for what the engine alone does; start `sllora serve "
+                             "--device gpu` for the rest");
         int r = benches[i].run != NULL
                     ? benches[i].run(&a->options, err)
                     : bench_engine(&a->options, benches[i].name, benches[i].has_model,

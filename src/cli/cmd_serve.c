@@ -10,7 +10,9 @@
 #include <string.h>
 
 enum {
-    OPT_MEMORY = 256,
+    OPT_DEVICE = 256,
+    OPT_GPU_MEMORY,
+    OPT_MEMORY,
     OPT_KV,
     OPT_KV_DTYPE,
     OPT_KEEP_ALIVE,
@@ -40,7 +42,15 @@ enum {
 static const struct argp_option options[] = {
     {"listen", 'l', "ADDRESS:PORT", 0, "where HTTP is served (127.0.0.1:8080); port 0: any", 1},
     {"data", 'd', "DIR", 0, "registry, images and the admin socket ($SLLORA_DATA)", 1},
-    {"memory", OPT_MEMORY, "SIZE", 0, "budget for backbones and workers (80 % of the machine)", 2},
+    {"device", OPT_DEVICE, "cpu|gpu[:N]", 0, "what computes: the processors or an NVIDIA GPU (cpu)",
+     2},
+    {"memory", OPT_MEMORY, "SIZE", 0,
+     "budget for backbones and workers (80 % of the machine); with a GPU for what is kept ready "
+     "for "
+     "it",
+     2},
+    {"gpu-memory", OPT_GPU_MEMORY, "SIZE", 0, "budget of the GPU's memory (90 % of what it has)",
+     2},
     {"kv", OPT_KV, "SIZE", 0, "KV cache of one worker, at most (256M)", 2},
     {"kv-dtype", OPT_KV_DTYPE, "auto|bf16|int8", 0,
      "how keys and values are kept (auto: as the base model's matrices, bf16 or float32)", 2},
@@ -183,7 +193,15 @@ static error_t parse_policies(int key, char *arg, struct argp_state *state)
 static error_t parse_limits(int key, char *arg, struct argp_state *state)
 {
     struct daemon_config *c = state->input;
+    struct error err = {0};
     switch (key) {
+    case OPT_DEVICE:
+        if (daemon_config_device(c, arg, &err) < 0)
+            argp_error(state, "%s", err.text);
+        return 0;
+    case OPT_GPU_MEMORY:
+        c->gpu_memory_bytes = parse_size(state, "gpu-memory", arg);
+        return 0;
     case OPT_MEMORY:
         c->memory_bytes = parse_size(state, "memory", arg);
         return 0;

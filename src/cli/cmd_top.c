@@ -88,6 +88,18 @@ static void draw_bar(const json_t *memory, double budget)
     printf("\n");
 }
 
+/* The memory below a GPU's. */
+static void draw_host(const json_t *host)
+{
+    char used[32], budget[32];
+    if (host == NULL)
+        return;
+    printf("host  memory %s of %s\n",
+           cli_bytes_text(number_of(host, "used_bytes"), used, sizeof used),
+           cli_bytes_text(number_of(host, "budget_bytes"), budget, sizeof budget));
+    draw_bar(json_object_get(host, "memory"), number_of(host, "budget_bytes"));
+}
+
 static void draw_devices(const json_t *status, struct look *look)
 {
     size_t i;
@@ -109,6 +121,7 @@ static void draw_devices(const json_t *status, struct look *look)
             cli_bytes_text(number_of(v, "budget_bytes"), budget, sizeof budget));
         draw_bar(json_object_get(v, "memory"), number_of(v, "budget_bytes"));
     }
+    draw_host(json_object_get(status, "host"));
     *look = (struct look){.device_s = device_s, .at_us = now_us};
 }
 

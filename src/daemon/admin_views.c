@@ -42,7 +42,7 @@ static const struct copy_slot *backbone_copy(const struct daemon *d, uint32_t ba
 {
     for (uint32_t i = 0; i < d->config.sched.copies_max; i++) {
         const struct copy_slot *c = &d->copies[i];
-        if (c->used && c->backbone == backbone && c->is_loaded)
+        if (c->used && c->backbone == backbone && c->is_loaded && c->place == 0)
             return c;
     }
     return NULL;
@@ -56,10 +56,9 @@ static json_t *backbone_json(const struct daemon *d, uint32_t index)
                      "quant", image_quant_name(b->image.dtype), "digest",
                      digest_json(&b->image.digest), "bytes", (json_int_t)b->image.bytes,
                      "kv_token_bytes", (json_int_t)backbone_kv_token_bytes(d, &b->image),
-                     "work_bytes",
-                     (json_int_t)(backbone_worker_bytes(d, &b->image) - WORKER_BASE_BYTES),
-                     "resident", c != NULL, "load_ms", ms(c != NULL ? (double)c->load_us : 0),
-                     "page_bytes", (int)(c != NULL ? c->page_bytes : 0));
+                     "work_bytes", (json_int_t)backbone_work_bytes(d, &b->image), "resident",
+                     c != NULL, "load_ms", ms(c != NULL ? (double)c->load_us : 0), "page_bytes",
+                     (int)(c != NULL ? c->page_bytes : 0));
 }
 
 /* The time below which a share of the answers began, as exact as the buckets are. */
@@ -193,43 +192,6 @@ static json_t *backbones_json(const struct daemon *d)
     return list;
 }
 
-/* Memory by what it holds. */
-static json_t *memory_json(const struct daemon *d)
-{
-    uint64_t backbones = 0, adapters = 0, processes = 0, kv = 0;
-    for (uint32_t i = 0; i < d->config.sched.copies_max; i++) {
-        struct sched_copy_view c;
-        sched_copy_view(d->sched, i, &c);
-        if (c.state != SCHED_COPY_NONE)
-            *(c.backbone != SCHED_NONE ? &backbones : &adapters) += c.bytes;
-    }
-    for (uint32_t i = 0; i < d->config.sched.workers_max; i++) {
-        struct sched_worker_view w;
-        sched_worker_view(d->sched, i, &w);
-        if (!w.exists)
-            continue;
-        processes += w.bytes - w.kv_bytes;
-        kv += w.kv_bytes;
-    }
-    return json_pack("{s:I, s:I, s:I, s:I}", "backbones", (json_int_t)backbones, "adapters",
-                     (json_int_t)adapters, "processes", (json_int_t)processes, "kv",
-                     (json_int_t)kv);
-}
-
-static json_t *device_json(const struct daemon *d)
-{
-    struct sched_device_view v;
-    sched_device_view(d->sched, clock_now_us(), 0, &v);
-    json_t *turn = v.turn_worker != SCHED_NONE && d->workers[v.turn_worker].proc != NULL
-                       ? json_integer(proc_pid(d->workers[v.turn_worker].proc))
-                       : json_null();
-    return json_pack("{s:s, s:I, s:I, s:o, s:i, s:o, s:f, s:o, s:f}", "name", "cpu", "budget_bytes",
-                     (json_int_t)v.budget_bytes, "used_bytes", (json_int_t)v.used_bytes, "memory",
-                     memory_json(d), "workers", (int)v.workers, "turn_pid", turn, "contention",
-                     v.contention, "backlog_ms", ms(v.backlog_us), "device_s",
-                     (double)v.device_us / 1e6);
-}
-
 void admin_status(struct daemon *d, struct exchange *x)
 {
     struct sched_counts c;
@@ -241,9 +203,11 @@ void admin_status(struct daemon *d, struct exchange *x)
                   (int)c.requests_waiting, "requests_running", (int)c.requests_running, "spares",
                   (int)c.spares, "objectives_met", (json_int_t)c.met, "objectives_missed",
                   (json_int_t)c.missed, "memory_bytes", (json_int_t)c.memory_bytes,
-                  "memory_budget_bytes", (json_int_t)d->config.memory_bytes, "workers",
+                  "memory_budget_bytes", (json_int_t)device_budget_bytes(d), "workers",
                   workers_json(d), "backbones", backbones_json(d));
     json_object_set_new(o, "devices", json_pack("[o]", device_json(d)));
+    if (d->config.has_gpu)
+        json_object_set_new(o, "host", host_json(d));
     json_object_set_new(o, "ttft_ms_p50", quantile_ms(&d->totals.ttft, 0.5));
     json_object_set_new(o, "ttft_ms_p95", quantile_ms(&d->totals.ttft, 0.95));
     json_object_set_new(o, "cost_usd", json_real((double)d->totals.cost_nano_usd / NANO_USD));
@@ -267,23 +231,29 @@ static json_t *item_json(const struct daemon *d, const struct sched_item_view *v
                      v->in_use, "chosen", v->chosen);
 }
 
-void admin_plan(struct daemon *d, struct exchange *x)
+static json_t *plan_json(struct daemon *d, uint32_t place)
 {
     static struct sched_item_view items[PLAN_ITEMS_MAX];
-    struct sched_device_view v;
-    uint64_t now_us = clock_now_us();
-    uint32_t count = sched_plan_view(d->sched, now_us, 0, items, PLAN_ITEMS_MAX);
-    uint32_t shown = count < PLAN_ITEMS_MAX ? count : PLAN_ITEMS_MAX;
+    struct place_bytes bytes;
+    char name[PLACE_NAME_BYTES];
+    uint32_t count = sched_plan_view(d->sched, clock_now_us(), place, items, PLAN_ITEMS_MAX);
     json_t *list = json_array();
-    sched_device_view(d->sched, now_us, 0, &v);
-    for (uint32_t i = 0; i < shown; i++)
+    place_look(d, place, &bytes);
+    for (uint32_t i = 0; i < count && i < PLAN_ITEMS_MAX; i++)
         json_array_append_new(list, item_json(d, &items[i]));
-    json_t *place = json_pack("{s:s, s:I, s:I, s:I, s:o}", "name", "cpu", "budget_bytes",
-                              (json_int_t)v.budget_bytes, "used_bytes", (json_int_t)v.used_bytes,
-                              "items_count", (json_int_t)count, "items", list);
+    return json_pack("{s:s, s:I, s:I, s:I, s:o}", "name", place_name(d, place, name),
+                     "budget_bytes", (json_int_t)bytes.budget, "used_bytes", (json_int_t)bytes.used,
+                     "items_count", (json_int_t)count, "items", list);
+}
+
+void admin_plan(struct daemon *d, struct exchange *x)
+{
+    json_t *places = json_pack("[o]", plan_json(d, 0));
+    if (d->config.has_gpu)
+        json_array_append_new(places, plan_json(d, host_place(d)));
     exchange_json(
         x, 200,
-        json_pack("{s:b, s:[o]}", "preloading", d->config.sched.no_preload == 0, "places", place));
+        json_pack("{s:b, s:o}", "preloading", d->config.sched.no_preload == 0, "places", places));
 }
 
 /* --- usage --- */

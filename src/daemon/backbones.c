@@ -10,10 +10,15 @@
 #include <string.h>
 #include <unistd.h>
 
-/* An ordinary machine, a core of it where it says so. */
-#define GUESS_STREAM_BYTES_S 12e9        /* weights through all cores */
-#define GUESS_CORE_FLOPS 60e9            /* of prompts */
-#define GUESS_LOAD_BYTES_S 1.2e9         /* from the disk's cache, hashed on the way */
+/* An ordinary machine, a core of it where it says so; and an ordinary GPU, a multiprocessor of it.
+ */
+#define GUESS_STREAM_BYTES_S 12e9     /* weights through all cores */
+#define GUESS_CORE_FLOPS 60e9         /* of prompts */
+#define GUESS_LOAD_BYTES_S 1.2e9      /* from the disk's cache, hashed on the way */
+#define GUESS_GPU_STREAM_BYTES_S 1e12 /* where the driver does not say */
+#define GUESS_GPU_STREAM_SHARE 0.6    /* of what its memory gives at most */
+#define GUESS_GPU_SM_FLOPS 1e12
+#define GUESS_GPU_LOAD_BYTES_S 1.8e9     /* from the host's memory, hashed on the way */
 #define GUESS_DECODE_ROW_OF_PROMPT_ROW 2 /* a row that decodes reads its context besides */
 
 /* Bytes of a weight, the scales of its group with it. */
@@ -34,8 +39,13 @@ static uint32_t threads_of(const struct daemon *d)
 
 static struct cost_step guess_step(const struct daemon *d, const struct registry_image *image)
 {
-    double flops = GUESS_CORE_FLOPS * threads_of(d);
-    struct cost_step c = {.step_us = (double)image->bytes / GUESS_STREAM_BYTES_S * 1e6,
+    double flops = GUESS_CORE_FLOPS * threads_of(d), stream = GUESS_STREAM_BYTES_S;
+    if (d->config.has_gpu) {
+        flops = GUESS_GPU_SM_FLOPS * (d->gpu.multiprocessors > 0 ? d->gpu.multiprocessors : 1);
+        stream = d->gpu.memory_bytes_s > 0 ? GUESS_GPU_STREAM_SHARE * d->gpu.memory_bytes_s
+                                           : GUESS_GPU_STREAM_BYTES_S;
+    }
+    struct cost_step c = {.step_us = (double)image->bytes / stream * 1e6,
                           .prompt_us = 2 * weights_of(image) / flops * 1e6};
     c.decode_us = GUESS_DECODE_ROW_OF_PROMPT_ROW * c.prompt_us;
     return c;
@@ -46,15 +56,43 @@ uint64_t backbone_kv_token_bytes(const struct daemon *d, const struct registry_i
     return image->kv_token_bytes[d->config.kv_dtype];
 }
 
-uint64_t backbone_worker_bytes(const struct daemon *d, const struct registry_image *image)
+uint64_t worker_base_bytes(const struct daemon *d)
 {
-    return WORKER_BASE_BYTES + image->fixed_bytes + image->row_bytes * d->config.rows_max;
+    return d->config.has_gpu ? GPU_WORKER_BYTES : WORKER_BASE_BYTES;
+}
+
+uint64_t device_budget_bytes(const struct daemon *d)
+{
+    return d->config.has_gpu ? d->config.gpu_memory_bytes : d->config.memory_bytes;
+}
+
+uint64_t backbone_work_bytes(const struct daemon *d, const struct registry_image *image)
+{
+    uint64_t more = d->config.has_gpu ? GPU_WORK_BYTES : 0;
+    return more + image->fixed_bytes + image->row_bytes * d->config.rows_max;
+}
+
+uint32_t host_place(const struct daemon *d)
+{
+    return d->config.has_gpu ? sched_host_place(&d->config.sched, 0) : SCHED_NONE;
+}
+
+int backbone_check_dtype(const struct daemon *d, uint32_t dtype, const char *flag,
+                         struct error *err)
+{
+    if (!d->config.has_gpu || dtype != IMAGE_F32)
+        return 0;
+    return error_set(err, -EINVAL,
+                     "%s f32 is for processors, and this server computes on a GPU: deploy with %s "
+                     "bf16",
+                     flag, flag);
 }
 
 bool backbone_is_resident(const struct daemon *d, uint32_t index)
 {
     for (uint32_t i = 0; i < d->config.sched.copies_max; i++)
-        if (d->copies[i].used && d->copies[i].backbone == index && d->copies[i].is_loaded)
+        if (d->copies[i].used && d->copies[i].backbone == index && d->copies[i].is_loaded &&
+            d->copies[i].place == 0)
             return true;
     return false;
 }
@@ -66,9 +104,11 @@ static void tell(struct daemon *d, uint32_t index)
                             .backbone = index,
                             .bytes = image->bytes,
                             .more_bytes = backbone_kv_token_bytes(d, image),
-                            .work_bytes = backbone_worker_bytes(d, image) - WORKER_BASE_BYTES,
+                            .work_bytes = backbone_work_bytes(d, image),
                             .step = guess_step(d, image),
                             .us = (uint64_t)((double)image->bytes / GUESS_LOAD_BYTES_S * 1e6)};
+    if (d->config.has_gpu)
+        e.more_us = (uint64_t)((double)image->bytes / GUESS_GPU_LOAD_BYTES_S * 1e6);
     daemon_event(d, &e);
 }
 
@@ -92,17 +132,18 @@ static bool is_unused(const struct daemon *d, uint32_t index)
 static int check_budget(const struct daemon *d, const struct registry_image *image,
                         struct error *err)
 {
-    uint64_t needed =
-        image->bytes + backbone_worker_bytes(d, image) + d->config.sched.kv_step_bytes;
-    if (needed <= d->config.memory_bytes)
+    uint64_t needed = image->bytes + worker_base_bytes(d) + backbone_work_bytes(d, image) +
+                      d->config.sched.kv_step_bytes;
+    uint64_t budget = device_budget_bytes(d);
+    if (needed <= budget)
         return 0;
     double mib = 1 << 20, weights = weights_of(image), beside = (double)(needed - image->bytes);
     return error_set(err, -ENOSPC,
                      "this backbone (%.0f MiB) needs %.0f MiB with one worker, and the server's "
-                     "--memory is %.0f MiB: of these weights --quant int8 needs about %.0f MiB, "
+                     "%s is %.0f MiB: of these weights --quant int8 needs about %.0f MiB, "
                      "int4 %.0f MiB; or start the server with more",
                      (double)image->bytes / mib, (double)needed / mib,
-                     (double)d->config.memory_bytes / mib,
+                     d->config.has_gpu ? "--gpu-memory" : "--memory", (double)budget / mib,
                      (weights * weight_bytes[IMAGE_INT8] + beside) / mib,
                      (weights * weight_bytes[IMAGE_INT4] + beside) / mib);
 }
@@ -123,6 +164,7 @@ uint32_t backbone_number(struct daemon *d, const struct digest *digest, struct e
     }
     struct registry_image image;
     if (registry_get_image(d->registry, digest, &image, err) < 0 ||
+        backbone_check_dtype(d, image.dtype, "--quant", err) < 0 ||
         check_budget(d, &image, err) < 0)
         return SCHED_NONE;
     d->backbones[free_index] = (struct backbone_slot){.used = true, .image = image};

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#define KV_INT8 2      /* see struct wire_attach */
 #define SEQUENCES 128u /* of a worker, unless its steps have fewer rows */
 #define MIB (UINT64_C(1) << 20)
 #define GIB (UINT64_C(1) << 30)
@@ -75,6 +76,56 @@ void daemon_config_default(struct daemon_config *c)
     default_data_dir(c->data_dir, sizeof c->data_dir);
 }
 
+int daemon_config_device(struct daemon_config *c, const char *text, struct error *err)
+{
+    unsigned index = 0;
+    int end = 0;
+    c->has_gpu = strncmp(text, "gpu", 3) == 0;
+    bool is_named = strcmp(text, "cpu") == 0 || strcmp(text, "gpu") == 0;
+    bool is_numbered = !is_named && text[3] == ':' && strspn(text + 4, "0123456789") <= 3 &&
+                       sscanf(text, "gpu:%u%n", &index, &end) == 1 && text[end] == '\0';
+    if (!is_named && !(c->has_gpu && is_numbered))
+        return error_set(err, -EINVAL, "--device is cpu, gpu or gpu:N, not \"%s\"", text);
+    c->gpu = index;
+    return 0;
+}
+
+/* One worker must fit, its backbone apart. */
+static int check_budget(const struct daemon_config *c, const char *flag, uint64_t budget,
+                        uint64_t worker, struct error *err)
+{
+    uint64_t least = worker + c->sched.kv_step_bytes;
+    if (least <= budget)
+        return 0;
+    return error_set(err, -EINVAL,
+                     "%s %llu MiB cannot hold one worker: it takes %llu MiB and its "
+                     "backbone",
+                     flag, (unsigned long long)(budget / MIB), (unsigned long long)(least / MIB));
+}
+
+int daemon_config_budget(struct daemon_config *c, uint64_t gpu_bytes, struct error *err)
+{
+    if (c->gpu_memory_bytes > gpu_bytes)
+        return error_set(err, -EINVAL, "--gpu-memory %llu MiB is more than the GPU has: %llu MiB",
+                         (unsigned long long)(c->gpu_memory_bytes / MIB),
+                         (unsigned long long)(gpu_bytes / MIB));
+    if (c->gpu_memory_bytes == 0)
+        c->gpu_memory_bytes = gpu_bytes / 10 * 9;
+    return check_budget(c, "--gpu-memory", c->gpu_memory_bytes, GPU_WORKER_BYTES + GPU_WORK_BYTES,
+                        err);
+}
+
+static int check_gpu(const struct daemon_config *c, struct error *err)
+{
+    if (!c->has_gpu && c->gpu_memory_bytes > 0)
+        return error_set(err, -EINVAL, "--gpu-memory goes with --device gpu");
+    if (c->has_gpu && c->kv_dtype == KV_INT8)
+        return error_set(err, -EINVAL,
+                         "--kv-dtype int8 is for processors: a GPU keeps keys and "
+                         "values in bf16");
+    return 0;
+}
+
 static int find_worker_program(struct daemon_config *c, struct error *err)
 {
     if (c->worker_program[0] == '\0') {
@@ -112,13 +163,11 @@ int daemon_config_finish(struct daemon_config *c, struct error *err)
     c->sched.step_rows_max = c->rows_max;
     if (c->sched.worker_running_max == 0)
         c->sched.worker_running_max = c->rows_max < SEQUENCES ? c->rows_max : SEQUENCES;
-    uint64_t least = WORKER_BASE_BYTES + c->sched.kv_step_bytes;
-    if (least > c->memory_bytes)
-        return error_set(err, -EINVAL,
-                         "--memory %llu MiB cannot hold one worker: it takes %llu MiB and its "
-                         "backbone",
-                         (unsigned long long)(c->memory_bytes / MIB),
-                         (unsigned long long)(least / MIB));
+    int r = check_gpu(c, err);
+    if (r == 0 && !c->has_gpu)
+        r = check_budget(c, "--memory", c->memory_bytes, WORKER_BASE_BYTES, err);
+    if (r < 0)
+        return r;
     if (c->rows_max < c->sched.worker_running_max || c->rows_max > 8192)
         return error_set(err, -EINVAL,
                          "--step-tokens must be %u (a row for each running request) to 8192",

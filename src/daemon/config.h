@@ -26,7 +26,11 @@ struct daemon_config {
     struct sched_config sched;
     struct gateway_limits gateway;
 
-    uint64_t memory_bytes;     /* budget for backbones, adapters and workers */
+    bool has_gpu;              /* a GPU computes, not the processors */
+    uint32_t gpu;              /* which one */
+    uint64_t gpu_memory_bytes; /* budget there; 0: what daemon_config_budget makes of all it has */
+    uint64_t memory_bytes;     /* budget for backbones, adapters and workers; with a GPU for what is
+                                * kept below it, from where it comes back sooner than from disk */
     uint64_t kv_bytes;         /* of one worker, at most */
     uint32_t kv_dtype;         /* see struct wire_attach */
     uint32_t rows_max;         /* token budget of one engine step */
@@ -42,7 +46,19 @@ struct daemon_config {
 /* What a worker holds beside its KV memory, activations and scratch: libraries, tables, stacks. */
 #define WORKER_BASE_BYTES (UINT64_C(4) << 20)
 
+/* The same on a GPU, of whose memory a context takes 300 to 500 MiB and the kernels a few more. */
+#define GPU_WORKER_BYTES (UINT64_C(512) << 20)
+/* What a worker computes in there beside what one on processors would: attention's spans. */
+#define GPU_WORK_BYTES (UINT64_C(256) << 20)
+/* And of the host's memory, beside what no account holds: the driver's own, logits, what samples.
+ */
+#define GPU_HOST_BYTES (UINT64_C(2) << 30)
+
 /* The defaults; data_dir and budget come from the environment and the machine. */
 void daemon_config_default(struct daemon_config *c);
+/* --device: cpu, gpu or gpu:N. */
+int daemon_config_device(struct daemon_config *c, const char *text, struct error *err);
+/* The budget on a GPU that has so many bytes; checked as --memory is without one. */
+int daemon_config_budget(struct daemon_config *c, uint64_t gpu_bytes, struct error *err);
 /* Derives paths and checks every number; names the flag that is wrong. */
 int daemon_config_finish(struct daemon_config *c, struct error *err);

@@ -4,13 +4,15 @@
  *
  *   calls.c         requests: from the gateway to the core, from the workers' news to the gateway
  *   functions.c     names and numbers; backbones.c: likewise, and what a backbone takes
+ *   gpus.c          what the driver says of the GPU that computes
  *   copies.c        keepers and the memory that they fill
  *   workers.c       workers: the core's actions on processes, their records as events
  *   bills.c         receipts into the ledger; journal.c: what happened to each function
  *   deploy.c        a deploy: files → packer → image → registry → the core
  *   sources.c       the files of a deploy; roots.c: directories below which clients may name them
  *   certificate.c   what a deploy proved of an adapter
- *   admin.c         the admin socket; admin_views.c: what it shows; admin_deploy.c: its deploy
+ *   admin.c         the admin socket; admin_views.c, admin_places.c: what it shows;
+ *                   admin_deploy.c: its deploy
  *   lora.c          vLLM's endpoints for adapters
  *   metrics.c       Prometheus text
  *   serve.c         event → apply → plan → execute; start and end
@@ -21,6 +23,7 @@
 #include "daemon/journal.h"
 #include "daemon/procs.h"
 #include "daemon/roots.h"
+#include "gpu/driver.h"
 #include "sched/view.h"
 #include "store/eventlog.h"
 #include "store/ledger.h"
@@ -73,19 +76,26 @@ struct backbone_slot {
 };
 
 /* Something in memory, or on its way there; its index is the core's number. A backbone's memory is
- * made and held by a keeper of its own; an adapter's is made here and filled by the stager. */
+ * made and held by a keeper of its own; an adapter's is made here and filled by the stager. Of a
+ * backbone in a GPU's memory the reader has the head (wire.h, LOADED); an adapter there is as it is
+ * below, for who binds it copies it up. */
 struct copy_slot {
     bool used;
-    uint32_t backbone; /* SCHED_NONE: it is the adapter */
-    uint32_t function; /* of this function */
+    uint32_t place;     /* the core's number of the memory */
+    uint32_t host_copy; /* that is made on the way; SCHED_NONE: none, or made */
+    uint32_t above;     /* of which this one is that; SCHED_NONE: none, or made */
+    uint32_t backbone;  /* SCHED_NONE: it is the adapter */
+    uint32_t function;  /* of this function */
     struct digest image;
     uint64_t bytes;
     struct proc *keeper; /* a backbone's */
     struct proc *zygote; /* likewise: what its workers are copies of; NULL: they are started */
     int reader_fd;       /* read-only; of a backbone -1 until it is loaded */
+    int gpu_fd;          /* a backbone's memory on the GPU; -1: it is on none */
     bool is_loaded;      /* filled and sealed */
     bool is_ready;       /* and the core was told */
     uint64_t number;     /* of the order to load it, never used twice */
+    uint64_t began_us;
     uint64_t load_us;
     uint32_t page_bytes;
 };
@@ -141,6 +151,7 @@ struct daemon_totals {
 
 struct daemon {
     struct daemon_config config;
+    struct gpu gpu; /* with config.has_gpu */
     struct event_base *base;
     struct gateway *gateway;
     struct registry *registry;
@@ -221,9 +232,18 @@ void owner_limit(struct daemon *d, uint32_t id, uint32_t requests_max);
  */
 uint32_t backbone_number(struct daemon *d, const struct digest *digest, struct error *err);
 uint64_t backbone_kv_token_bytes(const struct daemon *d, const struct registry_image *image);
-/* What a worker of it takes, but for its KV memory. */
-uint64_t backbone_worker_bytes(const struct daemon *d, const struct registry_image *image);
+/* What any worker takes of the device's memory, */
+uint64_t worker_base_bytes(const struct daemon *d);
+uint64_t device_budget_bytes(const struct daemon *d);
+/* and what one of this backbone computes in besides. KV memory is in neither. */
+uint64_t backbone_work_bytes(const struct daemon *d, const struct registry_image *image);
+/* Can the device compute with matrices kept so? With the flag that asked for it. */
+int backbone_check_dtype(const struct daemon *d, uint32_t dtype, const char *flag,
+                         struct error *err);
+/* In the device's memory. */
 bool backbone_is_resident(const struct daemon *d, uint32_t index);
+/* The place of the memory below the device's; SCHED_NONE: there is none. */
+uint32_t host_place(const struct daemon *d);
 
 /* calls.c */
 int call_infer(void *context, struct exchange *x, const struct infer_request *r,
@@ -237,6 +257,10 @@ void calls_finish(struct daemon *d);
 /* A worker's record about one of its requests. */
 void call_record(struct daemon *d, uint32_t worker, const struct wire_record *r);
 struct call *call_find(struct daemon *d, uint64_t id);
+
+/* gpus.c: asks the driver, by a child that ends with the answer; -errno with the reason why GPU
+ * `index` is of no use */
+int daemon_look_at_gpu(uint32_t index, struct gpu *ret, struct error *err);
 
 /* copies.c: LOAD and DROP */
 void copies_load(struct daemon *d, const struct sched_action *a);
@@ -259,6 +283,17 @@ void bills_close(struct daemon *d);
 /* deploy.c */
 void deploy_client_gone(struct daemon *d, struct exchange *x);
 void deploys_close(struct daemon *d);
+
+/* admin_places.c: memories, by the core's number of the place, and what computes in one */
+#define PLACE_NAME_BYTES 16
+const char *place_name(const struct daemon *d, uint32_t place, char to[PLACE_NAME_BYTES]);
+struct place_bytes {
+    uint64_t budget, used;
+    uint64_t backbones, adapters, processes, kv; /* of `used` */
+};
+void place_look(const struct daemon *d, uint32_t place, struct place_bytes *ret);
+json_t *device_json(const struct daemon *d);
+json_t *host_json(const struct daemon *d); /* of the memory below it; NULL: there is none */
 
 /* admin.c, admin_views.c: what is shown */
 void admin_status(struct daemon *d, struct exchange *x);

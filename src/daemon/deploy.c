@@ -338,6 +338,18 @@ static json_t *objective_warnings(struct daemon *d, uint32_t function)
     return list;
 }
 
+/* Spares the packing of what could not be served. */
+static int check_order(const struct deploy *j, struct error *err)
+{
+    const struct deploy_order *o = &j->order;
+    int r = registry_check_generation(j->daemon->registry, o->f.name, o->if_generation, err);
+    if (r == 0 && !o->has_backbone)
+        r = backbone_check_dtype(j->daemon, o->dtype, "--quant", err);
+    if (r == 0 && o->adapter_dir[0] != '\0')
+        r = backbone_check_dtype(j->daemon, o->adapter_dtype, "--adapter-quant", err);
+    return r;
+}
+
 static void deploy_finish(struct deploy *j)
 {
     struct daemon *d = j->daemon;
@@ -431,8 +443,7 @@ void deploy_start(struct daemon *d, struct exchange *x, const struct deploy_orde
                          .began_us = clock_now_us()};
     d->deploys = j;
     d->deploy_count++;
-    /* Looked at again when the function is stored: this spares the packing. */
-    if (registry_check_generation(d->registry, j->order.f.name, j->order.if_generation, &err) < 0)
+    if (check_order(j, &err) < 0)
         deploy_fail(j, &err);
     else
         deploy_next(j);

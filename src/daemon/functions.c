@@ -94,7 +94,8 @@ int function_reserve(struct daemon *d, const struct registry_function *f,
     if (index == d->config.sched.functions_max)
         return error_set(err, -ENOSPC, "%u functions are deployed already, the limit", index);
     struct registry_image adapter = {.bytes = 0};
-    if (f->has_adapter && registry_get_image(d->registry, &f->adapter, &adapter, err) < 0)
+    if (f->has_adapter && (registry_get_image(d->registry, &f->adapter, &adapter, err) < 0 ||
+                           backbone_check_dtype(d, adapter.dtype, "--adapter-quant", err) < 0))
         return err->code;
     uint32_t backbone = backbone_number(d, &f->backbone, err);
     if (backbone == SCHED_NONE)

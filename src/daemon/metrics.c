@@ -156,7 +156,7 @@ static void put_process_metrics(struct buf *b, const struct daemon *d, const str
               c->workers_idle);
     put_value(b, "gauge", "sllora_memory_bytes", "Device memory given out.", c->memory_bytes);
     put_value(b, "gauge", "sllora_memory_budget_bytes", "Device memory there is to give.",
-              d->config.memory_bytes);
+              device_budget_bytes(d));
     put_value(b, "gauge", "sllora_workers_spare", "Worker processes without a domain.", c->spares);
     put_value(b, "counter", "sllora_objectives_met_total", "First tokens in time.", c->met);
     put_value(b, "counter", "sllora_objectives_missed_total", "First tokens too late.", c->missed);
@@ -168,6 +168,23 @@ static void put_process_metrics(struct buf *b, const struct daemon *d, const str
               d->totals.client_gone);
 }
 
+/* What computes, and with a GPU the memory below it. */
+static void put_device(struct buf *b, const struct daemon *d)
+{
+    static const char name[] = "sllora_device_info";
+    struct place_bytes host;
+    char device[PLACE_NAME_BYTES];
+    buf_printf(b, "# HELP %s What computes.\n# TYPE %s gauge\n%s{device=\"%s\",model=\"%s\"} 1\n",
+               name, name, name, place_name(d, 0, device), d->config.has_gpu ? d->gpu.name : "");
+    if (!d->config.has_gpu)
+        return;
+    place_look(d, host_place(d), &host);
+    put_value(b, "gauge", "sllora_host_memory_bytes", "Memory below the GPU's given out.",
+              host.used);
+    put_value(b, "gauge", "sllora_host_memory_budget_bytes", "Memory below the GPU's to give.",
+              host.budget);
+}
+
 char *metrics_text(void *context)
 {
     const struct daemon *d = context;
@@ -176,6 +193,7 @@ char *metrics_text(void *context)
     sched_counts(d->sched, &c);
     buf_init(&b, METRICS_BYTES_MAX);
     put_process_metrics(&b, d, &c);
+    put_device(&b, d);
     put_refusals(&b, d);
     put_usage(&b, d);
     buf_printf(&b,

@@ -20,6 +20,8 @@
 
 /* Messages that wait because the process does not read; 64 KiB each at most. */
 #define PENDING_MAX 256u
+/* Settings that a process gets of our environment. */
+#define ENVIRONMENT_MAX 32u
 
 struct pending {
     struct pending *next;
@@ -382,17 +384,31 @@ void procs_flush(struct procs *ps)
     }
 }
 
-void proc_put(struct proc *p, enum wire_type type, const void *fixed, size_t fixed_bytes,
-              const void *tail, size_t tail_bytes, int fd)
+/* What the process gets is its own. */
+static int duplicate(const int *fds, uint32_t count, int *ret)
 {
-    int own = fd >= 0 ? fcntl(fd, F_DUPFD_CLOEXEC, 3) : -1;
-    if (fd >= 0 && own < 0) {
+    for (uint32_t i = 0; i < count; i++) {
+        ret[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 3);
+        if (ret[i] >= 0)
+            continue;
+        while (i > 0)
+            close(ret[--i]);
+        return -EMFILE;
+    }
+    return 0;
+}
+
+static void put(struct proc *p, enum wire_type type, const void *fixed, size_t fixed_bytes,
+                const void *tail, size_t tail_bytes, const int *fds, uint32_t count)
+{
+    int own[WIRE_FDS_MAX];
+    if (duplicate(fds, count, own) < 0) {
         proc_kill(p);
         return;
     }
-    if (!wire_put(&p->out, type, fixed, fixed_bytes, tail, tail_bytes, own)) {
+    if (!wire_put_fds(&p->out, type, fixed, fixed_bytes, tail, tail_bytes, own, count)) {
         flush(p);
-        bool fits = wire_put(&p->out, type, fixed, fixed_bytes, tail, tail_bytes, own);
+        bool fits = wire_put_fds(&p->out, type, fixed, fixed_bytes, tail, tail_bytes, own, count);
         assert(fits);
     }
     if (!p->dirty) {
@@ -400,6 +416,18 @@ void proc_put(struct proc *p, enum wire_type type, const void *fixed, size_t fix
         p->dirty_next = p->procs->dirty_first;
         p->procs->dirty_first = p;
     }
+}
+
+void proc_put(struct proc *p, enum wire_type type, const void *fixed, size_t fixed_bytes,
+              const void *tail, size_t tail_bytes, int fd)
+{
+    put(p, type, fixed, fixed_bytes, tail, tail_bytes, &fd, fd >= 0 ? 1 : 0);
+}
+
+void proc_put_fds(struct proc *p, enum wire_type type, const void *fixed, size_t fixed_bytes,
+                  const int *fds, uint32_t fd_count)
+{
+    put(p, type, fixed, fixed_bytes, NULL, 0, fds, fd_count);
 }
 
 static const char *role_name(enum sandbox_role role)
@@ -421,25 +449,44 @@ static int make_cgroup(struct proc *p, const struct proc_options *o, struct erro
     return sandbox_cgroup_create(&p->cgroup, &p->procs->features, name, o->memory_bytes_max, err);
 }
 
+/* What processes get of our environment: which instructions, and on a GPU where its driver is and
+ * which GPUs it is to see, for its index counts among those. */
+static bool is_handed_on(const char *setting, const struct proc_options *o)
+{
+    static const char isa[] = "SLLORA_ISA=", path[] = "LD_LIBRARY_PATH=", cuda[] = "CUDA_";
+    if (strncmp(setting, isa, sizeof isa - 1) == 0)
+        return setting[sizeof isa - 1] != '\0';
+    return o->has_gpu && (strncmp(setting, path, sizeof path - 1) == 0 ||
+                          strncmp(setting, cuda, sizeof cuda - 1) == 0);
+}
+
+static void pick_environment(const char *ret[ENVIRONMENT_MAX + 1], const struct proc_options *o)
+{
+    size_t count = 0;
+    for (char **e = environ; *e != NULL && count < ENVIRONMENT_MAX; e++)
+        if (is_handed_on(*e, o))
+            ret[count++] = *e;
+    ret[count] = NULL;
+}
+
 static int spawn(struct proc *p, const struct proc_options *o, int child_chan, struct error *err)
 {
-    char memory[24], file[24], threads[16], use[16];
+    char memory[24], file[24], threads[16], use[16], gpu[16] = "-";
     snprintf(memory, sizeof memory, "%llu", (unsigned long long)o->memory_bytes_max);
     snprintf(file, sizeof file, "%llu", (unsigned long long)o->file_bytes_max);
     snprintf(threads, sizeof threads, "%u", o->threads);
     snprintf(use, sizeof use, "%u", p->procs->use);
-    const char *argv[] = {"sllora-worker", role_name(o->role), use, memory, file, threads, NULL};
-    /* The one setting that a worker takes from the environment: its instruction set. */
-    char isa[64] = "";
-    const char *env[] = {isa, NULL};
-    const char *value = getenv("SLLORA_ISA");
-    if (value != NULL && value[0] != '\0')
-        snprintf(isa, sizeof isa, "SLLORA_ISA=%s", value);
+    if (o->has_gpu)
+        snprintf(gpu, sizeof gpu, "%u", o->gpu);
+    const char *argv[] = {
+        "sllora-worker", role_name(o->role), use, memory, file, threads, gpu, NULL};
+    const char *env[ENVIRONMENT_MAX + 1];
+    pick_environment(env, o);
     uid_t slot = (uid_t)o->role * ROLE_UIDS + o->number;
     struct sandbox_spawn_options so = {
         .exe_fd = p->procs->exe_fd,
         .argv = argv,
-        .env = isa[0] != '\0' ? env : NULL,
+        .env = env,
         .fds = &child_chan,
         .fd_count = 1,
         .log_fd = p->procs->log_fd,

@@ -36,6 +36,8 @@ struct proc_options {
     uint64_t memory_bytes_max; /* private memory; the shared backbone does not count */
     uint64_t file_bytes_max;   /* packer: its output */
     uint32_t threads;
+    bool has_gpu; /* keeper and worker: on a GPU */
+    uint32_t gpu; /* its index */
     struct proc_events events;
     void *context;
 };
@@ -50,6 +52,9 @@ int proc_fork(struct proc **ret, struct proc *zygote, const struct proc_options 
  * killed. */
 void proc_put(struct proc *p, enum wire_type type, const void *fixed, size_t fixed_bytes,
               const void *tail, size_t tail_bytes, int fd);
+/* The same without a tail and with up to WIRE_FDS_MAX descriptors. */
+void proc_put_fds(struct proc *p, enum wire_type type, const void *fixed, size_t fixed_bytes,
+                  const int *fds, uint32_t fd_count);
 void proc_kill(struct proc *p);
 /* Of its memory group, from now on; what cannot be set leaves the one before. */
 void proc_limit_memory(struct proc *p, uint64_t bytes);

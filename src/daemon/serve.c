@@ -20,6 +20,7 @@
 #define ACTIONS_MAX EVENTLOG_ACTIONS_MAX
 #define TOTALS_US 60000000u /* the ledger's totals are no older than that */
 #define SPAWN_GUESS_US 4000 /* of a worker, until the first has started */
+#define GPU_SPAWN_GUESS_US 600000
 
 void daemon_event(struct daemon *d, struct sched_event *e)
 {
@@ -236,6 +237,17 @@ static int check_sandbox(struct daemon *d, struct error *err)
     return 0;
 }
 
+static int look_at_gpu(struct daemon *d, struct error *err)
+{
+    int r = daemon_look_at_gpu(d->config.gpu, &d->gpu, err);
+    if (r == 0)
+        r = daemon_config_budget(&d->config, d->gpu.memory_bytes, err);
+    if (r == 0)
+        log_info("serve", "device=gpu:%u name=\"%s\" budget_mib=%llu", d->config.gpu, d->gpu.name,
+                 (unsigned long long)(d->config.gpu_memory_bytes >> 20));
+    return r;
+}
+
 static int make_tables(struct daemon *d, struct error *err)
 {
     const struct sched_config *c = &d->config.sched;
@@ -281,15 +293,17 @@ static int load_function(void *context, const struct registry_function *f)
     return 0;
 }
 
-/* One node with one device, its processors. Images come from the disk, which its cache speeds up:
- * there is no second memory to stage them in. */
+/* One node with one device. Its processors have images come from the disk, which its cache speeds
+ * up: there is no second memory to stage them in. A GPU has the host's below it. */
 static void tell_machine(struct daemon *d)
 {
-    struct sched_event node = {.type = SCHED_NODE};
+    bool has_gpu = d->config.has_gpu;
+    struct sched_event node = {.type = SCHED_NODE, .bytes = has_gpu ? d->config.memory_bytes : 0};
     struct sched_event device = {.type = SCHED_DEVICE,
-                                 .bytes = d->config.memory_bytes,
-                                 .more_bytes = WORKER_BASE_BYTES,
-                                 .us = SPAWN_GUESS_US};
+                                 .bytes = device_budget_bytes(d),
+                                 .more_bytes = worker_base_bytes(d),
+                                 .keeps_work = has_gpu,
+                                 .us = has_gpu ? GPU_SPAWN_GUESS_US : SPAWN_GUESS_US};
     daemon_event(d, &node);
     daemon_event(d, &device);
 }
@@ -366,6 +380,8 @@ static int start(struct daemon *d, struct error *err)
         r = open_roots(d, err);
     if (r == 0)
         r = check_sandbox(d, err);
+    if (r == 0 && d->config.has_gpu)
+        r = look_at_gpu(d, err);
     if (r == 0)
         r = make_tables(d, err);
     if (r == 0 && (d->base = event_base_new()) == NULL)

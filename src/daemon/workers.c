@@ -34,10 +34,13 @@ static void worker_event(struct daemon *d, uint32_t index, enum sched_event_type
     daemon_event(d, &e);
 }
 
-/* What it may have in all: what the core counts, and that. */
+/* What it may have of the host's memory in all: what the core counts, and that. On a GPU the core
+ * counts what is there. */
 static uint64_t memory_limit(const struct daemon *d, const struct worker_slot *w, uint64_t kv_bytes)
 {
-    return backbone_worker_bytes(d, &d->backbones[w->backbone].image) + kv_bytes + UNCOUNTED_BYTES;
+    uint64_t work = backbone_work_bytes(d, &d->backbones[w->backbone].image);
+    return UNCOUNTED_BYTES + work +
+           (d->config.has_gpu ? GPU_HOST_BYTES : worker_base_bytes(d) + kv_bytes);
 }
 
 static void on_ready(struct daemon *d, uint32_t index, const struct wire_ready *r)
@@ -202,7 +205,8 @@ void workers_close(struct daemon *d)
 static void send_attach(struct daemon *d, const struct worker_slot *w, const struct sched_action *a)
 {
     const struct copy_slot *c = &d->copies[a->copy];
-    int memory = c->zygote != NULL ? -1 : c->reader_fd;
+    const int fds[] = {c->reader_fd, c->gpu_fd};
+    uint32_t fd_count = c->zygote != NULL ? 0 : c->gpu_fd >= 0 ? 2 : 1;
     struct wire_attach attach = {
         .backbone = d->backbones[w->backbone].image.digest,
         .kv_bytes = d->config.kv_bytes,
@@ -215,7 +219,7 @@ static void send_attach(struct daemon *d, const struct worker_slot *w, const str
         .prefix_cache = d->config.prefix_cache,
         .kv_dtype = d->config.kv_dtype,
     };
-    proc_put(w->proc, WIRE_ATTACH, &attach, sizeof attach, NULL, 0, memory);
+    proc_put_fds(w->proc, WIRE_ATTACH, &attach, sizeof attach, fds, fd_count);
 }
 
 static void spawn_worker(struct daemon *d, const struct sched_action *a)
@@ -231,6 +235,8 @@ static void spawn_worker(struct daemon *d, const struct sched_action *a)
         .number = a->worker,
         .memory_bytes_max = memory_limit(d, w, d->config.kv_bytes) + STACKS_BYTES,
         .threads = d->config.worker_threads,
+        .has_gpu = d->config.has_gpu,
+        .gpu = d->config.gpu,
         .events = {worker_record, worker_exited},
         .context = d,
     };

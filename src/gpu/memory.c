@@ -60,21 +60,23 @@ void gpu_context_close(struct gpu_context *c)
 
 /* --- memory --- */
 
-static struct cuda_allocation allocation_of(const struct gpu_context *c)
+static struct cuda_allocation allocation_of(const struct gpu_context *c, bool is_shared)
 {
     return (struct cuda_allocation){.type = CUDA_ALLOCATION_PINNED,
-                                    .handle_types = CUDA_HANDLE_FD,
+                                    .handle_types = is_shared ? CUDA_HANDLE_FD : 0,
                                     .location = {CUDA_LOCATION_DEVICE, c->device}};
 }
 
 static int memory_new(struct gpu_memory **ret, const struct gpu_context *c, uint64_t bytes,
-                      struct error *err)
+                      bool is_shared, struct error *err)
 {
-    const struct cuda_allocation a = allocation_of(c);
+    const struct cuda_allocation a = allocation_of(c, is_shared);
     size_t step = 0;
     *ret = NULL;
     int r = check(c, c->driver->granularity(&step, &a, CUDA_GRANULARITY_RECOMMENDED),
-                  "the GPU hands out no memory that can be shared", err);
+                  is_shared ? "the GPU hands out no memory that can be shared"
+                            : "the GPU hands out no memory",
+                  err);
     if (r < 0)
         return r;
     if (bytes == 0 || step == 0 || bytes > UINT64_MAX - step)
@@ -123,11 +125,11 @@ static int say_what_is_free(const struct gpu_context *c, uint64_t bytes, struct 
     return error_set(err, -ENOMEM, "the GPU has no %.2f GiB free%s", (double)bytes / 0x1p30, text);
 }
 
-int gpu_memory_create(struct gpu_memory **ret, const struct gpu_context *c, uint64_t bytes,
-                      struct error *err)
+static int create(struct gpu_memory **ret, const struct gpu_context *c, uint64_t bytes,
+                  bool is_shared, struct error *err)
 {
-    const struct cuda_allocation a = allocation_of(c);
-    int r = memory_new(ret, c, bytes, err);
+    const struct cuda_allocation a = allocation_of(c, is_shared);
+    int r = memory_new(ret, c, bytes, is_shared, err);
     if (r < 0)
         return r;
     struct gpu_memory *m = *ret;
@@ -146,6 +148,18 @@ int gpu_memory_create(struct gpu_memory **ret, const struct gpu_context *c, uint
     return r;
 }
 
+int gpu_memory_create(struct gpu_memory **ret, const struct gpu_context *c, uint64_t bytes,
+                      struct error *err)
+{
+    return create(ret, c, bytes, false, err);
+}
+
+int gpu_memory_create_shared(struct gpu_memory **ret, const struct gpu_context *c, uint64_t bytes,
+                             struct error *err)
+{
+    return create(ret, c, bytes, true, err);
+}
+
 int gpu_memory_export(const struct gpu_memory *m, int *ret_fd, struct error *err)
 {
     *ret_fd = -1;
@@ -157,7 +171,7 @@ int gpu_memory_export(const struct gpu_memory *m, int *ret_fd, struct error *err
 int gpu_memory_import(struct gpu_memory **ret, const struct gpu_context *c, int fd, uint64_t bytes,
                       struct error *err)
 {
-    int r = memory_new(ret, c, bytes, err);
+    int r = memory_new(ret, c, bytes, true, err);
     if (r < 0)
         return r;
     struct gpu_memory *m = *ret;

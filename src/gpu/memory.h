@@ -3,7 +3,7 @@
  * descriptor, mapped read-only by the others (CUDA driver API, virtual memory management). Whoever
  * has the descriptor can map it; nobody else can.
  *
- * Keeper:  gpu_context_open, gpu_memory_create, gpu_memory_write, gpu_memory_export
+ * Keeper:  gpu_context_open, gpu_memory_create_shared, gpu_memory_upload, gpu_memory_export
  * Reader:  gpu_context_open, gpu_memory_import, and the descriptor closed
  *
  * Memory lives until its maker and all who imported it have freed it, or have ended.
@@ -30,6 +30,9 @@ struct gpu_memory;
  * device has not so much, and how much it has. The caller frees it. */
 int gpu_memory_create(struct gpu_memory **ret, const struct gpu_context *c, uint64_t bytes,
                       struct error *err);
+/* The same for others to import too. */
+int gpu_memory_create_shared(struct gpu_memory **ret, const struct gpu_context *c, uint64_t bytes,
+                             struct error *err);
 /* A descriptor for gpu_memory_import, the caller's. */
 int gpu_memory_export(const struct gpu_memory *m, int *ret_fd, struct error *err);
 /* Maps what `fd` stands for, as many bytes as it was made with, read-only. -EINVAL: it is no such

@@ -247,7 +247,7 @@ static _Noreturn void maker_run(uint32_t index, int chan)
         r = open_device(&d, &c, index, &err);
     a.outcome.open_us = clock_now_us() - began_us;
     if (r == 0)
-        r = gpu_memory_create(&m, c, TRIAL_BYTES, &err);
+        r = gpu_memory_create_shared(&m, c, TRIAL_BYTES, &err);
     if (r == 0)
         r = fill(m, &a.outcome, &err);
     if (r == 0)

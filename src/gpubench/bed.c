@@ -141,7 +141,7 @@ int bed_open(struct bed *ret, const struct figure_options *o, struct error *err)
     if (r == 0)
         r = synthetic_backbone_open(&ret->b, &ret->config, form, 1, err);
     if (r == 0)
-        r = gpu_memory_create(&ret->memory, gpu_device_context(o->gpu), ret->b.bytes, err);
+        r = gpu_memory_create_shared(&ret->memory, gpu_device_context(o->gpu), ret->b.bytes, err);
     return r == 0 ? gpu_memory_upload(ret->memory, ret->b.base, ret->b.bytes, NULL, NULL, err) : r;
 }
 

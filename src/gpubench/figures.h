@@ -38,6 +38,7 @@ struct figure_options {
     void *context_of_report;
 };
 
+#define FIGURES_CEILINGS (1u << 31) /* in place of stages: the ceilings alone */
 /* "decode", "batch", "prefill", "start", "upload", as a bit; 0: there is none of that name. */
 uint32_t figures_stage(const char *name);
 

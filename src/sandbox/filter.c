@@ -25,6 +25,7 @@
 #define ROLE(role) (1u << (role))
 #define EVERY_ROLE ((1u << SANDBOX_ROLE_COUNT) - 1)
 #define NO_ZYGOTE (EVERY_ROLE & ~ROLE(SANDBOX_ZYGOTE))
+#define WITH_DEVICE ROLE(SANDBOX_ROLE_COUNT) /* whatever the role, if it computes on one */
 
 #ifndef MAP_HUGETLB
 #define MAP_HUGETLB 0x40000
@@ -109,6 +110,10 @@ static const struct allowed ALLOWED[] = {
     {SCMP_SYS(fsync), ROLE(SANDBOX_PACKER)},
     {SCMP_SYS(fdatasync), ROLE(SANDBOX_PACKER)},
     {SCMP_SYS(sync_file_range), ROLE(SANDBOX_PACKER)},
+    /* a device's driver: its files, and where memory of the host lies */
+    {SCMP_SYS(ioctl), WITH_DEVICE},
+    {SCMP_SYS(get_mempolicy), WITH_DEVICE},
+    {SCMP_SYS(pipe2), WITH_DEVICE},
     /* copies of itself, and what sandbox_descend() does in them */
     {SCMP_SYS(waitid), ROLE(SANDBOX_ZYGOTE)},
     {SCMP_SYS(setgroups), ROLE(SANDBOX_ZYGOTE)},
@@ -246,18 +251,41 @@ static const struct argument_rule ARGUMENT_RULES[] = {
     FCNTL(F_ADD_SEALS, ROLE(SANDBOX_KEEPER) | ROLE(SANDBOX_STAGER)),
 };
 
-static int add_rules(scmp_filter_ctx f, enum sandbox_role role)
+/* What a device's driver does with files: where the root holds nothing but those of the device. */
+static bool opens_devices(const struct sandbox_policy *p, int call)
 {
+    return p->device != NULL && (p->features & SANDBOX_BIT(SANDBOX_EMPTY_ROOT)) &&
+           (call == SCMP_SYS(open) || call == SCMP_SYS(openat));
+}
+
+/* What a call off the list comes to. */
+static uint32_t otherwise(const struct sandbox_policy *p)
+{
+    return p->device != NULL ? EPERM_ACTION : SCMP_ACT_KILL_PROCESS;
+}
+
+static int refuse(scmp_filter_ctx f, const struct sandbox_policy *p, int call)
+{
+    if (opens_devices(p, call))
+        return seccomp_rule_add_array(f, SCMP_ACT_ALLOW, call, 0, NULL);
+    if (p->device != NULL)
+        return 0; /* so is everything off the list */
+    return seccomp_rule_add_array(f, EPERM_ACTION, call, 0, NULL);
+}
+
+static int add_rules(scmp_filter_ctx f, const struct sandbox_policy *p)
+{
+    uint32_t roles = ROLE(p->role) | (p->device != NULL ? WITH_DEVICE : 0);
     int r = 0;
 
     for (size_t i = 0; r == 0 && i < sizeof ALLOWED / sizeof *ALLOWED; i++)
-        if (ALLOWED[i].roles & ROLE(role))
+        if (ALLOWED[i].roles & roles)
             r = seccomp_rule_add_array(f, SCMP_ACT_ALLOW, ALLOWED[i].call, 0, NULL);
     for (size_t i = 0; r == 0 && i < sizeof REFUSED / sizeof *REFUSED; i++)
-        r = seccomp_rule_add_array(f, EPERM_ACTION, REFUSED[i], 0, NULL);
+        r = refuse(f, p, REFUSED[i]);
     for (size_t i = 0; r == 0 && i < sizeof ARGUMENT_RULES / sizeof *ARGUMENT_RULES; i++) {
         const struct argument_rule *rule = &ARGUMENT_RULES[i];
-        if (rule->roles & ROLE(role))
+        if ((rule->roles & roles) && rule->action != otherwise(p))
             r = seccomp_rule_add_array(f, rule->action, rule->call, rule->arg_count, rule->arg);
     }
     /* abort() and assert() signal the own process; its number is known only now. */
@@ -273,15 +301,17 @@ static int filter_error(int code, struct error *reterr)
                      strerror(-code));
 }
 
-static int make(scmp_filter_ctx *ret, enum sandbox_role role, struct error *reterr)
+static int make(scmp_filter_ctx *ret, const struct sandbox_policy *p, struct error *reterr)
 {
-    scmp_filter_ctx f = seccomp_init(SCMP_ACT_KILL_PROCESS);
+    scmp_filter_ctx f = seccomp_init(otherwise(p));
 
     if (!f)
         return error_set(reterr, -ENOMEM, "cannot lock the sandbox: no memory for the filter");
-    int r = add_rules(f, role);
+    int r = add_rules(f, p);
     if (r == 0)
         r = seccomp_attr_set(f, SCMP_FLTATR_CTL_OPTIMIZE, 2); /* a binary tree */
+    if (r == 0 && p->device != NULL)
+        r = seccomp_attr_set(f, SCMP_FLTATR_CTL_TSYNC, 1); /* the driver's threads too */
     if (r < 0) {
         seccomp_release(f);
         return filter_error(r, reterr);
@@ -311,8 +341,9 @@ static int export(scmp_filter_ctx f, struct sandbox_filter *ret)
 
 int sandbox_filter_make(struct sandbox_filter *ret, enum sandbox_role role, struct error *reterr)
 {
+    const struct sandbox_policy policy = {.role = role};
     scmp_filter_ctx f = NULL;
-    int r = make(&f, role, reterr);
+    int r = make(&f, &policy, reterr);
 
     if (r < 0)
         return r;
@@ -342,7 +373,7 @@ int sandbox_load_filter(const struct sandbox_policy *p, struct error *reterr)
             return filter_error(-errno, reterr);
         return 0;
     }
-    int r = make(&f, p->role, reterr);
+    int r = make(&f, p, reterr);
     if (r < 0)
         return r;
     r = seccomp_load(f);

@@ -26,7 +26,16 @@ struct landlock_rules {
     uint64_t fs, net, scoped;
 };
 
+struct landlock_beneath {
+    uint64_t allowed;
+    int32_t parent_fd;
+} __attribute__((packed));
+
 #define LANDLOCK_VERSION_QUERY 1u
+#define LANDLOCK_RULE_BENEATH 1
+#define LANDLOCK_WRITE_FILE (UINT64_C(1) << 1)
+#define LANDLOCK_READ_FILE (UINT64_C(1) << 2)
+#define LANDLOCK_IOCTL_DEVICE (UINT64_C(1) << 15)
 #define LANDLOCK_NET_ALL UINT64_C(3)    /* bind and connect TCP */
 #define LANDLOCK_SCOPED_ALL UINT64_C(3) /* abstract unix sockets, signals */
 
@@ -49,7 +58,6 @@ static int step_privileges(const struct sandbox_policy *p, struct error *reterr)
 {
     struct stat st;
 
-    (void)p;
     /* Capabilities, Landlock and seccomp bind the calling thread and those it starts. */
 #ifdef SLLORA_SANITIZED
     leak_check_off = true;
@@ -58,7 +66,7 @@ static int step_privileges(const struct sandbox_policy *p, struct error *reterr)
     if (stat("/proc/self/task", &st) != 0)
         st.st_nlink = 3; /* no /proc: the caller's word must do */
 #endif
-    if (st.st_nlink > 3)
+    if (st.st_nlink > 3 && p->device == NULL)
         return error_set(reterr, -EBUSY, "cannot lock the sandbox: threads run already");
     /* A write beyond RLIMIT_FSIZE is an error, not a signal. */
     if (signal(SIGXFSZ, SIG_IGN) == SIG_ERR)
@@ -79,6 +87,11 @@ int sandbox_empty_root(struct error *reterr)
     if (mount("none", "/dev", "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC,
               "size=4k,nr_inodes=1,mode=555") != 0)
         return fail(reterr, "an empty tmpfs");
+    return sandbox_turn_root(reterr);
+}
+
+int sandbox_turn_root(struct error *reterr)
+{
     if (chdir("/dev") != 0 || syscall(SYS_pivot_root, ".", ".") != 0)
         return fail(reterr, "pivot_root");
     if (umount2(".", MNT_DETACH) != 0 || chdir("/") != 0)
@@ -90,7 +103,7 @@ static int step_root(const struct sandbox_policy *p, struct error *reterr)
 {
     if (!(p->features & SANDBOX_BIT(SANDBOX_USER_NS)))
         return 0;
-    return sandbox_empty_root(reterr);
+    return p->device != NULL ? sandbox_device_root(p, reterr) : sandbox_empty_root(reterr);
 }
 
 static int compare_fds(const void *a, const void *b)
@@ -104,6 +117,8 @@ static int step_fds(const struct sandbox_policy *p, struct error *reterr)
     int keep[SANDBOX_SPAWN_FDS_MAX];
     unsigned next = STDERR_FILENO + 1;
 
+    if (p->device != NULL)
+        return 0; /* what is not listed is the driver's: a fresh program has the listed ones */
     if (p->fd_count > SANDBOX_SPAWN_FDS_MAX)
         return error_set(reterr, -E2BIG, "cannot lock the sandbox: more than %d descriptors",
                          SANDBOX_SPAWN_FDS_MAX);
@@ -170,7 +185,7 @@ static uint32_t capabilities_of(const struct sandbox_policy *p)
     return p->role == SANDBOX_ZYGOTE ? ZYGOTE_CAPABILITIES : 0;
 }
 
-static int step_capabilities(const struct sandbox_policy *p, struct error *reterr)
+int sandbox_drop_capabilities(const struct sandbox_policy *p, struct error *reterr)
 {
     const unsigned long bits = SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP |
                                SECBIT_NO_SETUID_FIXUP_LOCKED | SECBIT_KEEP_CAPS_LOCKED |
@@ -201,13 +216,38 @@ static int step_capabilities(const struct sandbox_policy *p, struct error *reter
     return 0;
 }
 
+static int step_capabilities(const struct sandbox_policy *p, struct error *reterr)
+{
+    return p->device != NULL ? 0 /* gone since it began */ : sandbox_drop_capabilities(p, reterr);
+}
+
 int sandbox_landlock_abi(void)
 {
     long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_VERSION_QUERY);
     return abi < 0 ? 0 : (int)abi;
 }
 
-/* Everything that this kernel can deny is handled and no rule allows any of it. */
+/* The device files may be opened again; the highest right of ABI 5 is ioctl on them. */
+static int allow_devices(int ruleset, const struct sandbox_policy *p, int abi)
+{
+    struct landlock_beneath rule = {.allowed = LANDLOCK_READ_FILE | LANDLOCK_WRITE_FILE};
+    const char *path;
+    if (abi >= 5)
+        rule.allowed |= LANDLOCK_IOCTL_DEVICE;
+    for (unsigned i = 0; p->device != NULL && (path = sandbox_device_path(p->device, i)); i++) {
+        rule.parent_fd = open(path, O_PATH | O_CLOEXEC);
+        if (rule.parent_fd < 0)
+            return -1;
+        long r = syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_BENEATH, &rule, 0);
+        (void)close(rule.parent_fd);
+        if (r != 0)
+            return -1;
+    }
+    return 0;
+}
+
+/* Everything that this kernel can deny is handled and, but for devices, no rule allows any of it.
+ */
 static int step_landlock(const struct sandbox_policy *p, struct error *reterr)
 {
     int abi = sandbox_landlock_abi();
@@ -215,7 +255,6 @@ static int step_landlock(const struct sandbox_policy *p, struct error *reterr)
     struct landlock_rules rules = {.fs = (UINT64_C(1) << fs_rights) - 1};
     size_t bytes = abi >= 6 ? 24 : abi >= 4 ? 16 : 8;
 
-    (void)p;
     if (abi == 0)
         return error_set(reterr, -ENOSYS, "cannot lock the sandbox: this kernel has no Landlock");
     rules.net = abi >= 4 ? LANDLOCK_NET_ALL : 0;
@@ -223,7 +262,9 @@ static int step_landlock(const struct sandbox_policy *p, struct error *reterr)
     long fd = syscall(SYS_landlock_create_ruleset, &rules, bytes, 0);
     if (fd < 0)
         return fail(reterr, "a Landlock ruleset");
-    long r = syscall(SYS_landlock_restrict_self, (int)fd, 0);
+    long r = allow_devices((int)fd, p, abi);
+    if (r == 0)
+        r = syscall(SYS_landlock_restrict_self, (int)fd, 0);
     int code = errno;
     (void)close((int)fd);
     errno = code;

@@ -27,6 +27,16 @@ int sandbox_become(uid_t id);
 
 /* In a mount namespace with CAP_SYS_ADMIN: the root directory becomes an empty read-only tmpfs. */
 int sandbox_empty_root(struct error *reterr);
+/* /dev, on which there is a new one, becomes the root; the old one is detached. */
+int sandbox_turn_root(struct error *reterr);
+
+/* In sandbox_lock, of a process on a device: the thread that kept its capabilities empties the root
+ * and ends. */
+int sandbox_device_root(const struct sandbox_policy *p, struct error *reterr);
+/* The device files that the root then holds. */
+const char *sandbox_device_path(const struct sandbox_device *d, unsigned index); /* NULL: no more */
+/* Of the calling thread, all but what its role keeps. */
+int sandbox_drop_capabilities(const struct sandbox_policy *p, struct error *reterr);
 
 /* How a zygote makes a copy: these, and no other namespace. */
 #define SANDBOX_FORK_FLAGS (CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_PIDFD | SIGCHLD)

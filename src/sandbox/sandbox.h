@@ -167,6 +167,7 @@ struct sandbox_policy {
     uint32_t fds_max;          /* descriptors at once, received ones included */
     const int *fds;            /* stay open beside 0, 1, 2; any order */
     size_t fd_count;
+    struct sandbox_device *device; /* see sandbox_device_begin; NULL: it computes on none */
 };
 
 struct sandbox_lock_cost {
@@ -179,6 +180,26 @@ struct sandbox_lock_cost {
  * everything else off the role's list kills the process (SIGSYS). */
 int sandbox_lock(const struct sandbox_policy *p, struct sandbox_lock_cost *ret_cost,
                  struct error *reterr);
+
+/*
+ * A process that computes on a device (a GPU). The driver's library reads the host's files, opens
+ * device files and starts threads, all of that before the lock, between these two:
+ *
+ *   sandbox_device_begin, the driver is opened, sandbox_lock with policy.device, the self test
+ *
+ * What is different then: the capabilities go before the driver comes, so that no thread of its
+ * has any, and one thread of ours keeps them until it has emptied the root; the root holds the
+ * device files that the driver has open and nothing else; its descriptors stay; device files may be
+ * opened again, and ioctl is allowed; private memory has no limit of its own (drivers reserve
+ * hundreds of gigabytes of addresses, and count what they map as they like), so a memory group must
+ * bound it; calls off the list are refused and do not kill, for a driver tries what it can live
+ * without. The filter binds the driver's threads too, Landlock the calling one.
+ */
+struct sandbox_device;
+
+/* `p`: as for the lock. On failure the process must exit; so it must without a lock afterwards. */
+int sandbox_device_begin(struct sandbox_device **ret, const struct sandbox_policy *p,
+                         struct error *reterr);
 
 /* Tries what must not work under this policy. Fails with -EPERM, naming it, if anything did. */
 int sandbox_self_test(const struct sandbox_policy *p, struct error *reterr);

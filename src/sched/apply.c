@@ -38,6 +38,7 @@ static void on_device(struct sched *s, const struct sched_event *e)
                          .node_next = s->places[sched_host_place(&s->config, e->node)].devices,
                          .workers = SCHED_NONE,
                          .turn_worker = SCHED_NONE,
+                         .keeps_work = e->keeps_work != 0,
                          .exists = true};
     s->places[sched_host_place(&s->config, e->node)].devices = e->device;
     cost_mean_seed(&v->spawn, (double)e->us);

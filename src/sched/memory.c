@@ -327,10 +327,20 @@ uint64_t process_bytes(const struct sched *s, uint32_t device, uint32_t backbone
     return s->devices[device].worker_bytes + s->backbones[backbone].work_bytes;
 }
 
+uint64_t work_bytes(const struct sched *s, uint32_t device, uint32_t backbone)
+{
+    return s->devices[device].keeps_work ? 0 : s->backbones[backbone].work_bytes;
+}
+
+uint64_t resting_bytes(const struct sched *s, uint32_t device, uint32_t backbone)
+{
+    return process_bytes(s, device, backbone) - work_bytes(s, device, backbone);
+}
+
 uint64_t worker_bytes(const struct sched *s, const struct worker *w)
 {
-    uint64_t work_bytes = w->works ? s->backbones[w->backbone].work_bytes : 0;
-    return s->devices[w->device].worker_bytes + work_bytes + w->kv_bytes;
+    return w->kv_bytes + (w->works ? process_bytes(s, w->device, w->backbone)
+                                   : resting_bytes(s, w->device, w->backbone));
 }
 
 void worker_work(struct sched *s, struct worker *w, uint64_t now_us)
@@ -338,7 +348,7 @@ void worker_work(struct sched *s, struct worker *w, uint64_t now_us)
     if (w->works)
         return;
     w->works = true;
-    place_charge(s, w->device, now_us, s->backbones[w->backbone].work_bytes);
+    place_charge(s, w->device, now_us, work_bytes(s, w->device, w->backbone));
     meter_set_bytes(&w->clock, now_us, worker_bytes(s, w));
 }
 
@@ -348,7 +358,7 @@ void worker_rest(struct sched *s, struct worker *w, uint64_t now_us)
     if (!w->works || w->state == WORKER_ENDING)
         return;
     w->works = false;
-    place_release(s, w->device, now_us, s->backbones[w->backbone].work_bytes);
+    place_release(s, w->device, now_us, work_bytes(s, w->device, w->backbone));
     meter_set_bytes(&w->clock, now_us, worker_bytes(s, w));
 }
 

@@ -80,9 +80,9 @@ double forecast_restart_us(const struct sched *s, const struct worker *w, uint32
 double forecast_busy_us(const struct sched *s, uint32_t device, uint32_t function);
 struct cost_batch forecast_batch(const struct sched *s, uint32_t function, double prompt_tokens);
 bool device_fits(const struct sched *s, uint32_t device, uint32_t function);
-static inline uint64_t spare_bytes(const struct sched *s, uint32_t device)
+static inline uint64_t spare_bytes(const struct sched *s, uint32_t device, uint32_t backbone)
 {
-    return s->devices[device].worker_bytes + s->config.kv_step_bytes;
+    return resting_bytes(s, device, backbone) + s->config.kv_step_bytes;
 }
 /* A spare that maps this copy, ready or at least starting; SCHED_NONE. */
 uint32_t spare_on(const struct sched *s, uint32_t device, uint32_t copy);

@@ -72,7 +72,7 @@ bool spare_is_worth(const struct sched *s, uint32_t device, uint32_t backbone)
 {
     struct forecast_outlook o = forecast_look(&s->backbones[backbone].starts, s->now_us);
     const struct keepalive_cost c = {.saved_us = s->devices[device].spawn.value,
-                                     .bytes = (double)spare_bytes(s, device),
+                                     .bytes = (double)spare_bytes(s, device, backbone),
                                      .price_bytes = s->config.price_bytes};
     return keepalive_is_worth(&o, &c);
 }

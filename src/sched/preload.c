@@ -129,7 +129,7 @@ static void add_spare(struct gathering *g, uint32_t backbone, const struct copy 
     struct sched_item_view v = {.kind = SCHED_ITEM_SPARE,
                                 .backbone = backbone,
                                 .function = SCHED_NONE,
-                                .bytes = spare_bytes(s, g->place),
+                                .bytes = spare_bytes(s, g->place, backbone),
                                 .saved_us = s->devices[g->place].spawn.value,
                                 .present = spare != SCHED_NONE};
     v.value =

@@ -80,7 +80,9 @@ struct sched_config {
 enum sched_event_type {
     SCHED_NODE = 1,    /* node, bytes of its host memory as a tier (0: none) */
     SCHED_DEVICE,      /* device, node, bytes, more_bytes that any worker holds beside KV, us of a
-                        * worker's start */
+                        * worker's start; keeps_work: workers hold what they compute in (work_bytes
+                        * of their backbone) as long as they live, not only while they run something
+                        */
     SCHED_BACKBONE,    /* backbone, bytes, more_bytes of KV for a token, work_bytes that a worker
                         * of it holds besides, step, us of a load from the disk, more_us of one
                         * from host memory */
@@ -129,7 +131,7 @@ struct sched_event {
     uint32_t tokens, more_tokens;
     uint32_t steps;
     uint32_t stalled;
-    uint32_t reserved;
+    uint32_t keeps_work;
 };
 
 /* --- actions --- */

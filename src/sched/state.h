@@ -181,7 +181,7 @@ struct worker {
     uint32_t domain_next;              /* workers of its domain */
     uint32_t free_next;
     bool has_served;
-    bool works;    /* it holds memory to compute in: it runs something */
+    bool works;    /* it runs something, and holds memory to compute in */
     bool resizing; /* RESIZE downwards was asked for */
     bool kv_short; /* what runs has come to need more than was reserved for it */
     bool stalled;  /* it cannot go on without more KV memory: it wants no turn */
@@ -217,6 +217,7 @@ struct device {
     uint32_t turn_worker; /* SCHED_NONE: the device is free */
     uint32_t queue_next;  /* of devices to look at */
     bool exists;
+    bool keeps_work; /* its workers hold what they compute in also while they are idle */
     bool queued;
     bool turn_revoked;
     bool prompts_first; /* of the turn */
@@ -360,6 +361,9 @@ struct copy *copy_in_host(const struct sched *s, enum copy_kind kind, uint32_t o
                           uint32_t device);
 /* A worker that runs something, but for its KV memory. */
 uint64_t process_bytes(const struct sched *s, uint32_t device, uint32_t backbone);
+/* Of them, what it holds only while it runs something, and what it holds in any case. */
+uint64_t work_bytes(const struct sched *s, uint32_t device, uint32_t backbone);
+uint64_t resting_bytes(const struct sched *s, uint32_t device, uint32_t backbone);
 /* What it is charged for: what it computes in comes with the first request that it runs, and goes
  * with the last. */
 uint64_t worker_bytes(const struct sched *s, const struct worker *w);

@@ -298,7 +298,7 @@ static bool reserve(struct plan *p, uint32_t index, uint32_t worker, struct requ
     uint64_t wanted = (w->kv_reserved + needed + step - 1) / step * step;
     wanted = wanted < most ? wanted : most;
     uint64_t more = wanted > w->kv_bytes ? wanted - w->kv_bytes : 0;
-    more += w->works ? 0 : s->backbones[w->backbone].work_bytes;
+    more += w->works ? 0 : work_bytes(s, w->device, w->backbone);
     if (plan_room(p) < 2) { /* for RESIZE and SUBMIT */
         domain_look(s, index);
         return false;

@@ -126,7 +126,8 @@ struct picture;
 /* A memory; a device's is numbered as the device, a node's after all devices. */
 struct picture_world_place {
     bool exists;
-    bool is_busy; /* a device: the turn is somebody's */
+    bool is_busy;    /* a device: the turn is somebody's */
+    bool keeps_work; /* its workers hold what they compute in also while they are idle */
     uint32_t node;
     double budget, worker_bytes;
     struct picture_levels now;

@@ -249,6 +249,10 @@ static void on_spawn(struct picture_world *w, const struct sched_action *a)
                                  .process_bytes = w->places[a->device].worker_bytes,
                                  .work_bytes = w->work_bytes[a->backbone],
                                  .kv_bytes = (double)a->bytes};
+    if (w->places[a->device].keeps_work) {
+        k->process_bytes += k->work_bytes;
+        k->work_bytes = 0;
+    }
     w->copies[a->copy].users++;
     charge(w, a->device, PICTURE_PROCESSES, k->process_bytes);
     charge(w, a->device, PICTURE_KV, k->kv_bytes);
@@ -516,6 +520,7 @@ static void on_place(struct picture_world *w, uint32_t place, const struct sched
     m->exists = e->bytes > 0;
     m->budget = (double)e->bytes;
     m->worker_bytes = e->type == SCHED_DEVICE ? (double)e->more_bytes : 0;
+    m->keeps_work = e->type == SCHED_DEVICE && e->keeps_work != 0;
     m->node = e->node;
     m->since_us = now_of(w);
 }

@@ -37,6 +37,13 @@ static const size_t fixed_bytes_of[WIRE_TYPE_COUNT] = {
     [WIRE_FAILED] = sizeof(struct wire_failed),
 };
 
+/* Descriptors that a type may come with; as many as are named in wire.h. */
+static const uint8_t fds_max_of[WIRE_TYPE_COUNT] = {
+    [WIRE_FILE] = 1,   [WIRE_PACK] = 1,    [WIRE_TARGET] = 1, [WIRE_LOAD] = 1,
+    [WIRE_LOADED] = 2, [WIRE_PREPARE] = 1, [WIRE_GROUP] = 1,  [WIRE_FORK] = 1,
+    [WIRE_FORKED] = 1, [WIRE_ATTACH] = 2,  [WIRE_BIND] = 1,   [WIRE_SUBMIT] = 1,
+};
+
 size_t wire_fixed_bytes(enum wire_type type)
 {
     assert(type > 0 && type < WIRE_TYPE_COUNT);
@@ -48,17 +55,18 @@ static size_t padded(size_t n)
     return (n + 7) & ~(size_t)7;
 }
 
-bool wire_put(struct wire_out *out, enum wire_type type, const void *fixed, size_t fixed_bytes,
-              const void *tail, size_t tail_bytes, int fd)
+bool wire_put_fds(struct wire_out *out, enum wire_type type, const void *fixed, size_t fixed_bytes,
+                  const void *tail, size_t tail_bytes, const int *fds, uint32_t fd_count)
 {
     assert(fixed_bytes == wire_fixed_bytes(type));
+    assert(fd_count <= fds_max_of[type]);
     assert(tail_bytes <= CHAN_MESSAGE_BYTES_MAX);
     size_t body = fixed_bytes + tail_bytes;
     size_t need = sizeof(struct wire_header) + padded(body);
-    if (need > sizeof out->bytes - out->len || (fd >= 0 && out->fd_count == CHAN_FDS_MAX))
+    if (need > sizeof out->bytes - out->len || fd_count > CHAN_FDS_MAX - out->fd_count)
         return false;
     struct wire_header h = {
-        .type = (uint16_t)type, .fd_count = fd >= 0 ? 1 : 0, .bytes = (uint32_t)body};
+        .type = (uint16_t)type, .fd_count = (uint16_t)fd_count, .bytes = (uint32_t)body};
     uint8_t *to = out->bytes + out->len;
     memcpy(to, &h, sizeof h);
     memcpy(to + sizeof h, fixed, fixed_bytes);
@@ -66,9 +74,15 @@ bool wire_put(struct wire_out *out, enum wire_type type, const void *fixed, size
         memcpy(to + sizeof h + fixed_bytes, tail, tail_bytes);
     memset(to + sizeof h + body, 0, padded(body) - body);
     out->len += need;
-    if (fd >= 0)
-        out->fds[out->fd_count++] = fd;
+    for (uint32_t i = 0; i < fd_count; i++)
+        out->fds[out->fd_count++] = fds[i];
     return true;
+}
+
+bool wire_put(struct wire_out *out, enum wire_type type, const void *fixed, size_t fixed_bytes,
+              const void *tail, size_t tail_bytes, int fd)
+{
+    return wire_put_fds(out, type, fixed, fixed_bytes, tail, tail_bytes, &fd, fd >= 0 ? 1 : 0);
 }
 
 void wire_begin(struct wire_cursor *c, struct chan_message *m)
@@ -91,7 +105,7 @@ int wire_next(struct wire_cursor *c, struct wire_record *ret)
     size_t fixed = wire_fixed_bytes(h.type);
     if (h.bytes > room || padded(h.bytes) > room || h.bytes < fixed)
         return -EBADMSG;
-    if (h.fd_count > m->fd_count - c->fd_next)
+    if (h.fd_count > m->fd_count - c->fd_next || h.fd_count > fds_max_of[h.type])
         return -EBADMSG;
     const uint8_t *body = m->bytes + c->offset + sizeof h;
     *ret = (struct wire_record){

@@ -20,13 +20,14 @@
 
 enum wire_type {
     WIRE_FILE = 1, /* wire_file, tail: name; one descriptor */
-    WIRE_PACK,     /* wire_pack; descriptors: output, for adapters also the backbone image */
+    WIRE_PACK,     /* wire_pack; one descriptor: the output */
     WIRE_PROGRESS, /* wire_progress, tail: what is being done */
     WIRE_PACKED,   /* wire_packed, tail: the image's description, JSON */
     WIRE_TARGET,   /* wire_target; one descriptor: memory for the image of the next LOAD */
-    WIRE_LOAD,     /* wire_load; one descriptor: the image file */
+    WIRE_LOAD,     /* wire_load; one descriptor: the image, a file or sealed memory */
     WIRE_LOADED,   /* wire_loaded; one descriptor: the sealed memory, read-only; none after TARGET,
-                    * whose memory is sealed now */
+                    * whose memory is sealed now; of a keeper on a GPU two: sealed memory that holds
+                    * what the image has before its weights, and the GPU's memory with all of it */
     WIRE_PREPARE,  /* wire_prepare; one descriptor: the sealed memory */
     WIRE_PREPARED, /* wire_prepared */
     WIRE_GROUP, /* wire_group; one descriptor: where the next FORK's process enters its memory group
@@ -34,7 +35,8 @@ enum wire_type {
     WIRE_FORK,  /* wire_fork; one descriptor: the new process's channel */
     WIRE_FORKED,   /* wire_forked; one descriptor: its pidfd */
     WIRE_EXITED,   /* wire_exited */
-    WIRE_ATTACH,   /* wire_attach; one descriptor: the sealed memory; none to a zygote's copy */
+    WIRE_ATTACH,   /* wire_attach; one descriptor: the sealed memory; none to a zygote's copy; on a
+                    * GPU the two of LOADED */
     WIRE_READY,    /* wire_ready */
     WIRE_BIND,     /* wire_bind; one descriptor: sealed memory with the adapter image, none for the
                     * bare backbone */
@@ -304,10 +306,16 @@ struct wire_out {
     uint32_t fd_count;
 };
 
+/* Of one record. */
+#define WIRE_FDS_MAX 2u
+
 /* Appends a record. False when the message has no room: send it and put again. A record of at most
  * WIRE_RECORD_BYTES_MAX always fits into an empty message. fd < 0: none. */
 bool wire_put(struct wire_out *out, enum wire_type type, const void *fixed, size_t fixed_bytes,
               const void *tail, size_t tail_bytes, int fd);
+/* The same with several descriptors, as many as the type may have. */
+bool wire_put_fds(struct wire_out *out, enum wire_type type, const void *fixed, size_t fixed_bytes,
+                  const void *tail, size_t tail_bytes, const int *fds, uint32_t fd_count);
 
 #define WIRE_RECORD_BYTES_MAX (CHAN_MESSAGE_BYTES_MAX - sizeof(struct wire_header) - 8)
 
@@ -329,7 +337,8 @@ struct wire_cursor {
 };
 
 void wire_begin(struct wire_cursor *c, struct chan_message *m);
-/* The next record: 1; 0 at the end; -EBADMSG when the bytes are not a record. */
+/* The next record: 1; 0 at the end; -EBADMSG when the bytes are not a record, or it has more
+ * descriptors than its type may have. */
 int wire_next(struct wire_cursor *c, struct wire_record *ret);
 /* Takes the record's descriptor i; -1 when there is none. The caller owns it then. */
 int wire_take_fd(struct wire_cursor *c, const struct wire_record *r, uint32_t i);

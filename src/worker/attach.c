@@ -36,6 +36,8 @@ static int open_engine(struct session *s, const struct wire_attach *a, struct er
         .context_max = a->context_max,
         .prefix_cache = a->prefix_cache != 0,
         .kv_dtype = a->kv_dtype,
+        .gpu = s->gpu,
+        .backbone_address = s->on_gpu != NULL ? gpu_memory_address(s->on_gpu) : 0,
     };
     if (a->adapters_max > SESSION_SLOTS_MAX || a->sequences_max > SESSION_ANSWERS_MAX)
         return error_set(err, -EPROTO, "ATTACH is out of range");
@@ -60,16 +62,27 @@ int session_open_backbone(struct session *s, const struct digest *digest, int fd
     return r < 0 ? r : open_text(s, err);
 }
 
-int session_attach(struct session *s, const struct wire_attach *a, int fd, struct error *err)
+/* The image as it lies on the GPU, of which `fd` stands for as many bytes as the view has. */
+static int open_on_gpu(struct session *s, int fd, struct error *err)
 {
+    return gpu_memory_import(&s->on_gpu, gpu_device_context(s->gpu), fd,
+                             s->backbone.image.header->bytes, err);
+}
+
+int session_attach(struct session *s, const struct wire_attach *a, int fd, int gpu_fd,
+                   struct error *err)
+{
+    cleanup_fd int own_gpu = gpu_fd;
     uint64_t began_us = clock_now_us();
-    if (s->engine != NULL)
-        return error_set(err, -EPROTO, "one ATTACH makes a worker");
+    if (s->engine != NULL || (s->gpu != NULL) != (own_gpu >= 0))
+        return error_set(err, -EPROTO, "one ATTACH makes a worker, on a GPU with memory there");
     int r = 0;
     if (s->view.data == NULL || fd >= 0)
         r = session_open_backbone(s, &a->backbone, fd, err);
     else if (!digest_equal(&s->backbone_digest, &a->backbone))
         r = error_set(err, -EPROTO, "ATTACH names another backbone than this process has");
+    if (r == 0 && s->gpu != NULL)
+        r = open_on_gpu(s, own_gpu, err);
     if (r == 0)
         r = open_engine(s, a, err);
     if (r < 0)

@@ -42,6 +42,7 @@ static const struct argp_option options[] = {
     {"threads", 't', "N", 0, "0: all processors", 0},
     {"runs", 'r', "N", 0, "the median of so many is printed", 0},
     {"text", 'x', "FILE", 0, "text to rate the model with (random tokens)", 0},
+    {"gpu", 'g', "N", 0, "measure GPU N", 0},
     {"mib", 'm', "N", 0, "memory, and file, that ceilings are measured with", 0},
     {0},
 };
@@ -120,6 +121,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case 'm':
         b->ceiling_bytes = (uint64_t)number(state, arg, 4, 1 << 20) << 20;
         return 0;
+    case 'g':
+        b->has_gpu = true;
+        b->gpu = number(state, arg, 0, 255);
+        return 0;
     case ARGP_KEY_ARG:
         if (state->arg_num > 1)
             return ARGP_ERR_UNKNOWN;
@@ -136,6 +141,14 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     }
 }
 
+static int measure(struct bench *b, size_t index, struct error *err)
+{
+    int r = bench_machine_open(b, err);
+    if (r == 0 && benches[index].has_model)
+        r = bench_model_open(b, err);
+    return r == 0 ? benches[index].run(b, err) : r;
+}
+
 int bench_main(int argc, char **argv)
 {
     static const struct argp argp = {.options = options,
@@ -147,11 +160,7 @@ int bench_main(int argc, char **argv)
     struct error err = {0};
     argp_parse(&argp, argc, argv, 0, NULL, &a);
     struct bench *b = &a.bench;
-    int r = bench_machine_open(b, &err);
-    if (r == 0 && benches[a.index].has_model)
-        r = bench_model_open(b, &err);
-    if (r == 0)
-        r = benches[a.index].run(b, &err);
+    int r = b->has_gpu ? bench_on_gpu(b, &err) : measure(b, a.index, &err);
     if (r < 0)
         fprintf(stderr, "sllora bench %s: %s\n", b->name, err.text);
     bench_model_close(b);

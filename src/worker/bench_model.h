@@ -39,6 +39,8 @@ struct bench {
     uint32_t runs;        /* the median of so many is given out */
     uint64_t ceiling_bytes;
     const char *text; /* a file to rate the model with; NULL: random tokens */
+    bool has_gpu;     /* measured there: `gpu` is its index */
+    uint32_t gpu;
 
     const struct kernels *kernels;
     struct pool *pool; /* `threads` of them */
@@ -139,6 +141,7 @@ void bench_progress(const struct bench *b, const char *format, ...)
 
 typedef int bench_run(struct bench *b, struct error *err);
 
+bench_run bench_on_gpu; /* whichever is asked for */
 bench_run bench_ceilings;
 bench_run bench_decode;
 bench_run bench_prefill;

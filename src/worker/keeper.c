@@ -12,40 +12,17 @@
 #include <stdio.h>
 #include <string.h>
 
-#define PROGRESS_STEP_BYTES (UINT64_C(32) << 20)
-
 static void on_progress(void *context, uint64_t done, uint64_t total)
 {
     const struct role_options *o = context;
-    if (done % PROGRESS_STEP_BYTES != 0)
-        return;
-    struct wire_progress progress = {done, total};
-    role_send(o->chan, WIRE_PROGRESS, &progress, sizeof progress, "loading", 7, -1);
-}
-
-/* Waits for the one LOAD record. */
-static int receive_load(const struct role_options *o, struct wire_load *ret, int *ret_fd,
-                        struct error *err)
-{
-    static struct chan_message message;
-    struct wire_cursor c;
-    struct wire_record r;
-    if (chan_receive(o->chan, &message, 0) <= 0)
-        return error_set(err, -EPIPE, "the daemon is gone");
-    wire_begin(&c, &message);
-    if (wire_next(&c, &r) != 1 || r.type != WIRE_LOAD)
-        return error_set(err, -EPROTO, "the first record must be LOAD");
-    memcpy(ret, r.fixed, sizeof *ret);
-    *ret_fd = wire_take_fd(&c, &r, 0);
-    chan_message_clear(&message);
-    return *ret_fd >= 0 ? 0 : error_set(err, -EPROTO, "LOAD came without an image");
+    role_progress(o->chan, done, total);
 }
 
 static int load(const struct role_options *o, struct share **ret, struct error *err)
 {
     struct wire_load request;
     cleanup_fd int image = -1;
-    int r = receive_load(o, &request, &image, err);
+    int r = role_receive_load(o->chan, &request, &image, err);
     if (r < 0)
         return r;
     uint64_t began_us = clock_now_us();
@@ -68,7 +45,8 @@ int role_keeper(const struct role_options *o)
 {
     struct error err = {0};
     struct share *share = NULL;
-    if (load(o, &share, &err) < 0)
+    int r = o->has_gpu ? keeper_load_on_gpu(o, &err) : load(o, &share, &err);
+    if (r < 0)
         return role_fail(o->chan, &err);
     /* Nothing more is asked of it; the end of the channel ends it. */
     static struct chan_message message;

@@ -2,7 +2,8 @@
  * sllora-worker: the only program that sees weights, adapters and prompts. The daemon starts it
  * with a channel at descriptor 3:
  *
- *   sllora-worker packer|keeper|stager|zygote|worker FEATURES MEMORY_BYTES FILE_BYTES THREADS
+ *   sllora-worker packer|keeper|stager|zygote|worker FEATURES MEMORY_BYTES FILE_BYTES THREADS GPU
+ *                                      GPU: its index, or "-"
  *   sllora-worker bench ...            measures the engine, started by `sllora bench`
  */
 #include "base/clock.h"
@@ -52,7 +53,7 @@ int main(int argc, char **argv)
     uint64_t began_us = clock_now_us();
     if (argc >= 2 && strcmp(argv[1], "bench") == 0)
         return bench_main(argc - 1, argv + 1);
-    for (size_t i = 0; argc == 6 && i < sizeof roles / sizeof roles[0]; i++) {
+    for (size_t i = 0; argc == 7 && i < sizeof roles / sizeof roles[0]; i++) {
         if (strcmp(argv[1], roles[i].name) != 0)
             continue;
         const struct role_options o = {
@@ -61,6 +62,8 @@ int main(int argc, char **argv)
             .memory_bytes_max = number(argv[3]),
             .file_bytes_max = number(argv[4]),
             .threads = (uint32_t)number(argv[5]),
+            .has_gpu = strcmp(argv[6], "-") != 0,
+            .gpu = strcmp(argv[6], "-") != 0 ? (uint32_t)number(argv[6]) : 0,
             .began_us = began_us,
         };
         return roles[i].run(&o);

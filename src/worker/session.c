@@ -473,7 +473,7 @@ int session_step(struct session *s, struct error *err)
     int r = engine_step(s->engine, outputs, OUTPUTS_MAX, &stats, &reason);
     uint64_t took_us = clock_now_us() - began_us;
     s->untrimmed = true;
-    if (r == -ENOMEM) {
+    if (r == -ENOMEM && (s->gpu == NULL || !gpu_has_failed(s->gpu))) {
         r = shed(s, &reason, err);
         begin_waiting(s);
         return r;

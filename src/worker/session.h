@@ -4,6 +4,7 @@
  */
 #pragma once
 
+#include "gpu/device.h"
 #include "weights/share.h"
 #include "worker/answer.h"
 
@@ -32,6 +33,8 @@ struct session {
     int chan;
     uint32_t threads;
     uint64_t sandbox_us;
+    struct gpu_device *gpu;    /* NULL: the processors compute */
+    struct gpu_memory *on_gpu; /* the backbone's image there, read-only */
     struct share_view view;
     struct digest backbone_digest;
     struct backbone backbone;
@@ -54,9 +57,10 @@ struct session {
 
 void session_init(struct session *s);
 
-/* Each takes ownership of `fd`. An error ends the process; what only concerns one request or one
- * slot is answered with FAILED and returns 0. */
-int session_attach(struct session *s, const struct wire_attach *a, int fd, struct error *err);
+/* Each takes ownership of `fd` (and of `gpu_fd`, of which there is one on a GPU). An error ends the
+ * process; what only concerns one request or one slot is answered with FAILED and returns 0. */
+int session_attach(struct session *s, const struct wire_attach *a, int fd, int gpu_fd,
+                   struct error *err);
 /* The part of it that any worker of the backbone can begin with. */
 int session_open_backbone(struct session *s, const struct digest *digest, int fd,
                           struct error *err);

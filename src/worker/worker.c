@@ -4,6 +4,9 @@
  *
  *   lock the sandbox → ATTACH: map the backbone → READY → BIND, SUBMIT, GRANT ... → killed
  *
+ * On a GPU its driver is opened in the midst of the lock; the process is no zygote's copy, for what
+ * a driver has opened is of no use to copies.
+ *
  * The first BIND fixes the domain; a BIND for another one ends the process.
  */
 #include "base/clock.h"
@@ -22,7 +25,7 @@ static int dispatch(struct session *s, struct wire_cursor *c, const struct wire_
 {
     switch (r->type) {
     case WIRE_ATTACH:
-        return session_attach(s, r->fixed, wire_take_fd(c, r, 0), err);
+        return session_attach(s, r->fixed, wire_take_fd(c, r, 0), wire_take_fd(c, r, 1), err);
     case WIRE_BIND:
         return session_bind(s, r->fixed, wire_take_fd(c, r, 0), err);
     case WIRE_UNBIND:
@@ -120,12 +123,23 @@ int worker_serve(struct session *s, int chan, uint32_t threads, uint64_t sandbox
     return role_fail(chan, &err);
 }
 
+static int lock_with_gpu(const struct role_options *o, struct session *s, struct error *err)
+{
+    struct sandbox_device *device = NULL;
+    int r = role_lock_begin(o, SANDBOX_WORKER, &device, err);
+    if (r == 0)
+        r = engine_gpu_open(&s->gpu, o->gpu, err);
+    return r < 0 ? r : role_lock_with(o, SANDBOX_WORKER, WORKER_THREADS_MAX, NULL, 0, device, err);
+}
+
 int role_worker(const struct role_options *o)
 {
     static struct session session;
     struct error err = {0};
     session_init(&session);
-    if (role_lock(o, SANDBOX_WORKER, WORKER_THREADS_MAX, NULL, 0, &err) < 0)
+    int r = o->has_gpu ? lock_with_gpu(o, &session, &err)
+                       : role_lock(o, SANDBOX_WORKER, WORKER_THREADS_MAX, NULL, 0, &err);
+    if (r < 0)
         return role_fail(o->chan, &err);
     return worker_serve(&session, o->chan, o->threads, clock_now_us() - o->began_us);
 }

@@ -35,7 +35,7 @@ static struct gpu_memory *made(const struct device *d, uint64_t bytes)
 {
     struct gpu_memory *m;
     struct error err = {0};
-    if (gpu_memory_create(&m, d->context, bytes, &err) < 0)
+    if (gpu_memory_create_shared(&m, d->context, bytes, &err) < 0)
         fail_msg("%s", err.text);
     return m;
 }
@@ -203,14 +203,14 @@ static void test_no_more_than_there_is(void **state)
     struct gpu_memory *m = made(&d, 5 * MIB), *none;
     struct error err = {0};
     for (int i = 0; i < 100; i++)
-        assert_int_equal(gpu_memory_create(&none, d.context, 3 * MIB, &err), -ENOMEM);
+        assert_int_equal(gpu_memory_create_shared(&none, d.context, 3 * MIB, &err), -ENOMEM);
     assert_null(none);
     assert_non_null(strstr(err.text, "has no 0.00 GiB free, but 0.00 of 150.00"));
     gpu_memory_free(m);
     m = made(&d, 8 * MIB);
     gpu_memory_free(m);
-    assert_int_equal(gpu_memory_create(&none, d.context, 0, &err), -EINVAL);
-    assert_int_equal(gpu_memory_create(&none, d.context, UINT64_MAX, &err), -EINVAL);
+    assert_int_equal(gpu_memory_create_shared(&none, d.context, 0, &err), -EINVAL);
+    assert_int_equal(gpu_memory_create_shared(&none, d.context, UINT64_MAX, &err), -EINVAL);
     device_close(&d);
 }
 
