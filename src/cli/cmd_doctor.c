@@ -202,7 +202,7 @@ static void add_gpu(struct findings *f, const struct gpu_driver *d, uint32_t ind
         snprintf(x->consequence, sizeof x->consequence, "cannot be used: %.480s", err.text);
         return;
     }
-    note(x, "not used: functions run on the processors only");
+    note(x, "used by `sllora serve --device gpu`, else functions run on the processors");
     if (index < trials->count)
         add_trial(f, trials, index);
 }

@@ -48,8 +48,9 @@ struct daemon_config {
 
 /* The same on a GPU, of whose memory a context takes 300 to 500 MiB and the kernels a few more. */
 #define GPU_WORKER_BYTES (UINT64_C(512) << 20)
-/* What a worker computes in there beside what one on processors would: attention's spans. */
-#define GPU_WORK_BYTES (UINT64_C(256) << 20)
+/* What a worker computes in there beside what one on processors would: attention's spans and the
+ * logits of 64 rows. */
+#define GPU_WORK_BYTES (UINT64_C(128) << 20)
 /* And of the host's memory, beside what no account holds: the driver's own, logits, what samples.
  */
 #define GPU_HOST_BYTES (UINT64_C(2) << 30)

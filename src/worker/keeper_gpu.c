@@ -1,8 +1,9 @@
 /*
  * The keeper on a GPU: puts one backbone image into the GPU's memory, once for all workers of it,
  * and lives as long as it is to stay. The bytes come from the image's file or from its sealed copy
- * in host memory; what was uploaded is what was hashed, piece by piece, out of memory that nobody
- * else has.
+ * in host memory. Of a file, what was uploaded is what was hashed, piece by piece, out of memory
+ * that nobody else has. A sealed copy was hashed before it was sealed, and nobody can change it:
+ * the GPU reads it where it is.
  *
  * Workers read an image's tables as always, from a *head*: sealed memory of the image's size in
  * which only what comes before the weights is filled. The rest is a hole and takes no memory.
@@ -11,6 +12,7 @@
 #include "base/memfile.h"
 #include "gpu/memory.h"
 #include "weights/image.h"
+#include "weights/share.h"
 #include "worker/roles.h"
 
 #include <errno.h>
@@ -111,7 +113,31 @@ static int take_piece(struct upload *u, uint64_t at, uint64_t bytes, struct erro
     return gpu_memory_write(u->memory, at, u->piece, bytes, err);
 }
 
-static int take_all(const struct role_options *o, struct upload *u, struct error *err)
+static void on_progress(void *context, uint64_t done, uint64_t total)
+{
+    const struct role_options *o = context;
+    role_progress(o->chan, done, total);
+}
+
+static int take_copy(const struct role_options *o, struct upload *u, struct error *err)
+{
+    struct share_view view;
+    int r = share_map(&view, u->image, IMAGE_BYTES_MAX, false, err);
+    if (r < 0)
+        return r;
+    if (view.bytes < u->load.bytes)
+        r = error_set(err, -EBADMSG, "the copy of the image is shorter than the image");
+    if (r == 0) {
+        memcpy(u->piece, view.data, sizeof(struct image_header));
+        memcpy(u->head_map, view.data, weights_begin(u));
+        r = gpu_memory_upload(u->memory, view.data, u->load.bytes, on_progress,
+                              (void *)(uintptr_t)o, err);
+    }
+    share_unmap(&view);
+    return r;
+}
+
+static int take_file(const struct role_options *o, struct upload *u, struct error *err)
 {
     struct digest got;
     struct digest_state *hash = digest_begin();
@@ -132,6 +158,11 @@ static int take_all(const struct role_options *o, struct upload *u, struct error
     return error_set(err, -EBADMSG,
                      "the image is damaged: its SHA-256 is not what its name says; deploy it "
                      "again");
+}
+
+static int take_all(const struct role_options *o, struct upload *u, struct error *err)
+{
+    return memfile_is_sealed(u->image) ? take_copy(o, u, err) : take_file(o, u, err);
 }
 
 static int seal_head(struct upload *u, struct error *err)

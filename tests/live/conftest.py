@@ -22,7 +22,8 @@ PARITY = ROOT / "tests/vectors/parity"
 class Daemon:
     """One `sllora serve` on a directory of its own."""
 
-    def __init__(self, data, *flags, as_user=None, program=SLLORA):
+    def __init__(self, data, *flags, as_user=None, program=SLLORA, env=None):
+        self.env = {**os.environ, **env} if env else None
         self.data = Path(data)
         self.flags = [str(f) for f in flags]
         self.as_user = as_user
@@ -34,7 +35,7 @@ class Daemon:
     def start(self):
         command = [self.program, "serve", "--data", str(self.data), "--listen", "127.0.0.1:0", "-v",
                    *self.flags]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL,
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=self.env,
                                         stdout=subprocess.DEVNULL, stderr=self.log.open("a"),
                                         user=self.as_user, group=self.as_user,
                                         extra_groups=[] if self.as_user is not None else None)

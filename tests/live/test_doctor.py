@@ -21,7 +21,7 @@ def test_a_gpu_is_described():
     assert f["NVIDIA driver"]["value"] == "for CUDA 13.0, 2 GPUs"
     assert f["GPU 1"]["value"].startswith("Fake GPU 1, ")
     assert "at 4917 GB/s, 132 SMs, compute capability 9.0" in f["GPU 1"]["value"]
-    assert "not used" in f["GPU 1"]["consequence"]
+    assert "serve --device gpu" in f["GPU 1"]["consequence"]
     assert not f["GPU 1"]["needed"]
 
 

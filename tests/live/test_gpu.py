@@ -1,0 +1,170 @@
+"""The real daemon on a GPU that is none: the driver library of the tests, whose device memory is
+memory of the host's, and whose kernels are those of the GPU compiled for the processor."""
+import os
+import signal
+import subprocess
+
+import openai
+import pytest
+
+from conftest import ADAPTERS, BUILD, DEMO, SLLORA, Daemon, wait_for
+
+FAKE = {"LD_LIBRARY_PATH": str(BUILD / "tests/fake")}
+PROMPT = "In the beginning"
+# Logarithms of probabilities of this model in bf16, on the processors and on the GPU, whose sums
+# have other orders and whose inputs of products are rounded: some 1e-2 of logits of a size of 5.
+DIFFERENCE_MAX = 0.1
+
+
+@pytest.fixture(scope="module")
+def gpu(tmp_path_factory):
+    """Three functions of two owners on the demo backbone."""
+    d = Daemon(tmp_path_factory.mktemp("gpu") / "data", "--device", "gpu", "--keep-alive", 300,
+               env=FAKE).start()
+    for name, owner in (("scripture", "acme"), ("hacker", "acme"), ("cynic", "globex")):
+        d.deploy(name, DEMO, ADAPTERS / name, owner=owner)
+    yield d
+    d.stop()
+
+
+def ask(d, name, tokens=3, **more):
+    return d.client().completions.create(model=name, prompt=PROMPT, max_tokens=tokens,
+                                         temperature=0, logprobs=3, **more).choices[0]
+
+
+def used(d):
+    return d.status()["devices"][0]["used_bytes"]
+
+
+def workers(d):
+    """The functions of each process."""
+    return {w["pid"]: sorted(f["name"] if isinstance(f, dict) else f for f in w["functions"])
+            for w in d.status()["workers"] if w["functions"]}
+
+
+def test_answers_are_those_of_the_processors(gpu, demo):
+    """Token for token as far as both choose the same, and each with the same probability."""
+    for name in ("scripture", "hacker", "cynic"):
+        here, there = ask(demo, name), ask(gpu, name)
+        for i, (a, b) in enumerate(zip(here.logprobs.tokens, there.logprobs.tokens)):
+            assert abs(here.logprobs.token_logprobs[i] -
+                       there.logprobs.token_logprobs[i]) < DIFFERENCE_MAX, (name, i, a, b)
+            if a != b:
+                break
+        assert here.logprobs.tokens[0] == there.logprobs.tokens[0], name
+
+
+def test_adapters_of_an_owner_in_one_process_and_of_others_in_theirs(gpu):
+    for name in ("scripture", "hacker", "cynic"):
+        ask(gpu, name, 1)
+    assert sorted(workers(gpu).values()) == [["cynic"], ["hacker", "scripture"]]
+
+
+def test_a_stream_and_a_seed(gpu):
+    def text(seed):
+        stream = gpu.client().completions.create(model="cynic", prompt=PROMPT, max_tokens=4,
+                                                 temperature=1, seed=seed, stream=True)
+        return "".join(chunk.choices[0].text for chunk in stream)
+    assert text(7) == text(7)
+
+
+def test_what_is_where(gpu):
+    ask(gpu, "scripture", 1)
+    status = gpu.status()
+    device, size = status["devices"][0], status["backbones"][0]["bytes"]
+    assert device["kind"] == "gpu" and device["model"] == "Fake GPU 0"
+    assert device["memory"]["backbones"] == size and device["memory"]["processes"] > 0
+    assert status["host"]["memory"]["backbones"] in (0, size)
+    for command in (["status"], ["top", "--count", "1"], ["plan"], ["describe", "scripture"]):
+        done = gpu.cli(*command)
+        assert done.returncode == 0, (command, done.stderr)
+    assert "gpu:0" in gpu.ok("top", "--count", "1")
+
+
+def test_a_worker_that_dies_takes_nobody_along(gpu):
+    for name in ("scripture", "cynic"):
+        ask(gpu, name, 1)
+    victim = next(pid for pid, names in workers(gpu).items() if "cynic" in names)
+    other = next(pid for pid, names in workers(gpu).items() if "scripture" in names)
+    os.kill(victim, signal.SIGKILL)
+    wait_for(lambda: victim not in workers(gpu), "the daemon sees it")
+    assert other in workers(gpu)
+    ask(gpu, "scripture", 1)
+    ask(gpu, "cynic", 1)
+
+
+def test_a_keeper_that_dies(daemon_with):
+    d = daemon_with("--device", "gpu", env=FAKE)
+    d.deploy("scripture", DEMO, ADAPTERS / "scripture")
+    before = ask(d, "scripture", 2)
+    keeper = subprocess.run(["pgrep", "-P", str(d.process.pid), "-x", "sllora-keeper"],
+                            capture_output=True, text=True).stdout.split()
+    assert keeper
+    for pid in keeper:
+        os.kill(int(pid), signal.SIGKILL)
+    after = wait_for(lambda: try_to_ask(d), "it is loaded again", seconds=60)
+    assert after.logprobs.token_logprobs == before.logprobs.token_logprobs
+
+
+def try_to_ask(d):
+    try:
+        return ask(d, "scripture", 2)
+    except openai.APIStatusError:
+        return None
+
+
+def test_scaled_to_zero(daemon_with):
+    """Nobody's process, and nobody's memory of the device but what is kept ahead of need."""
+    d = daemon_with("--device", "gpu", "--keep-alive", 1, "--no-preload", env=FAKE)
+    d.deploy("scripture", DEMO, ADAPTERS / "scripture")
+    ask(d, "scripture", 1)
+    wait_for(lambda: not d.status()["workers"], "the worker ends", seconds=60)
+    wait_for(lambda: used(d) == 0, "its memory is free", seconds=60)
+    ask(d, "scripture", 1)
+
+
+def test_more_than_the_device_has(daemon_with):
+    d = daemon_with("--device", "gpu", "--gpu-memory", "660M", env=FAKE)
+    done = d.cli("deploy", "scripture", "--backbone", str(DEMO))
+    assert done.returncode == 1 and "--gpu-memory is 660 MiB" in done.stderr, done.stderr
+    assert "--quant int8 needs about" in done.stderr
+
+
+def test_what_a_gpu_does_not_compute(daemon_with):
+    d = daemon_with("--device", "gpu", env=FAKE)
+    done = d.cli("deploy", "scripture", "--backbone", str(DEMO), "--quant", "f32")
+    assert done.returncode == 1 and "deploy with --quant bf16" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("quant", ["int8", "int4"])
+def test_quantised(daemon_with, quant):
+    d = daemon_with("--device", "gpu", env=FAKE)
+    d.deploy("scripture", DEMO, ADAPTERS / "scripture", quant=quant, adapter_quant="int8")
+    assert ask(d, "scripture", 2).logprobs.tokens
+
+
+@pytest.mark.parametrize("settings, flags, words", [
+    ("version=11040", [], "too old"),
+    ("init=100", [], "finds no GPU"),
+    ("major=7 minor=5", [], "compute capability"),
+    ("vmm=0", [], "memory"),
+    ("", ["--device", "gpu:3"], "there is no GPU 3"),
+    ("", ["--gpu-memory", "100M"], "cannot hold one worker"),
+    (None, [], "no NVIDIA driver"),
+])
+def test_refused_at_the_start(tmp_path, settings, flags, words):
+    env = dict(os.environ)
+    if settings is not None:
+        env |= FAKE | {"FAKE_CUDA": settings}
+    command = [SLLORA, "serve", "--device", "gpu", *flags, "--data", str(tmp_path / "data"),
+               "--listen", "127.0.0.1:0"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and words in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("flags", [["--device", "tpu"], ["--device", "gpu:x"],
+                                   ["--gpu-memory", "1G"]])
+def test_wrong_flags(tmp_path, flags):
+    done = subprocess.run([SLLORA, "serve", *flags, "--data", str(tmp_path / "data")],
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode in (1, 2) and "--" in done.stderr, done.stderr
