@@ -1,0 +1,303 @@
+/*
+ * An engine on a GPU, but for its numbers (test_parity, test_gpubench): whose memory comes and goes,
+ * what is refused, what a failure on the device comes to. On the driver of the tests.
+ */
+#include "engine/engine.h"
+#include "gpu/device.h"
+#include "gpu/range.h"
+#include "gpubench/shapes.h"
+#include "gpubench/synthetic.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define MIB ((uint64_t)1 << 20)
+
+struct world {
+    struct gpu_device *gpu;
+    struct synthetic_backbone b;
+    struct gpu_memory *memory;
+    struct engine *engine;
+};
+
+static void must(int r, const struct error *err)
+{
+    if (r < 0)
+        fail_msg("%s (%d)", err->text, r);
+}
+
+static struct engine_options options_of(const struct world *w)
+{
+    return (struct engine_options){.threads = 1,
+                                   .sequences_max = 4,
+                                   .rows_max = 64,
+                                   .kv_bytes = 64 * MIB,
+                                   .adapters_max = 4,
+                                   .gpu = w->gpu,
+                                   .backbone_address =
+                                       w->memory ? gpu_memory_address(w->memory) : 0};
+}
+
+static void open_device(struct world *w, const char *settings)
+{
+    struct error err = {0};
+    *w = (struct world){0};
+    setenv("FAKE_CUDA", settings, 1);
+    must(engine_gpu_open(&w->gpu, 0, &err), &err);
+}
+
+static void open_model(struct world *w)
+{
+    struct model_config c;
+    struct error err = {0};
+    (void)shape_small(0, &c);
+    must(synthetic_backbone_open(&w->b, &c, IMAGE_PANELS, 1, &err), &err);
+    must(gpu_memory_create(&w->memory, gpu_device_context(w->gpu), w->b.bytes, &err), &err);
+    must(gpu_memory_upload(w->memory, w->b.base, w->b.bytes, NULL, NULL, &err), &err);
+}
+
+static void open_world(struct world *w, const char *settings)
+{
+    struct error err = {0};
+    open_device(w, settings);
+    open_model(w);
+    const struct engine_options o = options_of(w);
+    must(engine_open(&w->engine, &w->b.backbone, &o, &err), &err);
+}
+
+static void close_world(struct world *w)
+{
+    engine_close(w->engine);
+    gpu_memory_free(w->memory);
+    synthetic_backbone_close(&w->b);
+    gpu_device_close(w->gpu);
+}
+
+static uint64_t free_bytes(const struct world *w)
+{
+    uint64_t bytes = 0;
+    struct error err = {0};
+    must(gpu_device_free_bytes(w->gpu, &bytes, &err), &err);
+    return bytes;
+}
+
+static uint32_t add(struct engine *e, uint32_t tokens, int32_t slot)
+{
+    uint32_t prompt[512], id;
+    struct error err = {0};
+    for (uint32_t i = 0; i < tokens; i++)
+        prompt[i] = i * 7 % 300;
+    const struct engine_request q = {.tokens = prompt,
+                                     .token_count = tokens,
+                                     .tokens_new_max = 4,
+                                     .adapter_slot = slot,
+                                     .adapter_scale = 1,
+                                     .sampling = {.top_p = 1}};
+    must(engine_add(e, &q, &id, &err), &err);
+    return id;
+}
+
+static int step(struct engine *e, struct error *err)
+{
+    struct engine_output out[8];
+    struct engine_step_stats stats;
+    return engine_step(e, out, 8, &stats, err);
+}
+
+static void run(struct engine *e)
+{
+    struct error err = {0};
+    while (engine_has_work(e))
+        must(step(e, &err), &err);
+}
+
+/* --- memory --- */
+
+static void test_kv_memory_comes_and_goes(void **state)
+{
+    struct world w;
+    (void)state;
+    open_world(&w, "");
+    uint64_t before = free_bytes(&w);
+    uint32_t id = add(w.engine, 400, -1);
+    run(w.engine);
+    assert_true(free_bytes(&w) < before);
+    engine_remove(w.engine, id);
+    assert_true(free_bytes(&w) < before); /* kept for the next one */
+    engine_trim(w.engine);
+    assert_true(free_bytes(&w) == before);
+    add(w.engine, 400, -1);
+    run(w.engine);
+    assert_true(free_bytes(&w) < before);
+    close_world(&w);
+}
+
+/* A device that is full: the sequence that has no room waits for the other's to end, and both give
+ * what they would alone. */
+static void test_a_full_device(void **state)
+{
+    struct world w;
+    struct error err = {0};
+    (void)state;
+    open_world(&w, "free=64");
+    uint64_t left = free_bytes(&w) - 2 * MIB; /* one step of the device */
+    struct gpu_memory *rest;
+    must(gpu_memory_create(&rest, gpu_device_context(w.gpu), left, &err), &err);
+    uint32_t first = add(w.engine, 200, -1), second = add(w.engine, 200, -1);
+    for (uint32_t i = 0; i < 100 && engine_has_work(w.engine); i++)
+        must(step(w.engine, &err), &err);
+    assert_false(engine_has_work(w.engine));
+    engine_remove(w.engine, first);
+    engine_remove(w.engine, second);
+    gpu_memory_free(rest);
+    close_world(&w);
+}
+
+static void test_adapters_are_there_once(void **state)
+{
+    struct world w;
+    struct synthetic_adapter a;
+    struct error err = {0};
+    const struct synthetic_lora lora = {.rank = 8, .scale = 1, .seed = 3};
+    (void)state;
+    open_world(&w, "");
+    must(synthetic_adapter_open(&a, &w.b, &lora, &err), &err);
+    uint64_t before = free_bytes(&w);
+    must(engine_adapter_set(w.engine, 0, &a.adapter, &a.digest, &err), &err);
+    uint64_t once = free_bytes(&w);
+    assert_true(once < before);
+    must(engine_adapter_set(w.engine, 1, &a.adapter, &a.digest, &err), &err);
+    must(engine_adapter_set(w.engine, 1, &a.adapter, &a.digest, &err), &err);
+    assert_true(free_bytes(&w) == once);
+    for (uint32_t i = 0; i < 2; i++) { /* decoding is recorded, and the record forgotten in time */
+        uint32_t id = add(w.engine, 20, 1);
+        run(w.engine);
+        engine_remove(w.engine, id);
+        engine_trim(w.engine);
+        assert_int_equal(engine_adapter_clear(w.engine, i), 0);
+        if (i == 0)
+            assert_true(free_bytes(&w) == once);
+    }
+    assert_true(free_bytes(&w) > once);
+    must(engine_adapter_set(w.engine, 2, &a.adapter, &a.digest, &err), &err);
+    add(w.engine, 20, 2);
+    run(w.engine);
+    close_world(&w);
+    synthetic_adapter_close(&a);
+}
+
+static void test_a_range(void **state)
+{
+    struct world w;
+    struct gpu_range *r;
+    struct error err = {0};
+    (void)state;
+    open_device(&w, "free=8");
+    must(gpu_range_open(&r, gpu_device_context(w.gpu), 100 * MIB, &err), &err);
+    assert_true(gpu_range_bytes(r) == 0);
+    must(gpu_range_take(r, 0, MIB, &err), &err);
+    must(gpu_range_take(r, MIB, 2 * MIB, &err), &err); /* half of it where memory is already */
+    assert_true(gpu_range_bytes(r) == 4 * MIB);
+    assert_int_equal(gpu_range_take(r, 90 * MIB, 6 * MIB, &err), -ENOMEM);
+    assert_true(gpu_range_bytes(r) == 4 * MIB); /* nothing of it was taken */
+    gpu_range_give_back(r, 0, MIB);
+    assert_true(gpu_range_bytes(r) == 4 * MIB);
+    gpu_range_give_back(r, MIB, 2 * MIB);
+    assert_true(gpu_range_bytes(r) == 0);
+    must(gpu_range_take(r, 91 * MIB, 7 * MIB, &err), &err);
+    gpu_range_close(r);
+    assert_true(free_bytes(&w) == 8 * MIB);
+    gpu_device_close(w.gpu);
+}
+
+/* --- what is refused, what fails --- */
+
+static void test_refusals(void **state)
+{
+    struct world w;
+    struct error err = {0};
+    (void)state;
+    open_device(&w, "");
+    open_model(&w);
+    struct engine_options o = options_of(&w);
+    o.kv_dtype = ENGINE_KV_INT8;
+    assert_int_equal(engine_open(&w.engine, &w.b.backbone, &o, &err), -ENOTSUP);
+    assert_non_null(strstr(err.text, "KV cache in bf16"));
+    ((struct weight *)&w.b.backbone.layers[1].linears[LINEAR_UP].weight)->dtype = IMAGE_F32;
+    o = options_of(&w);
+    assert_int_equal(engine_open(&w.engine, &w.b.backbone, &o, &err), -ENOTSUP);
+    assert_non_null(strstr(err.text, "--quant bf16"));
+    close_world(&w);
+
+    open_device(&w, "free=2");
+    open_model(&w);
+    o = options_of(&w);
+    assert_int_equal(engine_open(&w.engine, &w.b.backbone, &o, &err), -ENOMEM);
+    assert_non_null(strstr(err.text, "GiB free"));
+    close_world(&w);
+}
+
+static void test_kernels_for_another_gpu(void **state)
+{
+    struct gpu_device *d;
+    struct error err = {0};
+    (void)state;
+    setenv("FAKE_CUDA", "module=209", 1);
+    assert_int_equal(engine_gpu_open(&d, 0, &err), -ENOEXEC);
+    assert_non_null(strstr(err.text, "build it where nvcc is"));
+    setenv("FAKE_CUDA", "", 1);
+    assert_int_equal(engine_gpu_open(&d, 5, &err), -ENODEV);
+}
+
+/* The backbone's address leads nowhere: the step says so, and so does every one after it. */
+static void test_a_fault_in_a_kernel(void **state)
+{
+    struct world w;
+    struct error err = {0};
+    (void)state;
+    open_device(&w, "");
+    open_model(&w);
+    struct engine_options o = options_of(&w);
+    o.backbone_address += UINT64_C(1) << 40;
+    must(engine_open(&w.engine, &w.b.backbone, &o, &err), &err);
+    add(w.engine, 5, -1);
+    assert_int_equal(step(w.engine, &err), -EFAULT);
+    assert_non_null(strstr(err.text, "a kernel touched memory that it must not"));
+    assert_true(gpu_has_failed(w.gpu));
+    close_world(&w);
+}
+
+/* It is found as the real one is, once it is here. */
+static int load_driver(void **state)
+{
+    char path[512] = "";
+    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 32);
+    (void)state;
+    if (n <= 0)
+        return -1;
+    snprintf(strrchr(path, '/'), 32, "/fake/libcuda.so.1");
+    return dlopen(path, RTLD_NOW | RTLD_GLOBAL) != NULL ? 0 : -1;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_kv_memory_comes_and_goes),
+        cmocka_unit_test(test_a_full_device),
+        cmocka_unit_test(test_adapters_are_there_once),
+        cmocka_unit_test(test_a_range),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_kernels_for_another_gpu),
+        cmocka_unit_test(test_a_fault_in_a_kernel), /* the last: the driver is of no use after it */
+    };
+    return cmocka_run_group_tests(tests, load_driver, NULL);
+}
