@@ -16,12 +16,14 @@ struct gpu_device {
     uint32_t *shared; /* [kernel_count]: dynamic shared memory that the driver allows by now */
     uint32_t kernel_count;
     void *stream;
+    bool overlaps; /* kernels begin while those before them end */
     int failure; /* the first result that was no success */
     const char *failed;
 };
 
-/* From here on kernels wait for each other themselves. */
+/* From here on kernels can wait for each other themselves, recorded ones too. */
 #define CAPABILITY_OVERLAP 90u
+#define DRIVER_OVERLAP 12030u
 /* What a block gets without asking. */
 #define SHARED_BYTES_DEFAULT (48u << 10)
 
@@ -33,6 +35,8 @@ static int look(struct gpu_device *d, uint32_t index, struct error *err)
         return error_set(err, -ENODEV, "there is no GPU %u: this machine has %u", index,
                          gpu_count(d->driver));
     int r = gpu_look(d->driver, index, &d->look, err);
+    d->overlaps = d->look.capability >= CAPABILITY_OVERLAP &&
+                  gpu_driver_version(d->driver) >= DRIVER_OVERLAP;
     return r == 0 ? gpu_check(&d->look, err) : r;
 }
 
@@ -155,7 +159,7 @@ void gpu_launch(struct gpu_device *d, const struct gpu_launch *l, const void *jo
         .shared_bytes = l->shared_bytes,
         .stream = d->stream,
         .attributes = &overlap,
-        .attribute_count = d->look.capability >= CAPABILITY_OVERLAP ? 1 : 0,
+        .attribute_count = d->overlaps ? 1 : 0,
     };
     int result = allow_shared(d, l);
     if (result == CUDA_SUCCESS)
