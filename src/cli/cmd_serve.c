@@ -51,7 +51,7 @@ static const struct argp_option options[] = {
      2},
     {"gpu-memory", OPT_GPU_MEMORY, "SIZE", 0, "budget of the GPU's memory (90 % of what it has)",
      2},
-    {"kv", OPT_KV, "SIZE", 0, "KV cache of one worker, at most (256M)", 2},
+    {"kv", OPT_KV, "SIZE", 0, "KV cache of one worker, at most (256M; 8G on a GPU)", 2},
     {"kv-dtype", OPT_KV_DTYPE, "auto|bf16|int8", 0,
      "how keys and values are kept (auto: as the base model's matrices, bf16 or float32)", 2},
     {"threads", OPT_THREADS, "N", 0, "of one worker (all processors)", 2},
@@ -207,6 +207,8 @@ static error_t parse_limits(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_KV:
         c->kv_bytes = parse_size(state, "kv", arg);
+        if (c->kv_bytes == 0)
+            argp_error(state, "--kv must be at least 1 MiB");
         return 0;
     case OPT_KV_DTYPE:
         c->kv_dtype = parse_kv_dtype(state, arg);

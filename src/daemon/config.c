@@ -8,7 +8,11 @@
 #include <string.h>
 #include <unistd.h>
 
-#define KV_INT8 2      /* see struct wire_attach */
+#define KV_INT8 2            /* see struct wire_attach */
+#define KV_BYTES (256 * MIB) /* of a worker, unless told otherwise */
+#define GPU_KV_BYTES (8 * GIB)
+/* Of what a device hands out, which comes in steps of up to 32 MiB. */
+#define GPU_KV_STEP_BYTES (64 * MIB)
 #define SEQUENCES 128u /* of a worker, unless its steps have fewer rows */
 #define MIB (UINT64_C(1) << 20)
 #define GIB (UINT64_C(1) << 30)
@@ -65,7 +69,6 @@ void daemon_config_default(struct daemon_config *c)
                   .price_bytes = 1e12},
         .gateway = gateway_limits_default,
         .memory_bytes = default_budget_bytes(),
-        .kv_bytes = 256 * MIB,
         .rows_max = 256,
         .prefix_cache = true,
         .deploys_max = 4,
@@ -154,6 +157,10 @@ int daemon_config_finish(struct daemon_config *c, struct error *err)
         return error_set(err, -ENAMETOOLONG,
                          "--data %s is too long: the admin socket's path must stay below %zu bytes",
                          c->data_dir, sizeof c->admin_socket);
+    if (c->has_gpu)
+        c->sched.kv_step_bytes = GPU_KV_STEP_BYTES;
+    if (c->kv_bytes == 0)
+        c->kv_bytes = c->has_gpu ? GPU_KV_BYTES : KV_BYTES;
     if (c->kv_bytes < MIB)
         return error_set(err, -EINVAL, "--kv must be at least 1 MiB");
     if (c->kv_bytes < c->sched.kv_step_bytes)

@@ -31,7 +31,7 @@ struct daemon_config {
     uint64_t gpu_memory_bytes; /* budget there; 0: what daemon_config_budget makes of all it has */
     uint64_t memory_bytes;     /* budget for backbones, adapters and workers; with a GPU for what is
                                 * kept below it, from where it comes back sooner than from disk */
-    uint64_t kv_bytes;         /* of one worker, at most */
+    uint64_t kv_bytes;         /* of one worker, at most; 0 before daemon_config_finish: as usual */
     uint32_t kv_dtype;         /* see struct wire_attach */
     uint32_t rows_max;         /* token budget of one engine step */
     uint32_t worker_threads;   /* 0: all processors */

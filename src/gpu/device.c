@@ -17,7 +17,7 @@ struct gpu_device {
     uint32_t kernel_count;
     void *stream;
     bool overlaps; /* kernels begin while those before them end */
-    int failure; /* the first result that was no success */
+    int failure;   /* the first result that was no success */
     const char *failed;
 };
 
@@ -35,8 +35,8 @@ static int look(struct gpu_device *d, uint32_t index, struct error *err)
         return error_set(err, -ENODEV, "there is no GPU %u: this machine has %u", index,
                          gpu_count(d->driver));
     int r = gpu_look(d->driver, index, &d->look, err);
-    d->overlaps = d->look.capability >= CAPABILITY_OVERLAP &&
-                  gpu_driver_version(d->driver) >= DRIVER_OVERLAP;
+    d->overlaps =
+        d->look.capability >= CAPABILITY_OVERLAP && gpu_driver_version(d->driver) >= DRIVER_OVERLAP;
     return r == 0 ? gpu_check(&d->look, err) : r;
 }
 

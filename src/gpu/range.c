@@ -8,6 +8,11 @@
 #include <errno.h>
 #include <stdlib.h>
 
+/* Asking a device for memory takes a tenth of a millisecond, for little as for much. So steps are
+ * as large as leave a range in parts enough. */
+#define STEP_BYTES_MAX (UINT64_C(32) << 20)
+#define STEPS_LEAST 16u
+
 struct step {
     uint64_t handle;
     uint32_t takers; /* 0: it has no memory */
@@ -31,22 +36,30 @@ static int check(const struct gpu_range *r, int result, struct error *err)
     return gpu_check_result(r->context->driver, result, "no memory of the GPU for a KV cache", err);
 }
 
+static uint64_t step_for(uint64_t granularity, uint64_t bytes)
+{
+    uint64_t step = granularity;
+    while (step * 2 <= STEP_BYTES_MAX && step * 2 * STEPS_LEAST <= bytes)
+        step *= 2;
+    return step;
+}
+
 int gpu_range_open(struct gpu_range **ret, const struct gpu_context *c, uint64_t bytes,
                    struct error *err)
 {
     const struct cuda_allocation a = allocation_of(c);
-    size_t step = 0;
+    size_t granularity = 0;
     struct gpu_range *r = calloc(1, sizeof *r);
     if (r == NULL)
         return error_set(err, -ENOMEM, "out of memory");
     r->context = c;
-    int rc = check(r, c->driver->granularity(&step, &a, CUDA_GRANULARITY_RECOMMENDED), err);
-    if (rc == 0 && (step == 0 || bytes == 0 || bytes > UINT64_MAX / 2))
+    int rc = check(r, c->driver->granularity(&granularity, &a, CUDA_GRANULARITY_RECOMMENDED), err);
+    if (rc == 0 && (granularity == 0 || bytes == 0 || bytes > UINT64_MAX / 2))
         rc = error_set(err, -EINVAL, "no GPU has a range of %llu bytes", (unsigned long long)bytes);
     if (rc == 0) {
-        r->step_bytes = step;
-        r->step_count = (bytes + step - 1) / step;
-        r->bytes = r->step_count * step;
+        r->step_bytes = step_for(granularity, bytes);
+        r->step_count = (bytes + r->step_bytes - 1) / r->step_bytes;
+        r->bytes = r->step_count * r->step_bytes;
         r->steps = calloc(r->step_count, sizeof *r->steps);
         rc = r->steps == NULL
                  ? error_set(err, -ENOMEM, "out of memory")

@@ -124,9 +124,9 @@ def test_scaled_to_zero(daemon_with):
 
 
 def test_more_than_the_device_has(daemon_with):
-    d = daemon_with("--device", "gpu", "--gpu-memory", "660M", env=FAKE)
+    d = daemon_with("--device", "gpu", "--gpu-memory", "710M", env=FAKE)
     done = d.cli("deploy", "scripture", "--backbone", str(DEMO))
-    assert done.returncode == 1 and "--gpu-memory is 660 MiB" in done.stderr, done.stderr
+    assert done.returncode == 1 and "--gpu-memory is 710 MiB" in done.stderr, done.stderr
     assert "--quant int8 needs about" in done.stderr
 
 

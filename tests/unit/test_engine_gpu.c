@@ -1,6 +1,6 @@
 /*
- * An engine on a GPU, but for its numbers (test_parity, test_gpubench): whose memory comes and goes,
- * what is refused, what a failure on the device comes to. On the driver of the tests.
+ * An engine on a GPU, but for its numbers (test_parity, test_gpubench): whose memory comes and
+ * goes, what is refused, what a failure on the device comes to. On the driver of the tests.
  */
 #include "engine/engine.h"
 #include "gpu/device.h"
@@ -149,7 +149,7 @@ static void test_a_full_device(void **state)
     struct error err = {0};
     (void)state;
     open_world(&w, "free=64");
-    uint64_t left = free_bytes(&w) - 2 * MIB; /* one step of the device */
+    uint64_t left = free_bytes(&w) - 4 * MIB; /* one step of the range */
     struct gpu_memory *rest;
     must(gpu_memory_create(&rest, gpu_device_context(w.gpu), left, &err), &err);
     uint32_t first = add(w.engine, 200, -1), second = add(w.engine, 200, -1);
@@ -201,21 +201,24 @@ static void test_a_range(void **state)
     struct gpu_range *r;
     struct error err = {0};
     (void)state;
-    open_device(&w, "free=8");
-    must(gpu_range_open(&r, gpu_device_context(w.gpu), 100 * MIB, &err), &err);
+    open_device(&w, "free=12");
+    must(gpu_range_open(&r, gpu_device_context(w.gpu), 100 * MIB, &err), &err); /* 4 MiB a step */
     assert_true(gpu_range_bytes(r) == 0);
     must(gpu_range_take(r, 0, MIB, &err), &err);
-    must(gpu_range_take(r, MIB, 2 * MIB, &err), &err); /* half of it where memory is already */
+    must(gpu_range_take(r, MIB, 2 * MIB, &err), &err); /* memory is there already */
     assert_true(gpu_range_bytes(r) == 4 * MIB);
-    assert_int_equal(gpu_range_take(r, 90 * MIB, 6 * MIB, &err), -ENOMEM);
+    assert_int_equal(gpu_range_take(r, 80 * MIB, 12 * MIB, &err), -ENOMEM);
     assert_true(gpu_range_bytes(r) == 4 * MIB); /* nothing of it was taken */
+    must(gpu_range_take(r, 3 * MIB, 2 * MIB, &err), &err);
+    assert_true(gpu_range_bytes(r) == 8 * MIB);
+    gpu_range_give_back(r, 3 * MIB, 2 * MIB);
     gpu_range_give_back(r, 0, MIB);
     assert_true(gpu_range_bytes(r) == 4 * MIB);
     gpu_range_give_back(r, MIB, 2 * MIB);
     assert_true(gpu_range_bytes(r) == 0);
     must(gpu_range_take(r, 91 * MIB, 7 * MIB, &err), &err);
     gpu_range_close(r);
-    assert_true(free_bytes(&w) == 8 * MIB);
+    assert_true(free_bytes(&w) == 12 * MIB);
     gpu_device_close(w.gpu);
 }
 

@@ -442,7 +442,8 @@ static void open_gpu(void)
     snprintf(strrchr(path, '/'), 32, "/fake/libcuda.so.1");
     if (index == NULL && dlopen(path, RTLD_NOW | RTLD_GLOBAL) == NULL)
         fail_msg("%s", dlerror());
-    must(engine_gpu_open(&all.gpu, index != NULL ? (uint32_t)strtoul(index, NULL, 10) : 0, &err), &err, "GPU");
+    must(engine_gpu_open(&all.gpu, index != NULL ? (uint32_t)strtoul(index, NULL, 10) : 0, &err),
+         &err, "GPU");
 }
 
 static void compare_on_gpu(struct model *m)
