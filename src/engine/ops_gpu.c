@@ -287,49 +287,67 @@ static void multiply_all(const struct forward *f, const struct batch *b,
     multiply(f, NULL, linears, count, row, b->row_count);
 }
 
-/* y += B (scale (A x)) for all rows with adapters, each at its true rank. */
-static void add_lora(const struct forward *f, const struct batch *b, const struct cuda_row *rows,
-                     const struct linear *linears, uint32_t count)
+/* The most ranks that any adapter of the batch has on these linears; 0: none has any. */
+static uint32_t rank_of(const struct forward *f, const struct linear *linears, uint32_t count)
+{
+    const uint32_t *ranks = f->gpu->ranks + gpu_linear_at(f, linears[0].layer, linears[0].index);
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < count; i++)
+        most = ranks[i] > most ? ranks[i] : most;
+    return most;
+}
+
+static const struct cuda_lora_use *uses_of(const struct forward *f, const struct linear *first)
 {
     const struct forward_gpu *g = f->gpu;
-    uint32_t at = gpu_linear_at(f, linears[0].layer, linears[0].index);
-    uint32_t first = b->groups[0].row, rank_max = 0, outputs_max = 0;
-    uint32_t in = linears[0].weights->weight.cols;
-    struct cuda_expand expand = {
+    return g->there.uses + (size_t)gpu_linear_at(f, first->layer, first->index) * g->group_count;
+}
+
+/* t = scale (A x), for all rows with adapters, each at its true rank. */
+static void shrink(const struct forward *f, const struct batch *b, const struct cuda_row *rows,
+                   const struct linear *linears, uint32_t count, uint32_t rank)
+{
+    const struct forward_gpu *g = f->gpu;
+    uint32_t cols = linears[0].weights->weight.cols, first = b->groups[0].row;
+    const struct cuda_shrink job = {
+        .t = (float *)(uintptr_t)gpu_memory_address(g->shrunk),
+        .x = half_of(f),
+        .rows = rows,
+        .uses = uses_of(f, linears),
+        .half_stride = gpu_half_stride(cols),
+        .cols = cols,
+        .group_count = g->group_count,
+        .rank_stride = rank,
+        .row = first,
+        .row_count = b->row_count,
+    };
+    launch(f, CUDA_SHRINK, (rank + CUDA_SHRINK_RANKS - 1) / CUDA_SHRINK_RANKS, b->row_count - first,
+           count, CUDA_SHRINK_THREADS, 0, &job);
+}
+
+/* y += B t */
+static void expand(const struct forward *f, const struct batch *b, const struct cuda_row *rows,
+                   const struct linear *linears, uint32_t count, uint32_t rank)
+{
+    const struct forward_gpu *g = f->gpu;
+    uint32_t first = b->groups[0].row, most = 0;
+    struct cuda_expand job = {
         .t = (const float *)(uintptr_t)gpu_memory_address(g->shrunk),
         .rows = rows,
-        .uses = g->there.uses + (size_t)at * g->group_count,
+        .uses = uses_of(f, linears),
         .group_count = g->group_count,
+        .rank_stride = rank,
         .row = first,
         .row_count = b->row_count,
     };
     for (uint32_t i = 0; i < count; i++) {
-        uint32_t outputs = linears[i].weights->weight.rows;
-        expand.y[i] = linears[i].y;
-        expand.y_stride[i] = linears[i].y_stride;
-        expand.outputs[i] = outputs;
-        outputs_max = outputs > outputs_max ? outputs : outputs_max;
-        rank_max = g->ranks[at + i] > rank_max ? g->ranks[at + i] : rank_max;
+        job.y[i] = linears[i].y;
+        job.y_stride[i] = linears[i].y_stride;
+        job.outputs[i] = linears[i].weights->weight.rows;
+        most = job.outputs[i] > most ? job.outputs[i] : most;
     }
-    if (rank_max == 0)
-        return;
-    expand.rank_stride = rank_max;
-    const struct cuda_shrink shrink = {
-        .t = (float *)(uintptr_t)gpu_memory_address(g->shrunk),
-        .x = half_of(f),
-        .rows = rows,
-        .uses = expand.uses,
-        .half_stride = gpu_half_stride(in),
-        .cols = in,
-        .group_count = g->group_count,
-        .rank_stride = rank_max,
-        .row = first,
-        .row_count = b->row_count,
-    };
-    launch(f, CUDA_SHRINK, (rank_max + CUDA_SHRINK_RANKS - 1) / CUDA_SHRINK_RANKS,
-           b->row_count - first, count, CUDA_SHRINK_THREADS, 0, &shrink);
-    launch(f, CUDA_EXPAND, (outputs_max + CUDA_EXPAND_THREADS - 1) / CUDA_EXPAND_THREADS,
-           b->row_count - first, count, CUDA_EXPAND_THREADS, 0, &expand);
+    launch(f, CUDA_EXPAND, (most + CUDA_EXPAND_THREADS - 1) / CUDA_EXPAND_THREADS,
+           b->row_count - first, count, CUDA_EXPAND_THREADS, 0, &job);
 }
 
 static void rescale(const struct forward *f, const struct batch *b, const struct linear *l)
@@ -352,13 +370,16 @@ static void rescale(const struct forward *f, const struct batch *b, const struct
     }
 }
 
+/* A x comes first: the products with the backbone, which are many, begin meanwhile. */
 static void apply(const struct forward *f, const struct batch *b, const struct cuda_row *rows,
                   const struct linear *linears, uint32_t count)
 {
+    uint32_t rank = b->group_count > 0 ? rank_of(f, linears, count) : 0;
+    if (rank > 0)
+        shrink(f, b, rows, linears, count, rank);
     multiply_all(f, b, linears, count);
-    if (b->group_count == 0)
-        return;
-    add_lora(f, b, rows, linears, count);
+    if (rank > 0)
+        expand(f, b, rows, linears, count, rank);
     for (uint32_t i = 0; i < count; i++)
         rescale(f, b, &linears[i]);
 }

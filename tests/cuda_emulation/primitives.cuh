@@ -157,6 +157,12 @@ template <typename T> static inline T load_kept(const T *from)
     return emulation_load(from);
 }
 
+/* Touches nothing, on a GPU neither where nothing is. */
+static inline void fetch_ahead(const void *line)
+{
+    (void)line;
+}
+
 /* One grid after the other. */
 static inline void grid_release()
 {

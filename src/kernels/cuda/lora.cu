@@ -82,19 +82,32 @@ static __device__ __forceinline__ void dot(float sums[CUDA_SHRINK_RANKS], const 
     }
 }
 
+/* What a block reads of an adapter is nobody's result: it comes while the grid before this ends. */
+static __device__ __forceinline__ void fetch_adapter(const void *from, size_t bytes,
+                                                     uint32_t threads)
+{
+    const uint32_t line = 128;
+    for (size_t at = threadIdx.x * line; at < bytes; at += (size_t)threads * line)
+        fetch_ahead(static_cast<const uint8_t *>(from) + at);
+}
+
 extern "C" __global__ void __launch_bounds__(CUDA_SHRINK_THREADS)
     sllora_shrink(const __grid_constant__ struct cuda_shrink job)
 {
     SHARED(float, partial, SHRINK_WARPS *CUDA_SHRINK_RANKS);
-    grid_begin();
+    grid_release();
     const uint32_t first = blockIdx.x * CUDA_SHRINK_RANKS, r = job.row + blockIdx.y;
     const uint32_t warp = threadIdx.x / WARP_LANES;
     const struct cuda_lora_use use = use_of(job.uses, job.rows, job.group_count, r);
-    if (use.a == NULL || first >= use.rank) /* all of the block alike */
-        return;
+    const bool is_idle = use.a == NULL || first >= use.rank; /* all of the block alike */
     const uint16_t *x = job.x + (size_t)r * job.half_stride;
-    const uint32_t count = min(use.rank - first, (uint32_t)CUDA_SHRINK_RANKS);
-    const size_t at = (size_t)first * job.cols;
+    const uint32_t count = is_idle ? 0 : min(use.rank - first, (uint32_t)CUDA_SHRINK_RANKS);
+    const size_t at = (size_t)first * job.cols, size = use.rank_scales != NULL ? 1 : 2;
+    fetch_adapter(static_cast<const uint8_t *>(use.a) + at * size, count * job.cols * size,
+                  CUDA_SHRINK_THREADS);
+    grid_wait();
+    if (is_idle)
+        return;
     float sums[CUDA_SHRINK_RANKS] = {};
     if (use.rank_scales != NULL)
         dot(sums, static_cast<const int8_t *>(use.a) + at, count, x, job.cols);
@@ -155,11 +168,20 @@ static __device__ __forceinline__ float times_codes(const void *b, uint32_t rank
 extern "C" __global__ void __launch_bounds__(CUDA_EXPAND_THREADS)
     sllora_expand(const __grid_constant__ struct cuda_expand job)
 {
-    grid_begin();
+    grid_release();
     const uint32_t o = blockIdx.x * CUDA_EXPAND_THREADS + threadIdx.x;
     const uint32_t r = job.row + blockIdx.y, linear = blockIdx.z;
     const struct cuda_lora_use use = use_of(job.uses, job.rows, job.group_count, r);
-    if (use.a == NULL || o >= job.outputs[linear])
+    const uint32_t first = o - threadIdx.x, outputs = job.outputs[linear];
+    const size_t panel = KERNEL_PANEL_OUTS * (use.rank_scales != NULL ? use.rank
+                                                                      : (use.rank + 1) / 2 * 4);
+    const uint32_t outs = first < outputs ? min(outputs - first, (uint32_t)CUDA_EXPAND_THREADS) : 0;
+    if (use.a != NULL)
+        fetch_adapter(static_cast<const uint8_t *>(use.b) + first / KERNEL_PANEL_OUTS * panel,
+                      (outs + KERNEL_PANEL_OUTS - 1) / KERNEL_PANEL_OUTS * panel,
+                      CUDA_EXPAND_THREADS);
+    grid_wait();
+    if (use.a == NULL || o >= outputs)
         return;
     const float *t = job.t + ((size_t)linear * job.row_count + r) * job.rank_stride;
     const float sum = use.rank_scales != NULL ? times_codes(use.b, use.rank, o, t)

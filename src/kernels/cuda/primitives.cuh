@@ -136,6 +136,12 @@ template <typename T> static __device__ __forceinline__ T load_kept(const T *fro
     return *from;
 }
 
+/* Asks for a line of memory that is read later; nothing waits for it. */
+static __device__ __forceinline__ void fetch_ahead(const void *line)
+{
+    asm volatile("prefetch.global.L2 [%0];" : : "l"(line));
+}
+
 /*
  * From sm_90 on a grid begins while the one before it in the stream ends. grid_release: the next one
  * may, as soon as every block of this one is at work or done. grid_wait: until the one before has
