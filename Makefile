@@ -4,6 +4,7 @@ BUILD    ?= build
 CC       := gcc
 CXX      := g++
 SAN      ?=
+DEVICE   ?= cpu
 WARN     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith \
             -Wcast-qual -Wvla -Wformat=2 -Werror
 CFLAGS   := -std=gnu17 -O2 -g -fno-omit-frame-pointer -fstack-protector-strong -D_GNU_SOURCE \
@@ -79,7 +80,7 @@ all: $(BUILD)/sllora $(BUILD)/sllora-worker $(ONEDNN) ## build both programs int
 demo: ## install what is missing, build, start the service, ask three functions
 	@tools/setup.sh --no-python
 	@$(MAKE) --no-print-directory -j2 all
-	@tools/demo.sh $(BUILD)
+	@tools/demo.sh $(BUILD) $(DEVICE)
 
 test: setup ## install what is missing, build, run every test
 	@$(MAKE) --no-print-directory -j2 all tests

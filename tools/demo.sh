@@ -1,14 +1,15 @@
 #!/bin/sh
 # `make demo`: the main job on the backbone that ships with the repository. Starts the service in a
 # temporary directory, deploys three functions of two owners, streams an answer from each, shows how
-# their memory is shared, and stops everything again.
+# their memory is shared, and stops everything again. With `make demo DEVICE=gpu` on a GPU.
 set -eu
 build=${1:-build}
+device=${2:-cpu}
 sllora=$build/sllora
 data=$(mktemp -d)
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
-"$sllora" serve --data "$data" --listen 127.0.0.1:0 2>"$data/serve.log" &
+"$sllora" serve --device "$device" --data "$data" --listen 127.0.0.1:0 2>"$data/serve.log" &
 server=$!
 trap 'kill $server 2>/dev/null || true; wait $server 2>/dev/null || true; rm -rf "$data"' EXIT
 for _ in $(seq 200); do
