@@ -117,7 +117,7 @@ tidy: ## include direction, line and function length, banned calls, leftover mar
 	@python3 tools/tidy.py
 
 format: ## rewrite the sources in the house format
-	@clang-format -i $$(git ls-files 'src/*.c' 'src/*.h' 'tests/*.c' 'tests/*.h' 'bench/*.c')
+	@clang-format -i $$(git ls-files 'src/*.c' 'src/*.h' 'src/*.cu' 'src/*.cuh' 'tests/*.c' 'tests/*.h' 'bench/*.c')
 
 cuda: ## install a compiler for GPU kernels from PyPI; the next build embeds them
 	@tools/setup.sh --cuda

@@ -173,8 +173,8 @@ extern "C" __global__ void __launch_bounds__(CUDA_EXPAND_THREADS)
     const uint32_t r = job.row + blockIdx.y, linear = blockIdx.z;
     const struct cuda_lora_use use = use_of(job.uses, job.rows, job.group_count, r);
     const uint32_t first = o - threadIdx.x, outputs = job.outputs[linear];
-    const size_t panel = KERNEL_PANEL_OUTS * (use.rank_scales != NULL ? use.rank
-                                                                      : (use.rank + 1) / 2 * 4);
+    const size_t panel =
+        KERNEL_PANEL_OUTS * (use.rank_scales != NULL ? use.rank : (use.rank + 1) / 2 * 4);
     const uint32_t outs = first < outputs ? min(outputs - first, (uint32_t)CUDA_EXPAND_THREADS) : 0;
     if (use.a != NULL)
         fetch_adapter(static_cast<const uint8_t *>(use.b) + first / KERNEL_PANEL_OUTS * panel,

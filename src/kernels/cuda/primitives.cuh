@@ -143,10 +143,10 @@ static __device__ __forceinline__ void fetch_ahead(const void *line)
 }
 
 /*
- * From sm_90 on a grid begins while the one before it in the stream ends. grid_release: the next one
- * may, as soon as every block of this one is at work or done. grid_wait: until the one before has
- * ended and what it wrote can be read; so no load of that may be of the read-only kind. Every thread
- * of every kernel waits once, or its end would say nothing of the grids before it.
+ * From sm_90 on a grid begins while the one before it in the stream ends. grid_release: the next
+ * one may, as soon as every block of this one is at work or done. grid_wait: until the one before
+ * has ended and what it wrote can be read; so no load of that may be of the read-only kind. Every
+ * thread of every kernel waits once, or its end would say nothing of the grids before it.
  */
 static __device__ __forceinline__ void grid_release()
 {
