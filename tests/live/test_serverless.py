@@ -378,17 +378,18 @@ def test_wrong_flags_of_serve(tmp_path, flags):
 
 @pytest.mark.parametrize("batch,most", [("off", 1), ("fixed:2", 2), ("adaptive", 12)])
 def test_batching_bounds_what_runs_together(daemon_with, batch, most):
+    tokens = 240  # long enough to be seen together where others take the machine
     d = daemon_with("--batch", batch)
     d.deploy("f", DEMO)
     ask(d, "f")
     with concurrent.futures.ThreadPoolExecutor(12) as pool:
-        answers = [pool.submit(ask, d, "f", max_tokens=60, extra_body={"ignore_eos": True})
+        answers = [pool.submit(ask, d, "f", max_tokens=tokens, extra_body={"ignore_eos": True})
                    for _ in range(12)]
         seen = [0]
         while not all(a.done() for a in answers):
             seen.append(d.status()["requests_running"])
             time.sleep(0.005)
-        assert all(a.result().usage.completion_tokens == 60 for a in answers)
+        assert all(a.result().usage.completion_tokens == tokens for a in answers)
     assert 1 <= max(seen) <= most
     if batch == "adaptive":
         assert max(seen) > 2
