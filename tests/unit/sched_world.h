@@ -244,11 +244,13 @@ static void world_machine(struct world *w)
         w->budgets[d] = 700 + world_pick(w, 1200);
         w->worker_bytes[d] = 20 + world_pick(w, 60);
         w->node_of[d] = d % WORLD_NODES;
+        w->keeps_work[d] = d % 2 == 1;
         world_happen(w, (struct sched_event){.type = SCHED_DEVICE,
                                              .device = d,
                                              .node = w->node_of[d],
                                              .bytes = w->budgets[d],
                                              .more_bytes = w->worker_bytes[d],
+                                             .keeps_work = w->keeps_work[d],
                                              .us = 2000});
     }
     for (uint32_t b = 0; b < WORLD_BACKBONES; b++) {

@@ -73,6 +73,7 @@ struct world {
     uint64_t lives;
     uint64_t budgets[WORLD_DEVICES + WORLD_NODES];
     uint64_t worker_bytes[WORLD_DEVICES];
+    bool keeps_work[WORLD_DEVICES];
     uint32_t node_of[WORLD_DEVICES];
     uint64_t backbone_bytes[WORLD_BACKBONES], work_bytes[WORLD_BACKBONES];
     bool deployed[WORLD_FUNCTIONS], removing[WORLD_FUNCTIONS];
@@ -160,7 +161,7 @@ static uint64_t world_used(const struct world *w, uint32_t place)
         const struct world_worker *k = &w->workers[i];
         if (k->alive && k->device == place)
             used += w->worker_bytes[place] + k->kv_bytes +
-                    (k->running > 0 ? w->work_bytes[k->backbone] : 0);
+                    (k->running > 0 || w->keeps_work[place] ? w->work_bytes[k->backbone] : 0);
     }
     return used;
 }

@@ -12,15 +12,10 @@
 #include "gpu/device.h"
 #include "kernels/kernels.h"
 #include "packing.h"
+#include "unit/fake_gpu.h"
 
-#include <dlfcn.h>
 #include <jansson.h>
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-
-#include <cmocka.h>
 
 #define LOGIT_DIFFERENCE_MAX 2e-4
 /* Matrices, keys and values in bf16: the root mean square of the differences, in that of the
@@ -430,18 +425,13 @@ static void compare_rounded(struct model *m, enum image_dtype dtype, enum image_
     close_model(m);
 }
 
-/* The driver of the tests lies beside the programs, and is found as the real one once it is here.
- */
+/* Of this machine where it is named, else of the tests. */
 static void open_gpu(void)
 {
     const char *index = getenv("SLLORA_GPU");
-    char path[512] = "";
     struct error err = {0};
-    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 32);
-    assert_true(n > 0);
-    snprintf(strrchr(path, '/'), 32, "/fake/libcuda.so.1");
-    if (index == NULL && dlopen(path, RTLD_NOW | RTLD_GLOBAL) == NULL)
-        fail_msg("%s", dlerror());
+    if (index == NULL)
+        load_fake();
     must(engine_gpu_open(&all.gpu, index != NULL ? (uint32_t)strtoul(index, NULL, 10) : 0, &err),
          &err, "GPU");
 }
