@@ -2,19 +2,24 @@
  * A driver library with the functions of NVIDIA's that the system asks for, without any GPU. The
  * environment says what it is like: FAKE_CUDA="version=13000 init=0 devices=1 dead=-1 major=9
  * minor=0 mode=0 vmm=1 fds=1 context=0 free=1024 ask=0 careless=0 module=0 fault=700 ioctl=0
- * pin=1", each with these values where it is left out. Memory of the device is a file in memory, of
- * which `free` MiB can be had at a time; a reader that asks for write access gets the result `ask`,
- * and with careless=1 what is written through a read-only mapping arrives all the same. `module` is
- * what loading kernels results in, `fault` what a kernel's touching what it must not does: 0 hangs
- * the process, below 100 it is the signal that ends it. With ioctl=1 mapping memory takes that
- * system call, with 2 copies and launches do so too. With pin=0 the host's memory cannot be made
- * known.
+ * pin=1 kernels=0 threads=0", each with these values where it is left out; CUDA_FAKE says the same
+ * to processes of the service, which get what begins with CUDA_ and not the other. Memory of the
+ * device is a file in memory, of which `free` MiB can be had at a time; a reader that asks for
+ * write access gets the result `ask`, and with careless=1 what is written through a read-only
+ * mapping arrives all the same. `module` is what loading kernels results in, `fault` what a
+ * kernel's touching what it must not does: 0 hangs the process, below 100 it is the signal that
+ * ends it. With ioctl=1 mapping memory takes that system call, with 2 copies and launches do so
+ * too. With pin=0 the host's memory cannot be made known. The last of `kernels` that a process runs
+ * touches what it must not. As a real one a context has a device file open, opens it again for
+ * memory of the host's, and starts `threads` threads.
  *
  * Here: devices. Their memory is in fake_cuda_memory.c, streams and kernels in fake_cuda_work.c.
  */
 #include "fake_cuda.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,7 +29,7 @@
 
 int setting(const char *name, int otherwise)
 {
-    const char *all = getenv("FAKE_CUDA");
+    const char *all = getenv("FAKE_CUDA") != NULL ? getenv("FAKE_CUDA") : getenv("CUDA_FAKE");
     char key[32];
     snprintf(key, sizeof key, " %s=", name);
     char padded[256];
@@ -139,10 +144,39 @@ void end_by_fault(void)
     has_faulted = 1;
 }
 
+int open_device_file(void)
+{
+    return open("/dev/null", O_RDWR | O_CLOEXEC);
+}
+
+static void *wait_for_ever(void *argument)
+{
+    for (;;)
+        pause();
+    return argument;
+}
+
+/* What a process has of its first context on. */
+static int begin(void)
+{
+    static int device_file = -1;
+    pthread_t thread;
+    if (device_file >= 0)
+        return SUCCESS;
+    device_file = open_device_file();
+    for (int i = 0; i < setting("threads", 0); i++)
+        if (pthread_create(&thread, NULL, wait_for_ever, NULL) != 0)
+            return OPERATING_SYSTEM;
+    return device_file >= 0 ? SUCCESS : OPERATING_SYSTEM;
+}
+
 int cuDevicePrimaryCtxRetain(void **ret, int device)
 {
+    int result = setting("context", SUCCESS);
     *ret = (void *)(intptr_t)(device + 1);
-    return is_device(device) ? setting("context", SUCCESS) : INVALID_DEVICE;
+    if (!is_device(device))
+        return INVALID_DEVICE;
+    return result == SUCCESS ? begin() : result;
 }
 
 int cuDevicePrimaryCtxRelease_v2(int device)

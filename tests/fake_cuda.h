@@ -20,10 +20,12 @@ enum {
     NOT_PERMITTED = 800,
 };
 
-/* A number of the environment variable FAKE_CUDA. */
+/* A number of the environment variable FAKE_CUDA, or CUDA_FAKE. */
 int setting(const char *name, int otherwise);
 
 int is_device(int device);
+/* A descriptor; -1 where a sandbox has none of it left. */
+int open_device_file(void);
 
 /* `result`, unless a kernel has faulted in this process or there is no context. */
 int usable(int result);

@@ -81,15 +81,17 @@ void daemon_config_default(struct daemon_config *c)
 
 int daemon_config_device(struct daemon_config *c, const char *text, struct error *err)
 {
-    unsigned index = 0;
-    int end = 0;
-    c->has_gpu = strncmp(text, "gpu", 3) == 0;
-    bool is_named = strcmp(text, "cpu") == 0 || strcmp(text, "gpu") == 0;
-    bool is_numbered = !is_named && text[3] == ':' && strspn(text + 4, "0123456789") <= 3 &&
-                       sscanf(text, "gpu:%u%n", &index, &end) == 1 && text[end] == '\0';
-    if (!is_named && !(c->has_gpu && is_numbered))
+    static const char numbered[] = "gpu:", digits[] = "0123456789";
+    const char *number = text + sizeof numbered - 1;
+    bool is_cpu = strcmp(text, "cpu") == 0, is_gpu = strcmp(text, "gpu") == 0;
+    if (!is_cpu && !is_gpu && strncmp(text, numbered, sizeof numbered - 1) == 0) {
+        size_t n = strspn(number, digits);
+        is_gpu = n > 0 && n <= 3 && number[n] == '\0';
+    }
+    if (!is_cpu && !is_gpu)
         return error_set(err, -EINVAL, "--device is cpu, gpu or gpu:N, not \"%s\"", text);
-    c->gpu = index;
+    c->has_gpu = is_gpu;
+    c->gpu = is_gpu && text[3] == ':' ? (uint32_t)strtoul(number, NULL, 10) : 0;
     return 0;
 }
 

@@ -437,15 +437,17 @@ void copies_load(struct daemon *d, const struct sched_action *a)
         copy_begin(d, a, a->host_copy, host_place(d))->above = a->copy;
         c->host_copy = a->host_copy;
     }
-    if (from != NULL && !is_backbone)
+    if (from != NULL && !is_backbone) {
         share_memory(c, from);
+        from = NULL; /* too many descriptors, or done */
+    }
     if (c->is_loaded) {
         copy_ready(d, c);
         return;
     }
     struct error err = {0};
-    cleanup_fd int image = image_open_file(d, &c->image, &err);
-    int r = image;
+    cleanup_fd int image = from == NULL ? image_open_file(d, &c->image, &err) : -1;
+    int r = from == NULL ? image : 0;
     if (r >= 0)
         r = is_backbone ? load_backbone(d, c, from, image, &err) : load_adapter(d, c, image, &err);
     if (r >= 0)

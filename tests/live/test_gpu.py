@@ -3,6 +3,7 @@ memory of the host's, and whose kernels are those of the GPU compiled for the pr
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import openai
 import pytest
@@ -10,6 +11,15 @@ import pytest
 from conftest import ADAPTERS, BUILD, DEMO, SLLORA, Daemon, wait_for
 
 FAKE = {"LD_LIBRARY_PATH": str(BUILD / "tests/fake")}
+DEVICE_MEMORY = "memfd:fake-gpu"
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="looks into processes of other uids")
+
+
+def like(settings):
+    """A driver that is so to the daemon's processes too, which get what begins with CUDA_."""
+    return FAKE | {"CUDA_FAKE": settings}
+
+
 PROMPT = "In the beginning"
 # Logarithms of probabilities of this model in bf16, on the processors and on the GPU, whose sums
 # have other orders and whose inputs of products are rounded: some 1e-2 of logits of a size of 5.
@@ -18,9 +28,10 @@ DIFFERENCE_MAX = 0.1
 
 @pytest.fixture(scope="module")
 def gpu(tmp_path_factory):
-    """Three functions of two owners on the demo backbone."""
+    """Three functions of two owners on the demo backbone; the driver has threads of its own and
+    asks the system for everything by ioctl, as a real one does."""
     d = Daemon(tmp_path_factory.mktemp("gpu") / "data", "--device", "gpu", "--keep-alive", 300,
-               env=FAKE).start()
+               env=like("threads=2 ioctl=2")).start()
     for name, owner in (("scripture", "acme"), ("hacker", "acme"), ("cynic", "globex")):
         d.deploy(name, DEMO, ADAPTERS / name, owner=owner)
     yield d
@@ -40,6 +51,37 @@ def workers(d):
     """The functions of each process."""
     return {w["pid"]: sorted(f["name"] if isinstance(f, dict) else f for f in w["functions"])
             for w in d.status()["workers"] if w["functions"]}
+
+
+def processes(d):
+    """The daemon's, itself among them: name by pid."""
+    done = subprocess.run(["ps", "-o", "pid=,comm=", "--ppid", str(d.process.pid), "-p",
+                           str(d.process.pid)], capture_output=True, text=True)
+    return {int(line.split()[0]): line.split()[1] for line in done.stdout.splitlines()}
+
+
+def maps(pid):
+    """What a process has mapped: (permissions, name)."""
+    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    return [(line.split()[1], line.split(None, 5)[5]) for line in lines if len(line.split()) > 5]
+
+
+def holders_of_device_memory(d):
+    found = []
+    for pid, name in processes(d).items():
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                if DEVICE_MEMORY in os.readlink(fd):
+                    found.append(name)
+            except FileNotFoundError:
+                pass
+    return found
+
+
+def refused(d, name):
+    with pytest.raises(openai.APIStatusError) as e:
+        ask(d, name, 1)
+    return e.value.status_code, e.value.code
 
 
 def test_answers_are_those_of_the_processors(gpu, demo):
@@ -81,6 +123,25 @@ def test_what_is_where(gpu):
     assert "gpu:0" in gpu.ok("top", "--count", "1")
 
 
+@AS_ROOT
+def test_who_has_what(gpu):
+    """The driver is in the keeper and the workers, never in the daemon; the backbone's memory is
+    the keeper's to write and the workers' to read; their root holds device files alone."""
+    ask(gpu, "scripture", 1)
+    ask(gpu, "cynic", 1)
+    assert not any("libcuda" in name for _, name in maps(gpu.process.pid))
+    keeper = gpu.status()["backbones"][0]["keeper_pid"]
+    assert {p for p, name in maps(keeper) if DEVICE_MEMORY in name} == {"rw-s"}
+    for pid in workers(gpu):
+        assert any("libcuda" in name for _, name in maps(pid))
+        assert {p for p, name in maps(pid) if DEVICE_MEMORY in name} == {"r--s"}
+        assert not any("w" in p and "x" in p for p, _ in maps(pid))
+        root = Path(f"/proc/{pid}", "root")
+        assert os.listdir(root) == ["dev"]
+        assert os.listdir(root / "dev") == ["null"]  # what the driver has open
+    assert "sllora-zygote" not in processes(gpu).values()
+
+
 def test_a_worker_that_dies_takes_nobody_along(gpu):
     for name in ("scripture", "cynic"):
         ask(gpu, name, 1)
@@ -120,7 +181,85 @@ def test_scaled_to_zero(daemon_with):
     ask(d, "scripture", 1)
     wait_for(lambda: not d.status()["workers"], "the worker ends", seconds=60)
     wait_for(lambda: used(d) == 0, "its memory is free", seconds=60)
+    if os.geteuid() == 0:
+        assert holders_of_device_memory(d) == []
     ask(d, "scripture", 1)
+    if os.geteuid() == 0:
+        assert "sllora-keeper" in holders_of_device_memory(d)
+
+
+def test_it_comes_back_from_the_host(daemon_with):
+    """A backbone that the device has lost is filled from the copy below it: no file is read."""
+    d = daemon_with("--device", "gpu", env=FAKE)
+    d.deploy("scripture", DEMO, ADAPTERS / "scripture")
+    before = ask(d, "scripture", 2)
+    assert d.status()["host"]["memory"]["backbones"] > 0
+    for image in (d.data / "images").iterdir():
+        image.unlink()
+    os.kill(d.status()["backbones"][0]["keeper_pid"], signal.SIGKILL)
+    after = wait_for(lambda: try_to_ask(d), "it is there again", seconds=60)
+    assert after.logprobs.token_logprobs == before.logprobs.token_logprobs
+
+
+def test_without_room_below(daemon_with):
+    """The device is filled from the file."""
+    d = daemon_with("--device", "gpu", "--memory", "1M", env=FAKE)
+    d.deploy("scripture", DEMO, ADAPTERS / "scripture")
+    assert ask(d, "scripture", 2).logprobs.tokens
+    assert d.status()["host"]["memory"]["backbones"] == 0
+
+
+@pytest.mark.parametrize("flags", [[], ["--memory", "1M"]])
+def test_a_damaged_image_is_refused(daemon_with, flags):
+    d = daemon_with("--device", "gpu", "--no-preload", *flags, env=FAKE)
+    d.deploy("scripture", DEMO)
+    image = next((d.data / "images").iterdir())
+    image.chmod(0o600)
+    with image.open("r+b") as f:  # in the last of its weights
+        f.seek(-100, os.SEEK_END)
+        f.write(b"\x55" * 8)
+    assert refused(d, "scripture") == (503, "load_failed")
+    assert "the image is damaged" in d.log.read_text()
+    assert not image.exists()
+
+
+def test_a_device_that_is_full(daemon_with):
+    """Others may have it, whatever the budget says."""
+    d = daemon_with("--device", "gpu", "--no-preload", env=like("free=2"))
+    d.deploy("scripture", DEMO, ADAPTERS / "scripture")
+    assert refused(d, "scripture") == (503, "load_failed")
+    assert "the GPU has no" in d.log.read_text()
+    assert d.status()["requests_waiting"] == 0
+
+
+def test_a_device_that_is_gone(daemon_with):
+    d = daemon_with("--device", "gpu", "--no-preload", env=like("context=100"))
+    d.deploy("scripture", DEMO)
+    assert refused(d, "scripture") == (503, "load_failed")
+    assert "the GPU takes no process" in d.log.read_text()
+
+
+def test_kernels_that_do_not_run(daemon_with):
+    d = daemon_with("--device", "gpu", "--no-preload", env=like("module=209"))
+    d.deploy("scripture", DEMO)
+    assert refused(d, "scripture") == (503, "start_failed")
+    assert "kernels do not run on a GPU" in d.log.read_text()
+
+
+def test_a_kernel_that_faults_ends_its_own_process(daemon_with):
+    """Its requests are told, its neighbour goes on, and it is started anew."""
+    d = daemon_with("--device", "gpu", "--keep-alive", 300, env=like("kernels=400"))
+    for name, owner in (("scripture", "acme"), ("cynic", "globex")):
+        d.deploy(name, DEMO, ADAPTERS / name, owner=owner)
+    ask(d, "scripture", 1)
+    neighbour = next(pid for pid, names in workers(d).items() if "scripture" in names)
+    with pytest.raises(openai.APIStatusError) as e:
+        ask(d, "cynic", 200, extra_body={"ignore_eos": True})
+    assert (e.value.status_code, e.value.code) == (500, "worker_lost")
+    assert "a kernel touched memory that it must not" in d.log.read_text()
+    assert neighbour in workers(d)
+    ask(d, "scripture", 1)
+    ask(d, "cynic", 1)
 
 
 def test_more_than_the_device_has(daemon_with):
