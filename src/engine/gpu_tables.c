@@ -34,15 +34,40 @@ const void *gpu_place(const struct forward *f, const struct adapter *a, const vo
     return (const void *)(g->backbone + at - (uintptr_t)im->base);
 }
 
-/* What an adapter brings of its own is read by the same kernels. */
-static int check_adapter(const struct forward *f, const struct adapter *a, struct error *err)
+bool gpu_reads_matrix(uint32_t dtype)
 {
-    for (uint32_t i = 0; i < adapter_scale_count(f->backbone->config->layer_count); i++) {
-        const struct lora *l = &a->loras[i];
-        if (l->a.data && (l->a.dtype == IMAGE_F32 || l->b.dtype == IMAGE_F32))
+    return dtype == IMAGE_PANELS || dtype == IMAGE_INT8 || dtype == IMAGE_INT4;
+}
+
+bool gpu_reads_embedding(uint32_t dtype)
+{
+    return dtype == IMAGE_BF16 || gpu_reads_matrix(dtype);
+}
+
+/* Each form has its readers, and what is in another one would be read as something else. */
+static bool is_readable(const struct image_tensor *t)
+{
+    bool is_embedding = t->role == TENSOR_EMBED;
+    if (!backbone_role_is_matrix(t->role) || t->part == TENSOR_DORA ||
+        t->part == TENSOR_LORA_SCALES)
+        return true; /* float, as adapter_open has seen */
+    if (t->part == TENSOR_LORA_A)
+        return t->dtype == IMAGE_BF16 || (!is_embedding && t->dtype == IMAGE_CODES);
+    if (t->part == TENSOR_LORA_B)
+        return t->dtype == IMAGE_PANELS ||
+               t->dtype == (is_embedding ? IMAGE_BF16 : IMAGE_CODE_PANELS);
+    return is_embedding ? gpu_reads_embedding(t->dtype) : gpu_reads_matrix(t->dtype);
+}
+
+static int check_adapter(const struct adapter *a, struct error *err)
+{
+    for (uint32_t i = 0; i < a->image.tensor_count; i++) {
+        const struct image_tensor *t = &a->image.tensors[i];
+        if (!is_readable(t))
             return error_set(err, -ENOTSUP,
-                             "a GPU computes adapters in bf16 or int8: deploy this one with "
-                             "--adapter-quant bf16");
+                             "a GPU computes adapters in bf16 or int8, and %s of layer %u of this "
+                             "one is in another form: deploy it with --adapter-quant bf16",
+                             image_role_name(t->role), t->layer);
     }
     return 0;
 }
@@ -86,7 +111,7 @@ int gpu_adapter_open(struct forward *f, const struct adapter *a, struct error *e
         place->users++;
         return 0;
     }
-    int r = check_adapter(f, a, err);
+    int r = check_adapter(a, err);
     if (r == 0)
         r = make_room(f, a->config->rank_max, err);
     if (r < 0)

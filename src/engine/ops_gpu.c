@@ -535,10 +535,8 @@ static void gpu_best(struct forward *f, const struct batch *b, const uint32_t *r
 
 /* --- open and close --- */
 
-static int check_matrix(const struct weight *w, const char *what, struct error *err)
+static int wrong_form(const char *what, struct error *err)
 {
-    if (w->dtype == IMAGE_PANELS || w->dtype == IMAGE_INT8 || w->dtype == IMAGE_INT4)
-        return 0;
     return error_set(err, -ENOTSUP,
                      "a GPU computes backbones in bf16, int8 or int4, and %s of this one is in "
                      "another form: deploy it with --quant bf16",
@@ -553,12 +551,20 @@ static int check_backbone(const struct forward *f, struct error *err)
                          CUDA_HEAD_DIM_MAX, c->head_dim);
     if (f->kv_type != KERNEL_KV_BF16)
         return error_set(err, -ENOTSUP, "a GPU keeps its KV cache in bf16");
-    int r = check_matrix(&f->backbone->head, "the head", err);
-    for (uint32_t layer = 0; r == 0 && layer < c->layer_count; layer++) {
-        for (uint32_t i = 0; r == 0 && i < LINEAR_LAYER_COUNT; i++)
-            r = check_matrix(&f->backbone->layers[layer].linears[i].weight, "a matrix", err);
+    if (!gpu_reads_embedding(f->backbone->embed.dtype))
+        return wrong_form("the embedding", err);
+    if (!gpu_reads_matrix(f->backbone->head.dtype))
+        return wrong_form("the head", err);
+    for (uint32_t layer = 0; layer < c->layer_count; layer++) {
+        const struct linear_weights *linears = f->backbone->layers[layer].linears;
+        for (uint32_t i = 0; i < LINEAR_LAYER_COUNT; i++) {
+            /* Linears that read one input go through one launch. */
+            if (!gpu_reads_matrix(linears[i].weight.dtype) ||
+                linears[i].weight.dtype != linears[0].weight.dtype)
+                return wrong_form("a matrix", err);
+        }
     }
-    return r;
+    return 0;
 }
 
 static int gpu_open(struct forward *f, const struct forward_options *o, struct error *err)

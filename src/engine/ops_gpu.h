@@ -106,6 +106,10 @@ void gpu_tables_send(struct forward *f, const struct batch *b);
 /* And those of the rows that logits are wanted of. */
 void gpu_tables_send_wanted(struct forward *f, const uint32_t *rows, uint32_t count);
 
+/* Matrices of linears, and of the embeddings, that there are kernels for. */
+bool gpu_reads_matrix(uint32_t dtype);
+bool gpu_reads_embedding(uint32_t dtype);
+
 int gpu_adapter_open(struct forward *f, const struct adapter *a, struct error *err);
 void gpu_adapter_close(struct forward *f, const struct adapter *a);
 

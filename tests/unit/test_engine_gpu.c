@@ -239,6 +239,32 @@ static void test_refusals(void **state)
     close_world(&w);
 }
 
+/* A tensor in a form that no kernel reads would be read as one of another. */
+static void test_adapters_in_another_form(void **state)
+{
+    static const uint32_t forms[] = {IMAGE_F32, IMAGE_PANELS, IMAGE_CODE_PANELS};
+    const struct synthetic_lora lora = {.rank = 8, .scale = 1, .seed = 3};
+    struct world w;
+    struct synthetic_adapter a;
+    struct error err = {0};
+    (void)state;
+    open_world(&w, "");
+    must(synthetic_adapter_open(&a, &w.b, &lora, &err), &err);
+    uint64_t before = free_bytes(&w);
+    struct image_tensor *first = (struct image_tensor *)(uintptr_t)a.adapter.image.tensors;
+    assert_int_equal(first->part, TENSOR_LORA_A);
+    for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
+        first->dtype = (uint16_t)forms[i];
+        assert_int_equal(engine_adapter_set(w.engine, 0, &a.adapter, &a.digest, &err), -ENOTSUP);
+        assert_non_null(strstr(err.text, "--adapter-quant bf16"));
+    }
+    assert_true(free_bytes(&w) == before);
+    first->dtype = IMAGE_BF16;
+    must(engine_adapter_set(w.engine, 0, &a.adapter, &a.digest, &err), &err);
+    close_world(&w);
+    synthetic_adapter_close(&a);
+}
+
 static void test_kernels_for_another_gpu(void **state)
 {
     struct gpu_device *d;
@@ -284,6 +310,7 @@ int main(void)
         cmocka_unit_test(test_adapters_are_there_once),
         cmocka_unit_test(test_a_range),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_adapters_in_another_form),
         cmocka_unit_test(test_kernels_for_another_gpu),
         cmocka_unit_test(test_a_fault_in_a_kernel), /* the last: the driver is of no use after it */
     };

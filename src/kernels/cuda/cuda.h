@@ -124,8 +124,8 @@ struct cuda_gated {
 /*
  * Up to three linears that read the same rows: y[r] = W x[r] + bias, x in bf16, sums in float32.
  * Weights: IMAGE_PANELS, IMAGE_INT8 or IMAGE_INT4, all three of one kind. x is 0 beyond cols, up to
- * half_stride, which is a multiple of 64. Grid: (cuda_linears_blocks(), ceil(rows /
- * CUDA_TILE_ROWS)); the second is 1 for CUDA_LINEARS.
+ * half_stride, which is a multiple of 64, and begins at a multiple of 16 bytes. Grid:
+ * (cuda_linears_blocks(), ceil(rows / CUDA_TILE_ROWS)); the second is 1 for CUDA_LINEARS.
  *
  * Both kernels sum an output's products in one order, so that a row's result is the same whichever
  * of them computes it.
