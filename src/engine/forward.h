@@ -22,9 +22,9 @@
 
 #include <stdint.h>
 
-/* Rows whose logits the host has at one time, and whose best tokens a device finds at one time. */
+/* Rows whose logits the host has at one time, and whose tokens a device draws at one time. */
 #define FORWARD_LOGIT_ROWS_MAX 16u
-#define FORWARD_BEST_ROWS_MAX 64u
+#define FORWARD_DRAW_ROWS_MAX 64u
 
 /* Multiply-adds that are not worth waking the pool for. */
 #define FORWARD_INLINE_WORK 32768u
@@ -49,6 +49,12 @@ struct batch {
     uint32_t row_count;
     const struct lora_group *groups; /* ascending; rows of the bare backbone are in none */
     uint32_t group_count;
+};
+
+/* What a token is drawn by. */
+struct forward_draw {
+    const struct engine_sampling *sampling;
+    uint64_t index; /* tokens drawn before by the sequence */
 };
 
 /* y = x W^T + bias and the adapters' share, over the rows of the batch. */
@@ -147,10 +153,10 @@ struct forward_ops {
     /* See forward_logits. */
     void (*logits)(struct forward *f, const struct batch *b, const uint32_t *rows, uint32_t count,
                    float *ret_logits);
-    /* The first token of the largest logit of each of `count` <= FORWARD_BEST_ROWS_MAX rows, as
-     * forward_logits has them. NULL: the host finds it in the logits. */
-    void (*best)(struct forward *f, const struct batch *b, const uint32_t *rows, uint32_t count,
-                 uint32_t *ret_tokens);
+    /* A token for each of `count` <= FORWARD_DRAW_ROWS_MAX rows, of the logits that forward_logits
+     * gives, as sampler_draw draws it. NULL: the host draws. */
+    void (*draw)(struct forward *f, const struct batch *b, const uint32_t *rows,
+                 const struct forward_draw *draws, uint32_t count, uint32_t *ret_tokens);
     /* Waits until all is done: 0, or what failed, after which nothing that was computed counts. */
     int (*finish)(struct forward *f, struct error *err);
     /* Before the first batch with this adapter, and after the last. */

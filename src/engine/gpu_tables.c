@@ -305,9 +305,10 @@ static uint64_t lay_out_tables(const struct forward *f, struct gpu_tables *t, ui
     }
     t->blocks =
         forward_carve(base, &at, (uint64_t)g->sequences_max * g->blocks_max * sizeof(uint32_t));
-    t->wanted = forward_carve(base, &at, FORWARD_BEST_ROWS_MAX * sizeof(*t->wanted));
-    t->from = forward_carve(base, &at, FORWARD_BEST_ROWS_MAX * sizeof(*t->from));
-    t->best = forward_carve(base, &at, FORWARD_BEST_ROWS_MAX * sizeof(*t->best));
+    t->wanted = forward_carve(base, &at, FORWARD_DRAW_ROWS_MAX * sizeof(*t->wanted));
+    t->from = forward_carve(base, &at, FORWARD_DRAW_ROWS_MAX * sizeof(*t->from));
+    t->draws = forward_carve(base, &at, FORWARD_DRAW_ROWS_MAX * sizeof(*t->draws));
+    t->drawn = forward_carve(base, &at, FORWARD_DRAW_ROWS_MAX * sizeof(*t->drawn));
     t->uses = forward_carve(base, &at,
                             (uint64_t)gpu_linear_count(f) * g->sequences_max * sizeof(*t->uses));
     return at;
@@ -331,7 +332,7 @@ static uint64_t lay_out(struct forward *f, uint8_t *base)
     a->gate = forward_carve(base, &at, row * c->ffn);
     g->up = forward_carve(base, &at, row * c->ffn);
     g->logits =
-        forward_carve(base, &at, (uint64_t)FORWARD_BEST_ROWS_MAX * c->vocab_count * sizeof(float));
+        forward_carve(base, &at, (uint64_t)FORWARD_DRAW_ROWS_MAX * c->vocab_count * sizeof(float));
     g->spans = forward_carve(base, &at, g->spans_bytes);
     return at;
 }

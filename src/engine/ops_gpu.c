@@ -7,6 +7,7 @@
 #include "engine/engine.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 
 static const char *const kernel_names[] = CUDA_KERNEL_NAMES;
@@ -485,7 +486,7 @@ static void compute_logits(struct forward *f, const struct batch *b, const uint3
     const struct linear_weights weights = {.weight = f->backbone->head};
     const struct linear head = {
         .weights = &weights, .y = g->logits, .y_stride = weights.weight.rows, .index = LINEAR_HEAD};
-    struct lora_group groups[FORWARD_BEST_ROWS_MAX];
+    struct lora_group groups[FORWARD_DRAW_ROWS_MAX];
     const struct batch picked = {.row_count = count,
                                  .groups = groups,
                                  .group_count = forward_pick_groups(b, rows, count, groups)};
@@ -518,19 +519,38 @@ static void gpu_logits(struct forward *f, const struct batch *b, const uint32_t 
     (void)gpu_wait(g->device, &ignored); /* kept, and told by finish */
 }
 
-static void gpu_best(struct forward *f, const struct batch *b, const uint32_t *rows, uint32_t count,
-                     uint32_t *ret_tokens)
+static struct cuda_draw_row draw_row_of(const struct forward_draw *d)
+{
+    const struct engine_sampling *s = d->sampling;
+    return (struct cuda_draw_row){
+        .unit = sampler_unit(s->seed, d->index),
+        .log_min_p = log(s->min_p),
+        .temperature = s->temperature,
+        .top_p = s->top_p,
+        .top_k = s->top_k,
+    };
+}
+
+static void gpu_draw(struct forward *f, const struct batch *b, const uint32_t *rows,
+                     const struct forward_draw *draws, uint32_t count, uint32_t *ret_tokens)
 {
     struct forward_gpu *g = f->gpu;
-    const struct cuda_best job = {
-        .logits = g->logits, .tokens = g->there.best, .vocab = f->backbone->config->vocab_count};
+    const struct cuda_draw job = {
+        .logits = g->logits,
+        .rows = g->there.draws,
+        .tokens = g->there.drawn,
+        .vocab = f->backbone->config->vocab_count,
+    };
     struct error ignored = {0};
+    for (uint32_t i = 0; i < count; i++)
+        g->here.draws[i] = draw_row_of(&draws[i]);
+    gpu_send(g->device, (uintptr_t)g->there.draws, g->here.draws, count * sizeof(*g->here.draws));
     compute_logits(f, b, rows, count);
-    launch(f, CUDA_BEST, count, 1, 1, CUDA_BEST_THREADS, 0, &job);
-    gpu_fetch(g->device, g->here.best, (uintptr_t)g->there.best, count * sizeof(uint32_t));
+    launch(f, CUDA_DRAW, count, 1, 1, CUDA_DRAW_THREADS, 0, &job);
+    gpu_fetch(g->device, g->here.drawn, (uintptr_t)g->there.drawn, count * sizeof(uint32_t));
     bool failed = gpu_wait(g->device, &ignored) < 0; /* kept, and told by finish */
     for (uint32_t i = 0; i < count; i++)
-        ret_tokens[i] = failed ? 0 : g->here.best[i];
+        ret_tokens[i] = failed ? 0 : g->here.drawn[i];
 }
 
 /* --- open and close --- */
@@ -622,7 +642,7 @@ const struct forward_ops forward_gpu_ops = {
     .residual = gpu_residual,
     .expect = gpu_expect,
     .logits = gpu_logits,
-    .best = gpu_best,
+    .draw = gpu_draw,
     .finish = gpu_finish,
     .adapter_open = gpu_adapter_open,
     .adapter_close = gpu_adapter_close,

@@ -18,11 +18,12 @@ struct gpu_adapter {
 
 /* The tables of a batch, at the same places in the host's block and in the GPU's. */
 struct gpu_tables {
-    struct cuda_row *rows;   /* [rows_max] */
-    struct cuda_row *wanted; /* [FORWARD_BEST_ROWS_MAX]: those of which logits are wanted */
-    uint32_t *from;          /* [FORWARD_BEST_ROWS_MAX]: which rows they are */
-    uint32_t *best;          /* [FORWARD_BEST_ROWS_MAX]: their best tokens, of the GPU */
-    struct cuda_tile *tiles; /* [rows_max] */
+    struct cuda_row *rows;       /* [rows_max] */
+    struct cuda_row *wanted;     /* [FORWARD_DRAW_ROWS_MAX]: those of which logits are wanted */
+    uint32_t *from;              /* [FORWARD_DRAW_ROWS_MAX]: which rows they are */
+    struct cuda_draw_row *draws; /* [FORWARD_DRAW_ROWS_MAX] */
+    uint32_t *drawn;             /* [FORWARD_DRAW_ROWS_MAX]: tokens, of the GPU */
+    struct cuda_tile *tiles;     /* [rows_max] */
     float *cos[MODEL_LAYER_KIND_COUNT]; /* [rows_max, rotary_dim / 2] */
     float *sin[MODEL_LAYER_KIND_COUNT]; /* likewise */
     uint32_t *blocks;                   /* [sequences_max, blocks of a context] */
@@ -57,7 +58,7 @@ struct forward_gpu {
     uint8_t *host;             /* tables and logits, the device reads and writes them */
     struct gpu_tables here, there;
     float *up;     /* [rows, ffn] */
-    float *logits; /* [FORWARD_BEST_ROWS_MAX, vocab] */
+    float *logits; /* [FORWARD_DRAW_ROWS_MAX, vocab] */
     float *spans;  /* of cuda_attend */
     uint64_t spans_bytes;
     uint64_t tables_bytes;              /* but for uses */

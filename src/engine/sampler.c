@@ -122,7 +122,7 @@ void sampler_restore(float *logits, const struct sampler_candidate *saved, uint3
 
 /* --- draws --- */
 
-static double draw_unit(uint64_t seed, uint64_t draw_index)
+double sampler_unit(uint64_t seed, uint64_t draw_index)
 {
     struct rng r;
     rng_seed(&r, seed);
@@ -435,7 +435,7 @@ uint32_t sampler_draw(const struct kernels *k, const float *logits, uint32_t voc
 
     const struct scale scale = {k, best, fminf(1 / s->temperature, FLT_MAX)};
     struct cut cut = filter(&scale, logits, vocab_count, s, &scratch->logit);
-    return draw_from(&scale, logits, vocab_count, &cut, draw_unit(s->seed, draw_index));
+    return draw_from(&scale, logits, vocab_count, &cut, sampler_unit(s->seed, draw_index));
 }
 
 float sampler_logprob(float logit, double log_sum_exp)

@@ -46,7 +46,10 @@ uint32_t sampler_edit(float *logits, const struct engine_request *r, const struc
                       union sampler_scratch *scratch, struct sampler_candidate *ret_saved);
 void sampler_restore(float *logits, const struct sampler_candidate *saved, uint32_t count);
 
-/* `draw_index`: tokens drawn before by this sequence. scratch [vocab_count]. Logits that are not
+/* The number in [0, 1) that a draw follows; `draw_index`: tokens drawn before by this sequence. */
+double sampler_unit(uint64_t seed, uint64_t draw_index);
+
+/* scratch [vocab_count]. Logits that are not
  * numbers give some token of the vocabulary. */
 uint32_t sampler_draw(const struct kernels *k, const float *logits, uint32_t vocab_count,
                       const struct engine_sampling *s, uint64_t draw_index,

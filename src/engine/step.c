@@ -286,11 +286,11 @@ struct wanted {
 struct sample_job {
     struct engine *engine;
     const struct batch *batch;
-    struct wanted wanted[FORWARD_BEST_ROWS_MAX];
-    uint32_t rows[FORWARD_BEST_ROWS_MAX];
+    struct wanted wanted[FORWARD_DRAW_ROWS_MAX];
+    uint32_t rows[FORWARD_DRAW_ROWS_MAX];
     uint32_t count;
-    uint32_t most;  /* that are done at a time */
-    bool is_simple; /* nothing is asked of the logits but which is the largest */
+    uint32_t most;       /* that are done at a time */
+    bool is_drawn_there; /* by the device: nothing else is asked of the logits */
 };
 
 /* The next token; the logits are afterwards what they were before. */
@@ -335,12 +335,17 @@ static void sample_chunk(void *argument, uint32_t chunk, uint32_t thread)
     }
 }
 
-/* The device says which tokens they are. */
-static void take_best(struct sample_job *job)
+/* The device draws. */
+static void take_tokens(struct sample_job *job)
 {
     struct forward *f = &job->engine->forward;
-    uint32_t tokens[FORWARD_BEST_ROWS_MAX];
-    f->ops->best(f, job->batch, job->rows, job->count, tokens);
+    struct forward_draw draws[FORWARD_DRAW_ROWS_MAX];
+    uint32_t tokens[FORWARD_DRAW_ROWS_MAX];
+    for (uint32_t i = 0; i < job->count; i++) {
+        const struct sequence *s = job->wanted[i].sequence;
+        draws[i] = (struct forward_draw){&s->request.sampling, s->token_count - s->prompt_count};
+    }
+    f->ops->draw(f, job->batch, job->rows, draws, job->count, tokens);
     for (uint32_t i = 0; i < job->count; i++)
         job->wanted[i].output = (struct engine_output){
             .sequence = job->wanted[i].sequence->id, .has_token = true, .token = tokens[i]};
@@ -389,8 +394,8 @@ static void sample(struct sample_job *job)
     struct engine *e = job->engine;
     if (job->count == 0)
         return;
-    if (job->is_simple)
-        take_best(job);
+    if (job->is_drawn_there)
+        take_tokens(job);
     else
         take_logits(job);
     for (uint32_t i = 0; i < job->count; i++) {
@@ -411,11 +416,12 @@ static bool wants_logits(const struct sequence *s, uint32_t position)
     return s->request.prompt_logprobs && next >= s->prompt_given && next < s->prompt_count;
 }
 
-static bool is_simple(const struct engine *e, const struct sequence *s, uint32_t position)
+/* A request's draws are all made in one place, so that its seed says what they are. */
+static bool is_drawn_there(const struct engine *e, const struct sequence *s, uint32_t position)
 {
     const struct engine_request *r = &s->request;
-    return e->forward.ops->best && position + 1 >= s->prompt_count &&
-           r->sampling.temperature == 0 && !s->saved && !r->logprobs && r->top_logprobs == 0;
+    return e->forward.ops->draw && position + 1 >= s->prompt_count && !s->saved && !r->logprobs &&
+           r->top_logprobs == 0;
 }
 
 /* The logits of the wanted rows, as many at a time as there is room for. */
@@ -424,7 +430,7 @@ static void sample_parts(struct engine *e, const struct batch *b)
     uint32_t rows_max = e->options.rows_max;
     struct sample_job jobs[2] = {
         {.engine = e, .batch = b, .most = FORWARD_LOGIT_ROWS_MAX},
-        {.engine = e, .batch = b, .most = FORWARD_BEST_ROWS_MAX, .is_simple = true}};
+        {.engine = e, .batch = b, .most = FORWARD_DRAW_ROWS_MAX, .is_drawn_there = true}};
     for (uint32_t i = 0; i < 2; i++)
         jobs[i].most = jobs[i].most < rows_max ? jobs[i].most : rows_max;
     for (uint32_t i = 0; i < e->part_count; i++) {
@@ -438,7 +444,7 @@ static void sample_parts(struct engine *e, const struct batch *b)
         for (uint32_t r = 0; r < row_count; r++) {
             if (!wants_logits(s, first + r))
                 continue;
-            struct sample_job *job = &jobs[is_simple(e, s, first + r)];
+            struct sample_job *job = &jobs[is_drawn_there(e, s, first + r)];
             job->rows[job->count] = e->parts[i].row + r;
             job->wanted[job->count++] = (struct wanted){.sequence = s, .position = first + r};
             if (job->count == job->most)

@@ -358,10 +358,10 @@ static inline void __syncwarp()
 /* Every lane brings a value and takes that of another. */
 template <typename T> static inline T emulation_take(T value, unsigned lane)
 {
-    static_assert(sizeof(T) == 4, "values of 4 bytes");
-    memcpy(emulation::slot(), &value, 4);
+    static_assert(sizeof(T) <= sizeof(uint32_t[emulation::SLOT_WORDS]), "what a lane brings");
+    memcpy(emulation::slot(), &value, sizeof value);
     const auto all = emulation::together("a shuffle", [](auto) {});
-    memcpy(&value, all[lane % emulation::LANES], 4);
+    memcpy(&value, all[lane % emulation::LANES], sizeof value);
     return value;
 }
 
@@ -373,6 +373,12 @@ template <typename T> static inline T __shfl_sync(unsigned, T value, int lane)
 template <typename T> static inline T __shfl_xor_sync(unsigned, T value, int mask)
 {
     return emulation_take(value, emulation::current_lane ^ (unsigned)mask);
+}
+
+template <typename T> static inline T __shfl_up_sync(unsigned, T value, unsigned by)
+{
+    const unsigned lane = emulation::current_lane;
+    return emulation_take(value, lane >= by ? lane - by : lane);
 }
 
 template <typename T> static inline T __shfl_down_sync(unsigned, T value, unsigned by)
@@ -408,9 +414,22 @@ static inline float __fmaf_rn(float a, float b, float c)
     return fmaf(a, b, c);
 }
 
+static inline unsigned long long __float2ull_rn(float x)
+{
+    return (unsigned long long)llrintf(x);
+}
+
 static inline float __fdividef(float a, float b)
 {
     return a / b;
+}
+
+/* Threads of a block take turns, and only where they wait. */
+template <typename T> static inline T atomicAdd(T *at, T value)
+{
+    T before = *at;
+    *at = before + value;
+    return before;
 }
 
 template <typename T> static inline T min(T a, T b)

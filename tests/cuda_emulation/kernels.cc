@@ -17,7 +17,7 @@ static const emulation::kernel kernels[] = {
     KERNEL(sllora_gated),       KERNEL(sllora_rope_store), KERNEL(sllora_attend),
     KERNEL(sllora_attend_join), KERNEL(sllora_rescale),    KERNEL(sllora_linears),
     KERNEL(sllora_tiles),       KERNEL(sllora_shrink),     KERNEL(sllora_expand),
-    KERNEL(sllora_embed_lora),  KERNEL(sllora_best),       KERNEL(gpu_probe_store),
+    KERNEL(sllora_embed_lora),  KERNEL(sllora_draw),       KERNEL(gpu_probe_store),
     KERNEL(gpu_probe_atomic),
 };
 

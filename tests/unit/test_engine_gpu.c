@@ -3,6 +3,7 @@
  * goes, what is refused, what a failure on the device comes to. On the driver of the tests.
  */
 #include "engine/engine.h"
+#include "engine/sampler.h"
 #include "gpu/device.h"
 #include "gpu/range.h"
 #include "gpubench/shapes.h"
@@ -212,6 +213,79 @@ static void test_a_range(void **state)
     gpu_device_close(w.gpu);
 }
 
+/* --- draws --- */
+
+#define DRAWN 6u
+
+/* A prompt of its own; what it draws goes to ret_tokens [DRAWN], from `others` among others. */
+static void draw_tokens(struct world *w, const struct engine_sampling *s, bool others,
+                        uint32_t *ret_tokens)
+{
+    static const uint32_t prompt[] = {5, 9, 2, 14, 3};
+    struct engine_request q = {.tokens = prompt,
+                               .token_count = 5,
+                               .tokens_new_max = DRAWN,
+                               .adapter_slot = -1,
+                               .sampling = *s};
+    struct engine_output out[8];
+    struct engine_step_stats stats;
+    struct error err = {0};
+    uint32_t ids[4], count = 0, drawn = 0;
+    must(engine_add(w->engine, &q, &ids[count++], &err), &err);
+    if (others) {
+        ids[count++] = add(w->engine, 9, -1); /* greedy */
+        q.sampling.seed += 1;
+        must(engine_add(w->engine, &q, &ids[count++], &err), &err);
+        q.logprobs = true; /* the host draws this one */
+        must(engine_add(w->engine, &q, &ids[count++], &err), &err);
+    }
+    while (engine_has_work(w->engine)) {
+        must(engine_step(w->engine, out, 8, &stats, &err), &err);
+        for (uint32_t i = 0; i < stats.output_count; i++)
+            if (out[i].sequence == ids[0] && out[i].has_token)
+                ret_tokens[drawn++] = out[i].token;
+    }
+    assert_int_equal(drawn, DRAWN);
+    for (uint32_t i = 0; i < count; i++)
+        engine_remove(w->engine, ids[i]);
+}
+
+/* The same from a seed, alone and among others, and what the host draws from the same logits. */
+static void test_draws(void **state)
+{
+    static const struct engine_sampling samplings[] = {
+        {.temperature = 0, .top_p = 1},
+        {.temperature = 1, .top_p = 1, .seed = 7},
+        {.temperature = 1, .top_p = 1, .seed = 8},
+        {.temperature = 2, .top_p = 0.8f, .top_k = 40, .min_p = 0.01f, .seed = 9},
+    };
+    const struct kernels *k = kernels_get(KERNEL_ISA_REF);
+    struct world w;
+    (void)state;
+    open_world(&w, "");
+    uint32_t vocab = w.b.backbone.config->vocab_count, drawn[4][DRAWN];
+    float *logits = calloc((5 + DRAWN) * (size_t)vocab, sizeof(*logits));
+    union sampler_scratch *scratch = calloc(vocab, sizeof(*scratch));
+    assert_true(logits && scratch);
+    for (uint32_t i = 0; i < 4; i++) {
+        uint32_t again[DRAWN], all[5 + DRAWN] = {5, 9, 2, 14, 3};
+        struct error err = {0};
+        draw_tokens(&w, &samplings[i], false, drawn[i]);
+        draw_tokens(&w, &samplings[i], true, again);
+        assert_memory_equal(again, drawn[i], sizeof again);
+        memcpy(all + 5, drawn[i], sizeof drawn[i]);
+        must(engine_logits(w.engine, all, 5 + DRAWN, -1, logits, &err), &err);
+        for (uint32_t d = 0; d < DRAWN; d++)
+            assert_int_equal(
+                sampler_draw(k, logits + (4 + d) * (size_t)vocab, vocab, &samplings[i], d, scratch),
+                drawn[i][d]);
+    }
+    assert_memory_not_equal(drawn[1], drawn[2], sizeof drawn[1]); /* seeds differ */
+    free(scratch);
+    free(logits);
+    close_world(&w);
+}
+
 /* --- what is refused, what fails --- */
 
 static void test_refusals(void **state)
@@ -309,6 +383,7 @@ int main(void)
         cmocka_unit_test(test_a_full_device),
         cmocka_unit_test(test_adapters_are_there_once),
         cmocka_unit_test(test_a_range),
+        cmocka_unit_test(test_draws),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_adapters_in_another_form),
         cmocka_unit_test(test_kernels_for_another_gpu),

@@ -32,7 +32,7 @@ enum cuda_kernel {
     CUDA_ROPE_STORE,
     CUDA_ATTEND,
     CUDA_ATTEND_JOIN,
-    CUDA_BEST,
+    CUDA_DRAW,
     CUDA_KERNEL_COUNT
 };
 
@@ -40,7 +40,7 @@ enum cuda_kernel {
     {                                                                                              \
         "sllora_embed", "sllora_embed_lora", "sllora_norm", "sllora_residual", "sllora_gated",     \
             "sllora_linears", "sllora_tiles", "sllora_shrink", "sllora_expand", "sllora_rescale",  \
-            "sllora_rope_store", "sllora_attend", "sllora_attend_join", "sllora_best"              \
+            "sllora_rope_store", "sllora_attend", "sllora_attend_join", "sllora_draw"              \
     }
 
 #define CUDA_GROUP_NONE UINT32_MAX
@@ -252,12 +252,29 @@ struct cuda_attend {
     float scale;
 };
 
-/* The first of the largest logits of each row; where none is a number above -infinity, token 0.
- * Blocks: a row each. */
-#define CUDA_BEST_THREADS 1024
-struct cuda_best {
-    const float *logits; /* [rows, vocab] */
-    uint32_t *tokens;    /* [rows] */
+/*
+ * A token for each row, drawn from its logits as engine/sampler.h says: temperature, top-k, top-p,
+ * min-p, each on what the one before leaves. A token weighs exp((logit - largest) / temperature) in
+ * whole 2^-CUDA_DRAW_WEIGHT_BITS, so that sums are the same in whatever order they are made; what
+ * rounds to 0 is never drawn. Of what is kept, in the order of the vocabulary, the token that
+ * unit * (sum of weights) falls into. Temperature 0, or a largest logit that is not finite: the
+ * first of the largest, and token 0 where no logit is a number above -infinity. Blocks: a row each.
+ */
+#define CUDA_DRAW_THREADS 1024
+#define CUDA_DRAW_WEIGHT_BITS 44 /* 2^18 tokens that weigh 1 are less than 2^64 */
+#define CUDA_DRAW_SPREAD 32.0f   /* temperatures below the largest, where weights are 0 */
+struct cuda_draw_row {
+    double unit;      /* [0, 1) */
+    double log_min_p; /* -infinity: no limit */
+    float temperature;
+    float top_p;    /* 1: no limit */
+    uint32_t top_k; /* 0: no limit */
+    uint32_t reserved;
+};
+struct cuda_draw {
+    const float *logits;              /* [rows, vocab] */
+    const struct cuda_draw_row *rows; /* [rows] */
+    uint32_t *tokens;                 /* [rows] */
     uint32_t vocab, reserved;
 };
 
