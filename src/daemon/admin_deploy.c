@@ -129,6 +129,10 @@ static int read_order(struct deploy_order *o, const json_t *body, struct error *
         r = read_string(body, "adapter_quant", adapter_quant, sizeof adapter_quant, false, err);
     if (r == 0)
         r = read_adapter_dtype(adapter_quant, o, err);
+    if (r == 0 && adapter_quant[0] != '\0' && o->adapter_dir[0] == '\0')
+        r = error_set(err, -EINVAL,
+                      "adapter_quant says how an adapter is kept, and there is none: "
+                      "name one with --adapter, or leave it out");
     if (r == 0)
         r = read_ms(body, "slo_ttft_ms", &o->f.slo_ttft_us, err);
     if (r == 0)

@@ -301,6 +301,7 @@ static int start_packer(struct deploy *j, struct error *err)
         return r;
     struct wire_pack pack = {.kind = j->packing_adapter ? WIRE_PACK_ADAPTER : WIRE_PACK_BACKBONE,
                              .dtype = packing_dtype(j),
+                             .on_gpu = j->daemon->config.has_gpu,
                              .backbone = j->order.f.backbone};
     proc_put(j->packer, WIRE_PACK, &pack, sizeof pack, NULL, 0, j->out_fd);
     sources_close(&j->sources);

@@ -118,6 +118,9 @@ struct engine; /* opaque */
  * with gpu_device_close, after the engines on it. */
 int engine_gpu_open(struct gpu_device **ret, uint32_t index, struct error *err);
 
+/* -ENOTSUP with what it is, where kernels for GPUs cannot compute this backbone. */
+int engine_gpu_check(const struct backbone *b, struct error *err);
+
 /* `b` stays open as long as the engine. */
 int engine_open(struct engine **ret, const struct backbone *b, const struct engine_options *options,
                 struct error *err);

@@ -563,20 +563,21 @@ static int wrong_form(const char *what, struct error *err)
                      what);
 }
 
-static int check_backbone(const struct forward *f, struct error *err)
+int engine_gpu_check(const struct backbone *b, struct error *err)
 {
-    const struct model_config *c = f->backbone->config;
-    if (c->head_dim > CUDA_HEAD_DIM_MAX)
-        return error_set(err, -ENOTSUP, "a GPU computes heads of up to %u values, not of %u",
-                         CUDA_HEAD_DIM_MAX, c->head_dim);
-    if (f->kv_type != KERNEL_KV_BF16)
-        return error_set(err, -ENOTSUP, "a GPU keeps its KV cache in bf16");
-    if (!gpu_reads_embedding(f->backbone->embed.dtype))
+    const struct model_config *c = b->config;
+    if (c->head_dim > CUDA_HEAD_DIM_MAX || c->head_dim % 2 != 0)
+        return error_set(
+            err, -ENOTSUP,
+            "a GPU computes heads of up to %u values, an even number, and this model's "
+            "have %u: serve it with --device cpu",
+            CUDA_HEAD_DIM_MAX, c->head_dim);
+    if (!gpu_reads_embedding(b->embed.dtype))
         return wrong_form("the embedding", err);
-    if (!gpu_reads_matrix(f->backbone->head.dtype))
+    if (!gpu_reads_matrix(b->head.dtype))
         return wrong_form("the head", err);
     for (uint32_t layer = 0; layer < c->layer_count; layer++) {
-        const struct linear_weights *linears = f->backbone->layers[layer].linears;
+        const struct linear_weights *linears = b->layers[layer].linears;
         for (uint32_t i = 0; i < LINEAR_LAYER_COUNT; i++) {
             /* Linears that read one input go through one launch. */
             if (!gpu_reads_matrix(linears[i].weight.dtype) ||
@@ -594,7 +595,9 @@ static int gpu_open(struct forward *f, const struct forward_options *o, struct e
         return error_set(err, -ENOMEM, "no memory for a forward pass on a GPU");
     f->gpu->device = o->gpu;
     f->gpu->backbone = o->backbone_address;
-    int r = check_backbone(f, err);
+    int r = engine_gpu_check(f->backbone, err);
+    if (r == 0 && f->kv_type != KERNEL_KV_BF16)
+        r = error_set(err, -ENOTSUP, "a GPU keeps its KV cache in bf16");
     if (r == 0)
         r = gpu_tables_open(f, o, err);
     if (r == 0)

@@ -70,7 +70,9 @@ enum wire_pack_kind { WIRE_PACK_BACKBONE = 1, WIRE_PACK_ADAPTER = 2 };
 
 struct wire_pack {
     uint32_t kind;
-    uint32_t dtype;         /* enum image_dtype of the matrices */
+    uint32_t dtype;  /* enum image_dtype of the matrices */
+    uint32_t on_gpu; /* backbones: one that no GPU computes is refused */
+    uint32_t reserved;
     struct digest backbone; /* adapters: the digest of the backbone image */
 };
 

@@ -153,7 +153,8 @@ static int pack_for_backbone(struct packer *p, const struct pack_options *o,
     return r;
 }
 
-/* What the scheduler will ask of a backbone, from the image itself. */
+/* What the scheduler will ask of a backbone, from the image itself, and whether the device can
+ * compute it. */
 static int look_at_backbone(struct packer *p, const struct pack_result *image, struct error *err)
 {
     struct backbone b;
@@ -162,9 +163,13 @@ static int look_at_backbone(struct packer *p, const struct pack_result *image, s
         return error_set(err, -errno, "cannot map the new image: %s", strerror(errno));
     int r = backbone_open(&b, base, image->bytes, err);
     if (r == 0) {
-        r = engine_measure(&p->sizes, &b, pool_threads_allowed());
-        if (r < 0)
-            (void)error_set(err, r, "out of memory");
+        if (p->request.on_gpu)
+            r = engine_gpu_check(&b, err);
+        if (r == 0) {
+            r = engine_measure(&p->sizes, &b, pool_threads_allowed());
+            if (r < 0)
+                (void)error_set(err, r, "out of memory");
+        }
         backbone_close(&b);
     }
     munmap(base, image->bytes);

@@ -1,7 +1,10 @@
 """The real daemon on a GPU that is none: the driver library of the tests, whose device memory is
 memory of the host's, and whose kernels are those of the GPU compiled for the processor."""
+import json
+import math
 import os
 import signal
+import struct
 import subprocess
 from pathlib import Path
 
@@ -273,6 +276,42 @@ def test_what_a_gpu_does_not_compute(daemon_with):
     d = daemon_with("--device", "gpu", env=FAKE)
     done = d.cli("deploy", "scripture", "--backbone", str(DEMO), "--quant", "f32")
     assert done.returncode == 1 and "deploy with --quant bf16" in done.stderr, done.stderr
+
+
+def widen_heads(checkpoint, dim):
+    """Heads of so many values: q, k and v have more outputs, and o more inputs."""
+    config = json.loads((checkpoint / "config.json").read_text())
+    rows = {"q_proj.weight": config["num_attention_heads"] * dim,
+            "k_proj.weight": config["num_key_value_heads"] * dim,
+            "v_proj.weight": config["num_key_value_heads"] * dim}
+    weights = checkpoint / "model.safetensors"
+    (size,) = struct.unpack("<Q", weights.read_bytes()[:8])
+    tensors = json.loads(weights.read_bytes()[8:8 + size])
+    tensors.pop("__metadata__", None)
+    end = 0
+    for name, t in tensors.items():
+        kind = ".".join(name.split(".")[-2:])
+        if kind in rows:
+            t["shape"][0] = rows[kind]
+        if kind == "o_proj.weight":
+            t["shape"][1] = rows["q_proj.weight"]
+        t["data_offsets"] = [end, end + 2 * math.prod(t["shape"])]
+        assert t["dtype"] == "BF16"
+        end = t["data_offsets"][1]
+    text = json.dumps(tensors).encode()
+    weights.write_bytes(struct.pack("<Q", len(text)) + text + bytes(end))
+    (checkpoint / "config.json").write_text(json.dumps(config | {"head_dim": dim}))
+
+
+def test_heads_that_a_gpu_does_not_compute(daemon_with, tmp_path):
+    d = daemon_with("--device", "gpu", env=FAKE)
+    model = tmp_path / "wide"
+    subprocess.run([SLLORA, "synth", model, "--shape", "tiny"], check=True, capture_output=True)
+    widen_heads(model, 320)
+    done = d.cli("deploy", "wide", "--backbone", str(model))
+    assert done.returncode == 1 and "heads of up to 256 values" in done.stderr, done.stderr
+    widen_heads(model, 256)
+    d.deploy("wide", model)
 
 
 @pytest.mark.parametrize("quant", ["int8", "int4"])

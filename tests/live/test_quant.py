@@ -91,3 +91,8 @@ def test_other_words_are_refused(daemon):
     for word in ("int4", "int3"):
         done = daemon.cli("deploy", "f", "--backbone", DEMO, "--adapter-quant", word)
         assert done.returncode == 1 and "bf16, int8 or f32" in done.stderr
+
+
+def test_adapter_quant_without_an_adapter_is_refused(daemon):
+    done = daemon.cli("deploy", "f", "--backbone", DEMO, "--adapter-quant", "int8")
+    assert done.returncode == 1 and "name one with --adapter" in done.stderr

@@ -305,6 +305,16 @@ static void test_refusals(void **state)
     assert_non_null(strstr(err.text, "--quant bf16"));
     close_world(&w);
 
+    open_device(&w, "");
+    open_model(&w);
+    assert_int_equal(engine_gpu_check(&w.b.backbone, &err), 0);
+    for (uint32_t dim = 257; dim <= 258; dim++) {
+        ((struct model_config *)(uintptr_t)w.b.backbone.config)->head_dim = dim;
+        assert_int_equal(engine_gpu_check(&w.b.backbone, &err), -ENOTSUP);
+        assert_non_null(strstr(err.text, "heads of up to 256 values"));
+    }
+    close_world(&w);
+
     open_device(&w, "free=2");
     open_model(&w);
     o = options_of(&w);
